@@ -1,0 +1,82 @@
+"""Focal Modulation Networks (Yang et al., NeurIPS 2022) for Keras 3.
+
+Everything public is on this page and is imported only when it is used, so that `import focalnets` and
+every `--help` stay instant.
+
+>>> import focalnets
+>>> focalnets.ARCHITECTURES["focalnet_tiny_srf"].backbone["embed_dim"]
+96
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "FocalNetBackbone": "models.backbone",
+    "FocalNetClassifier": "models.classifier",
+    "ImageConverter": "models.image_converter",
+    "FocalBlock": "layers.focal_block",
+    "FocalModulation": "layers.focal_modulation",
+    "PatchEmbedding": "layers.patch_embedding",
+    "LayerScale": "layers.layer_scale",
+    "DropPath": "layers.drop_path",
+    "focal_context": "ops.focal_context",
+    "ARCHITECTURES": "presets.architectures",
+    "count_parameters": "presets.cost",
+    "count_macs": "presets.cost",
+    "open_dataset": "data.datasets",
+    "modulation_model": "explain.modulation",
+    "Recipe": "training.recipe",
+    "train": "training.train",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+# What Keras writes into keras.json by itself when it is imported for the first time: nobody's choice.
+_UNTOUCHED_KERAS_JSON = {
+    "floatx": "float32",
+    "epsilon": 1e-07,
+    "backend": "tensorflow",
+    "image_data_format": "channels_last",
+}
+
+
+def _choose_backend():
+    """Point Keras at an installed backend, unless the user has already chosen one.
+
+    Keras falls back to TensorFlow when nothing is chosen, so that `import keras` fails in an
+    environment that holds only torch or only JAX.
+    """
+    if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
+        return
+    keras_json = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json").expanduser()
+    if keras_json.is_file():
+        with contextlib.suppress(ValueError):  # Keras ignores a file that is not JSON, too
+            if json.loads(keras_json.read_text()) != _UNTOUCHED_KERAS_JSON:
+                return
+    for backend in ("torch", "jax", "tensorflow"):
+        if importlib.util.find_spec(backend) is not None:
+            os.environ["KERAS_BACKEND"] = backend
+            return
+
+
+_choose_backend()
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'focalnets' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"focalnets.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted(__all__)

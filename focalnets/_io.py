@@ -1,0 +1,117 @@
+"""Files and pictures: the only helper module. It knows neither keras nor any other part of focalnets."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+# Checked before any pixel is decoded; Pillow's own limit raises from 179 megapixels on only.
+MAX_PIXELS = 64_000_000
+
+
+def read_image(source, channels=3, name=None):
+    """Decode one picture.
+
+    Args:
+        source: path or binary file object.
+        channels: 3 for RGB, 1 for grey.
+        name: how errors call it; the path where None.
+
+    Returns:
+        uint8 array (H, W, channels). The rules: EXIF orientation is applied; transparency is laid on
+        white; palette, grey and CMYK become RGB (or grey) by Pillow's conversion; 16-bit grey keeps its
+        high byte; of an animation the first frame is read.
+
+    Raises:
+        ValueError: if it is no picture, is damaged, or has more than `MAX_PIXELS` pixels.
+    """
+    name = str(source) if name is None else name
+    try:
+        with Image.open(source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(
+                    f"{name}: {image.width} x {image.height} pixels are more than the limit of "
+                    f"{MAX_PIXELS // 10**6} million; make it smaller first."
+                )
+            image.draft("RGB" if channels == 3 else "L", None)
+            image = ImageOps.exif_transpose(image)
+            return _to_uint8(image, channels)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name}: not a readable picture ({error}).") from error
+
+
+def _to_uint8(image, channels):
+    if image.mode.startswith("I"):  # 16-bit (and 32-bit) grey
+        image = Image.fromarray((np.asarray(image).astype("uint32") >> 8).clip(0, 255).astype("uint8"))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_json(path):
+    """The value in a JSON file; ValueError naming the file if it is not JSON."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, by write-then-rename."""
+    path = pathlib.Path(path)
+    partial = path.with_name(f"partial-{path.name}")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def atomic_directory(directory):
+    """Yield a temporary directory that becomes `directory` when the block ends without an error.
+
+    Raises:
+        FileExistsError: if `directory` exists.
+    """
+    directory = pathlib.Path(directory)
+    if directory.exists():
+        raise FileExistsError(f"{directory} exists already; choose another name or remove it.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)  # mkdtemp's is for the owner alone
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def new_run_directory(directory, force=False):
+    """Make an empty directory for a run.
+
+    Args:
+        directory: its path; parents are made.
+        force: replace what is there, if it is a run or preset directory.
+
+    Raises:
+        FileExistsError: if it exists and is not empty, unless `force`.
+        ValueError: if `force` would delete a directory that focalnets did not write.
+    """
+    directory = pathlib.Path(directory)
+    if directory.is_dir() and any(directory.iterdir()):
+        if not force:
+            raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
+        if not any((directory / name).exists() for name in ("recipe.json", "config.json")):
+            raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

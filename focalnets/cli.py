@@ -1,0 +1,68 @@
+"""The command line: verb -> argument dataclass and "module:function", imported only when the verb runs."""
+
+import importlib
+import os
+import sys
+
+from focalnets import __version__
+
+VERBS = {
+    "train": ("TrainArguments", "focalnets.training.command:run", "train a network on images"),
+    "presets": ("PresetsArguments", "focalnets.presets.command:run", "list the architectures"),
+}
+
+_HELP = f"""focalnets {__version__}: Focal Modulation Networks for Keras 3
+
+usage: focalnets VERB [options]
+
+{chr(10).join(f"  {verb:<10}{text}" for verb, (_, _, text) in VERBS.items())}
+
+focalnets VERB --help tells the options of a verb; focalnets --version the version.
+Start here: focalnets train --recipe digits --out runs/digits
+"""
+
+
+def main(argv=None):
+    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for misuse."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        print(f"focalnets {__version__}")
+        return 0
+    if argv[0] not in VERBS:
+        return _complain(f"there is no verb {argv[0]!r}; there are: {', '.join(VERBS)}.", 2)
+
+    import tyro
+
+    from focalnets import arguments
+
+    verb, (arguments_class, target, _) = argv[0], VERBS[argv[0]]
+    options = tyro.cli(
+        getattr(arguments, arguments_class),
+        args=argv[1:],
+        prog=f"focalnets {verb}",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if getattr(options, "backend", None):
+        os.environ["KERAS_BACKEND"] = options.backend
+    try:
+        module, function = target.split(":")
+        getattr(importlib.import_module(module), function)(options)
+    except KeyboardInterrupt:
+        return _complain("stopped.", 1)
+    except (ValueError, FileExistsError) as error:
+        if options.debug:
+            raise
+        return _complain(error, 2)
+    except (ImportError, OSError) as error:
+        if options.debug:
+            raise
+        return _complain(error, 1)
+    return 0
+
+
+def _complain(message, code):
+    print(f"focalnets: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,236 @@
+"""One block of a FocalNet: a modulation branch and an MLP branch, each on a residual path."""
+
+import keras
+from keras import ops
+
+from focalnets.layers.drop_path import DropPath
+from focalnets.layers.focal_modulation import FocalModulation
+from focalnets.layers.initializers import dense_initializers
+from focalnets.layers.layer_scale import LayerScale
+from focalnets.layers.seeds import child_seed, resolve_seed
+from focalnets.ops.focal_context import gelu
+
+NORM_PLACEMENTS = ("pre", "post", "mlp_only")
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class FocalBlock(keras.layers.Layer):
+    """x + modulation(x), then x + MLP(x), with the norms where `norm_placement` puts them.
+
+    With DP drop path, g1 and g2 layer scales (absent without `layer_scale_init`), n1 and n2 layer norms:
+
+        "pre"       x += DP(g1 * modulation(n1(x)));   x += DP(g2 * mlp(n2(x)))
+        "post"      x += DP(g1 * n1(modulation(x)));   x += DP(g2 * n2(mlp(x)))
+        "mlp_only"  x += DP(g1 * modulation(x));       x += DP(g2 * mlp(n2(x)))     the 2023 tutorial's
+
+    Args:
+        focal_levels, focal_window, focal_factor, normalize_modulator, norm_after_modulation: see
+            `FocalModulation`.
+        mlp_ratio: hidden width of the MLP as a multiple of C.
+        norm_placement: one of the three above.
+        layer_scale_init: starting value of g1 and g2; None for no layer scale.
+        dropout_rate: dropout of the modulation's and of the MLP's output.
+        mlp_hidden_dropout_rate: dropout after the MLP's GELU; None for `dropout_rate` (upstream's), 0 for
+            the tutorial's.
+        drop_path_rate: probability that an image skips a branch.
+        norm_epsilon: epsilon of the norms.
+        rematerialize: recompute each branch in the backward pass instead of keeping its activations:
+            less memory, about a third more time, the same gradients.
+        kernel_initializer: see `FocalModulation`.
+        seed: integer from which dropout and drop path draw, or None.
+
+    Input and output: (B, H, W, C). With `return_modulation=True` the call returns the triple
+    (output, gates (B, H, W, L + 1), modulator (B, H, W, C)).
+
+    Raises:
+        ValueError: on an unknown `norm_placement`.
+
+    Source: paper section 3.3; `FocalNetBlock` in upstream's `classification/focalnet.py`.
+
+    >>> import numpy as np
+    >>> from focalnets import FocalBlock
+    >>> tuple(FocalBlock(focal_levels=3, layer_scale_init=1e-4)(np.ones((1, 5, 7, 8), "float32")).shape)
+    (1, 5, 7, 8)
+    """
+
+    def __init__(
+        self,
+        focal_levels=2,
+        focal_window=3,
+        focal_factor=2,
+        normalize_modulator=False,
+        norm_after_modulation=False,
+        mlp_ratio=4.0,
+        norm_placement="pre",
+        layer_scale_init=None,
+        dropout_rate=0.0,
+        mlp_hidden_dropout_rate=None,
+        drop_path_rate=0.0,
+        norm_epsilon=1e-5,
+        rematerialize=False,
+        kernel_initializer=None,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if norm_placement not in NORM_PLACEMENTS:
+            raise ValueError(
+                f"norm_placement must be one of {NORM_PLACEMENTS}; got {norm_placement!r}."
+            )
+        self.mlp_ratio = mlp_ratio
+        self.norm_placement = norm_placement
+        self.layer_scale_init = layer_scale_init
+        self.dropout_rate = dropout_rate
+        self.mlp_hidden_dropout_rate = (
+            dropout_rate if mlp_hidden_dropout_rate is None else mlp_hidden_dropout_rate
+        )
+        self.drop_path_rate = drop_path_rate
+        self.norm_epsilon = norm_epsilon
+        self.rematerialize = rematerialize
+        self.seed = resolve_seed(seed)
+        self.modulation = FocalModulation(
+            focal_levels,
+            focal_window,
+            focal_factor,
+            normalize_modulator,
+            norm_after_modulation,
+            norm_epsilon,
+            kernel_initializer,
+            dtype=self.dtype_policy,
+            name="modulation",
+        )
+        self.norm1 = None if norm_placement == "mlp_only" else self._norm("norm1")
+        self.norm2 = self._norm("norm2")
+        self.scale1 = self._scale("scale1")
+        self.scale2 = self._scale("scale2")
+        self.modulation_dropout = self._dropout(dropout_rate, 0)
+        self.hidden_dropout = self._dropout(self.mlp_hidden_dropout_rate, 1)
+        self.output_dropout = self._dropout(dropout_rate, 2)
+        self.drop_path1 = DropPath(drop_path_rate, child_seed(self.seed, 3))
+        self.drop_path2 = DropPath(drop_path_rate, child_seed(self.seed, 4))
+
+    def _norm(self, name):
+        return keras.layers.LayerNormalization(
+            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _scale(self, name):
+        if self.layer_scale_init is None:
+            return None
+        return LayerScale(self.layer_scale_init, dtype=self.dtype_policy, name=name)
+
+    def _dropout(self, rate, stream):
+        return keras.layers.Dropout(
+            rate, seed=child_seed(self.seed, stream), dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        hidden = int(channels * self.mlp_ratio)
+
+        def dense(name, units):
+            kernel, bias = dense_initializers(self.modulation.kernel_initializer)
+            return keras.layers.Dense(
+                units,
+                kernel_initializer=kernel,
+                bias_initializer=bias,
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.fc1 = dense("fc1", hidden)
+        self.fc2 = dense("fc2", channels)
+        self.fc1.build(input_shape)
+        self.fc2.build((*input_shape[:-1], hidden))
+        for layer in (self.modulation, self.norm1, self.norm2, self.scale1, self.scale2):
+            if layer is not None:
+                layer.build(input_shape)
+        self.built = True
+
+    def call(self, x, training=None, return_modulation=False):
+        # All randomness is drawn here, outside the branches: a rematerialised branch runs twice, and
+        # would draw other masks the second time.
+        masks = self._draw_masks(x, training)
+        wrap = keras.remat if self.rematerialize and training else _unchanged
+
+        branch, gates, modulator = wrap(lambda x: self._modulation_branch(x, masks))(x)
+        x = x + _apply(masks["path1"], branch)
+        x = x + _apply(masks["path2"], wrap(lambda x: self._mlp_branch(x, masks))(x))
+        return (x, gates, modulator) if return_modulation else x
+
+    def _draw_masks(self, x, training):
+        """Factors of the five random places, None where nothing is dropped."""
+
+        def elementwise(dropout, channels):
+            if not training or dropout.rate == 0.0:
+                return None
+            shape = (*ops.shape(x)[:-1], channels)
+            return dropout(ops.ones(shape, dtype=x.dtype), training=True)
+
+        channels = x.shape[-1]
+        return {
+            "modulation": elementwise(self.modulation_dropout, channels),
+            "hidden": elementwise(self.hidden_dropout, self.fc1.units),
+            "output": elementwise(self.output_dropout, channels),
+            "path1": self.drop_path1.mask(x, training),
+            "path2": self.drop_path2.mask(x, training),
+        }
+
+    def _modulation_branch(self, x, masks):
+        if self.norm_placement == "pre":
+            x = self.norm1(x)
+        y, gates, modulator = self.modulation(x, return_modulation=True)
+        y = _apply(masks["modulation"], y)
+        if self.norm_placement == "post":
+            y = self.norm1(y)
+        if self.scale1 is not None:
+            y = self.scale1(y)
+        return y, gates, modulator
+
+    def _mlp_branch(self, x, masks):
+        if self.norm_placement != "post":
+            x = self.norm2(x)
+        x = _apply(masks["hidden"], gelu(self.fc1(x)))
+        x = _apply(masks["output"], self.fc2(x))
+        if self.norm_placement == "post":
+            x = self.norm2(x)
+        return x if self.scale2 is None else self.scale2(x)
+
+    def compute_output_spec(self, x, training=None, return_modulation=False):
+        y = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        if not return_modulation:
+            return y
+        _, gates, modulator = self.modulation.compute_output_spec(x, return_modulation=True)
+        return y, gates, modulator
+
+    def get_config(self):
+        modulation = self.modulation.get_config()
+        shared = (
+            "focal_levels",
+            "focal_window",
+            "focal_factor",
+            "normalize_modulator",
+            "norm_after_modulation",
+            "norm_epsilon",
+            "kernel_initializer",
+        )
+        return {
+            **super().get_config(),
+            **{name: modulation[name] for name in shared},
+            "mlp_ratio": self.mlp_ratio,
+            "norm_placement": self.norm_placement,
+            "layer_scale_init": self.layer_scale_init,
+            "dropout_rate": self.dropout_rate,
+            "mlp_hidden_dropout_rate": self.mlp_hidden_dropout_rate,
+            "drop_path_rate": self.drop_path_rate,
+            "rematerialize": self.rematerialize,
+            "seed": self.seed,
+        }
+
+
+def _apply(mask, x):
+    return x if mask is None else x * mask
+
+
+def _unchanged(function):
+    return function

@@ -1,0 +1,1 @@
+"""Whole networks: backbone, classifier, and the preprocessing that belongs to a checkpoint."""

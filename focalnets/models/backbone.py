@@ -1,0 +1,252 @@
+"""FocalNetBackbone: image -> feature map, with the feature pyramid that detectors and segmenters need.
+
+Differences from upstream's `classification/focalnet.py`: channels-last (B, H, W, C) throughout, no
+flattened token axis; sizes that the strides do not divide are padded, not cropped (`PatchEmbedding`);
+`norm_placement="mlp_only"`, separate dropout after the MLP's GELU and two norm epsilons exist so that
+the 2023 Keras tutorial's net can be built exactly; the patch size of an overlapping stem is free.
+"""
+
+import keras
+
+from focalnets.layers.focal_block import FocalBlock
+from focalnets.layers.patch_embedding import PatchEmbedding
+from focalnets.layers.seeds import child_seed, resolve_seed
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class FocalNetBackbone(keras.Model):
+    """A focal modulation network without its head.
+
+    Args:
+        embed_dim: channels of the first stage; they double from stage to stage.
+        depths: number of blocks of each stage.
+        focal_levels, focal_window: of every block, or one value a stage.
+        focal_factor, normalize_modulator, norm_after_modulation: see `FocalModulation`.
+        patch_size: stride of the stem; each later stage halves the map.
+        overlap_embed: overlapping patches: kernel 2 * patch_size - 1 (at least 3) in the stem, 3 for
+            down-sampling.
+        stem_padding: zeros around the image before an overlapping stem; None for upstream's
+            classification nets (2 at patch size 4), 3 for its detection backbones.
+        mlp_ratio, norm_placement, layer_scale_init, dropout_rate, mlp_hidden_dropout_rate: see
+            `FocalBlock`; `dropout_rate` also applies after the stem.
+        drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+        norm_epsilon: epsilon of the norms in the blocks.
+        embedding_norm_epsilon: epsilon of the patch embeddings' norms and of the final one; None for
+            `norm_epsilon`.
+        rematerialize: see `FocalBlock`.
+        kernel_initializer: name of a Keras initializer for every kernel; None for upstream's rule.
+        seed: integer from which all dropout and drop path streams derive, or None to draw one.
+        image_shape: (height, width, channels); height and width may be None for any size.
+
+    Input: (B, H, W, channels), already normalised. Output: (B, ceil(H/s), ceil(W/s), C_last), after the
+    final norm, with s the product of all strides (each stage rounds up on its own).
+
+    Attributes:
+        pyramid_outputs: dict "P<n>" -> symbolic output of each stage at stride 2**n, before any
+            down-sampling and without norm; `keras.Model(net.inputs, net.pyramid_outputs)` computes them.
+            A patch size that is no power of two rounds n down.
+        gates, modulators: dicts "stage<i>_block<j>" -> symbolic gates (B, H', W', L + 1) and modulator
+            (B, H', W', C') of each block; `explain.modulation.modulation_model` computes them.
+
+    Raises:
+        ValueError: if a per-stage list has another length than `depths`, or an argument of the layers is
+            out of range.
+
+    Source: paper section 3.3 and table 1; `FocalNet` in upstream's `classification/focalnet.py`.
+
+    >>> import numpy as np
+    >>> from focalnets import FocalNetBackbone
+    >>> net = FocalNetBackbone(embed_dim=8, depths=(1, 1), focal_levels=(2, 3))
+    >>> tuple(net(np.ones((1, 37, 50, 3), "float32")).shape)
+    (1, 5, 7, 16)
+    >>> sorted(net.pyramid_outputs)
+    ['P2', 'P3']
+    """
+
+    def __init__(
+        self,
+        embed_dim=96,
+        depths=(2, 2, 6, 2),
+        focal_levels=2,
+        focal_window=3,
+        focal_factor=2,
+        normalize_modulator=False,
+        norm_after_modulation=False,
+        patch_size=4,
+        overlap_embed=False,
+        stem_padding=None,
+        mlp_ratio=4.0,
+        norm_placement="pre",
+        layer_scale_init=None,
+        dropout_rate=0.0,
+        mlp_hidden_dropout_rate=None,
+        drop_path_rate=0.0,
+        norm_epsilon=1e-5,
+        embedding_norm_epsilon=None,
+        rematerialize=False,
+        kernel_initializer=None,
+        seed=None,
+        image_shape=(None, None, 3),
+        dtype=None,
+        name=None,
+    ):
+        seed = resolve_seed(seed)
+        depths = tuple(depths)
+        levels = per_stage("focal_levels", focal_levels, depths)
+        windows = per_stage("focal_window", focal_window, depths)
+        if embedding_norm_epsilon is None:
+            embedding_norm_epsilon = norm_epsilon
+
+        # === Layers ===
+        def embedding(stage, name, kernel_size, stride, padding):
+            return PatchEmbedding(
+                embed_dim * 2**stage,
+                stride,
+                kernel_size=kernel_size,
+                padding=padding,
+                norm_epsilon=embedding_norm_epsilon,
+                kernel_initializer=kernel_initializer,
+                dtype=dtype,
+                name=name,
+            )
+
+        stem = embedding(
+            0, "stem", stem_kernel_size(patch_size, overlap_embed), patch_size, stem_padding
+        )
+        stem_dropout = keras.layers.Dropout(
+            dropout_rate, seed=child_seed(seed, 0), dtype=dtype, name="stem_dropout"
+        )
+        stages, downsamples = [], []
+        for stage, depth in enumerate(depths):
+            blocks = [
+                FocalBlock(
+                    focal_levels=levels[stage],
+                    focal_window=windows[stage],
+                    focal_factor=focal_factor,
+                    normalize_modulator=normalize_modulator,
+                    norm_after_modulation=norm_after_modulation,
+                    mlp_ratio=mlp_ratio,
+                    norm_placement=norm_placement,
+                    layer_scale_init=layer_scale_init,
+                    dropout_rate=dropout_rate,
+                    mlp_hidden_dropout_rate=mlp_hidden_dropout_rate,
+                    drop_path_rate=drop_path_rate
+                    * (sum(depths[:stage]) + index)
+                    / max(sum(depths) - 1, 1),
+                    norm_epsilon=norm_epsilon,
+                    rematerialize=rematerialize,
+                    kernel_initializer=kernel_initializer,
+                    seed=child_seed(seed, stage + 1, index),
+                    dtype=dtype,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )
+                for index in range(depth)
+            ]
+            stages.append(blocks)
+            if stage + 1 < len(depths):
+                kernel = 3 if overlap_embed else 2
+                downsamples.append(
+                    embedding(stage + 1, f"stage{stage + 1}_downsample", kernel, 2, None)
+                )
+        norm = keras.layers.LayerNormalization(
+            epsilon=embedding_norm_epsilon, dtype=dtype, name="norm"
+        )
+
+        # === Functional model ===
+        inputs = keras.Input(image_shape, name="images")
+        x = stem_dropout(stem(inputs))
+        pyramid_outputs, gates, modulators = {}, {}, {}
+        for stage, blocks in enumerate(stages):
+            for block in blocks:
+                # Free: both values exist in any case. Asking for them here, rather than in a second call
+                # of the block, also avoids a fault of Keras 3.15, which takes every call of a layer to
+                # have as many outputs as its first one.
+                x, gates[block.name], modulators[block.name] = block(x, return_modulation=True)
+            stride = patch_size * 2**stage
+            pyramid_outputs[f"P{stride.bit_length() - 1}"] = x
+            if stage < len(downsamples):
+                x = downsamples[stage](x)
+        outputs = norm(x)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, dtype=dtype)
+
+        # === Config ===
+        self.embed_dim = embed_dim
+        self.depths = depths
+        self.focal_levels = levels
+        self.focal_window = windows
+        self.focal_factor = focal_factor
+        self.normalize_modulator = normalize_modulator
+        self.norm_after_modulation = norm_after_modulation
+        self.patch_size = patch_size
+        self.overlap_embed = overlap_embed
+        self.stem_padding = stem_padding
+        self.mlp_ratio = mlp_ratio
+        self.norm_placement = norm_placement
+        self.layer_scale_init = layer_scale_init
+        self.dropout_rate = dropout_rate
+        self.mlp_hidden_dropout_rate = mlp_hidden_dropout_rate
+        self.drop_path_rate = drop_path_rate
+        self.norm_epsilon = norm_epsilon
+        self.embedding_norm_epsilon = embedding_norm_epsilon
+        self.rematerialize = rematerialize
+        self.kernel_initializer = kernel_initializer
+        self.seed = seed
+        self.image_shape = tuple(image_shape)
+        self.pyramid_outputs = pyramid_outputs
+        self.gates = gates
+        self.modulators = modulators
+
+    @property
+    def blocks(self):
+        """The focal blocks in order; their names are "stage<i>_block<j>", counted from 1."""
+        return [layer for layer in self.layers if isinstance(layer, FocalBlock)]
+
+    def get_config(self):
+        names = (
+            "embed_dim depths focal_levels focal_window focal_factor normalize_modulator "
+            "norm_after_modulation patch_size overlap_embed stem_padding mlp_ratio norm_placement "
+            "layer_scale_init dropout_rate mlp_hidden_dropout_rate drop_path_rate norm_epsilon "
+            "embedding_norm_epsilon rematerialize kernel_initializer seed image_shape name"
+        )
+        return {
+            **{name: getattr(self, name) for name in names.split()},
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
+        return cls(**config)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True):
+        """The backbone of a preset directory (also a classifier's), or of a name in `ARCHITECTURES`.
+
+        See `FocalNetClassifier.from_preset`.
+        """
+        from focalnets.presets import store
+
+        return store.load_preset(preset, load_weights=load_weights).backbone
+
+
+def per_stage(name, value, depths):
+    """One value a stage from an int or a sequence; ValueError if the length is wrong.
+
+    >>> from focalnets.models.backbone import per_stage
+    >>> per_stage("focal_levels", 2, depths=(2, 2, 6))
+    (2, 2, 2)
+    """
+    values = (value,) * len(depths) if isinstance(value, int) else tuple(value)
+    if len(values) != len(depths):
+        raise ValueError(
+            f"{name} has {len(values)} values for {len(depths)} stages (depths={tuple(depths)}); give one "
+            "integer or one value a stage."
+        )
+    return values
+
+
+def stem_kernel_size(patch_size, overlap_embed):
+    """Kernel of the stem: the patch itself, or 2 * patch_size - 1 (at least 3) where patches overlap."""
+    return max(2 * patch_size - 1, 3) if overlap_embed else patch_size

@@ -1,0 +1,127 @@
+"""FocalNetClassifier: pixels or normalised images -> logits."""
+
+import keras
+
+from focalnets.layers.initializers import dense_initializers
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class FocalNetClassifier(keras.Model):
+    """A backbone, the mean over positions, and a linear head.
+
+    Args:
+        backbone: a `FocalNetBackbone`; `classifier.backbone.trainable = False` freezes it.
+        num_classes: number of logits.
+        image_converter: an `ImageConverter` whose normalisation becomes the first layer, so that the
+            model takes pixels 0..255 (uint8 welcome); None if inputs come normalised.
+        class_names: `num_classes` names, kept with the model, or None.
+
+    Input: (B, H, W, channels), any H and W unless the backbone fixes them. Output: logits
+    (B, num_classes), float32 also under mixed precision; use `from_logits=True` in losses.
+
+    Raises:
+        ValueError: if the number of names is not `num_classes`.
+
+    Source: paper section 3.3; `FocalNet` in upstream's `classification/focalnet.py`.
+
+    >>> import numpy as np
+    >>> from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+    >>> backbone = FocalNetBackbone(embed_dim=8, depths=(1, 1))
+    >>> classifier = FocalNetClassifier(backbone, num_classes=10, image_converter=ImageConverter())
+    >>> tuple(classifier(np.zeros((2, 32, 32, 3), "uint8")).shape)
+    (2, 10)
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        image_converter=None,
+        class_names=None,
+        dtype=None,
+        name=None,
+    ):
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"class_names holds {len(class_names)} names for {num_classes} classes.")
+
+        # === Layers ===
+        dtype = backbone.dtype_policy if dtype is None else dtype
+        pooling = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pooling")
+        kernel, bias = dense_initializers(
+            keras.initializers.get(backbone.kernel_initializer)  # the tutorial's reaches the head
+        )
+        head = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=kernel,
+            bias_initializer=bias,
+            dtype=dtype,
+            name="head",
+        )
+        to_float32 = keras.layers.Identity(dtype="float32", name="logits")
+
+        # === Functional model ===
+        inputs = keras.Input(backbone.image_shape, name="images")
+        x = inputs if image_converter is None else image_converter(inputs)
+        outputs = to_float32(head(pooling(backbone(x))))  # as in `classify`
+        super().__init__(inputs=inputs, outputs=outputs, name=name, dtype=dtype)
+
+        # === Config ===
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.image_converter = image_converter
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.pooling = pooling
+        self.head = head
+        self.to_float32 = to_float32
+
+    def classify(self, features):
+        """Logits (B, num_classes) from what the backbone returns, (B, H, W, C)."""
+        return self.to_float32(self.head(self.pooling(features)))
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "backbone": serialize(self.backbone),
+            "num_classes": self.num_classes,
+            "image_converter": serialize(self.image_converter),
+            "class_names": self.class_names,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("backbone", "image_converter", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True):
+        """A classifier from a preset directory, or, with random weights, from an architecture's name.
+
+        Args:
+            preset: path of a preset or run directory, or a name in `ARCHITECTURES`.
+            load_weights: False for random weights; a name has no others.
+
+        Raises:
+            ValueError: if `preset` is neither, or a name is asked for its weights.
+
+        >>> from focalnets import FocalNetClassifier
+        >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).num_classes
+        10
+        """
+        from focalnets.presets import store
+
+        return store.load_preset(preset, load_weights=load_weights)
+
+    def save_to_preset(self, directory):
+        """Write config, weights, preprocessing and labels as a preset directory, atomically.
+
+        Raises:
+            FileExistsError: if `directory` exists.
+        """
+        from focalnets.presets import store
+
+        store.save_preset(self, directory)

@@ -1,0 +1,126 @@
+"""ImageConverter: the preprocessing that belongs to a checkpoint.
+
+It has two halves. Resizing and cropping happen on the host with Pillow, one image at a time, because the
+backends' own resizes differ from one another by up to 7 grey levels. Normalisation happens inside the
+graph, so that images travel to the device as uint8, a quarter of the bytes.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+from PIL import Image
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class ImageConverter(keras.layers.Layer):
+    """Pixels 0..255 -> model input: `prepare` on the host, then the call inside the graph.
+
+    Args:
+        image_size: (height, width) that `prepare` delivers; None to leave sizes as they are.
+        crop_fraction: side of the centre crop as a fraction of the resized image: the published 224 px
+            nets resize so that 0.9 of the image is kept (or 0.875), those for 384 px keep all of it.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", Pillow's, with antialiasing.
+        mean, std: per channel, of pixels scaled to 0..1.
+
+    Call: (B, H, W, C) of any dtype, values 0..255 -> (value / 255 - mean) / std in the layer's compute
+    dtype, computed in float32.
+
+    Raises:
+        ValueError: on an unknown interpolation, or a mean and std of unequal length.
+
+    Source: timm's `default_cfgs` and upstream's `classification/main.py` hold the published values.
+
+    >>> import numpy as np
+    >>> from focalnets import ImageConverter
+    >>> converter = ImageConverter(image_size=(8, 8), mean=(0.5,), std=(0.5,))
+    >>> image = converter.prepare(np.full((20, 30, 1), 255, "uint8"))
+    >>> image.shape, image.dtype.name, float(converter(image[None])[0, 0, 0, 0])
+    ((8, 8, 1), 'uint8', 1.0)
+    """
+
+    def __init__(
+        self,
+        image_size=None,
+        crop_fraction=1.0,
+        interpolation="bicubic",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        **kwargs,
+    ):
+        kwargs.setdefault("autocast", False)  # bfloat16 would round before the subtraction
+        super().__init__(**kwargs)
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}."
+            )
+        if len(mean) != len(std):
+            raise ValueError(
+                f"mean has {len(mean)} channels and std {len(std)}; give one value a channel in both."
+            )
+        self.image_size = None if image_size is None else tuple(image_size)
+        self.crop_fraction = crop_fraction
+        self.interpolation = interpolation
+        self.mean = tuple(float(value) for value in mean)
+        self.std = tuple(float(value) for value in std)
+        self.built = True
+
+    def prepare(self, image):
+        """Resize the shorter side to size / crop_fraction and crop the centre.
+
+        Args:
+            image: uint8 array (H, W, C), C 1, 3 or 4.
+
+        Returns:
+            uint8 array (image_size[0], image_size[1], C); the image itself if it has that size already
+            and nothing is to be cropped, or if `image_size` is None.
+        """
+        if self.image_size is None or (
+            image.shape[:2] == self.image_size and self.crop_fraction == 1.0
+        ):
+            return image
+        height, width = self.image_size
+        scale = max(
+            height / self.crop_fraction / image.shape[0], width / self.crop_fraction / image.shape[1]
+        )
+        resized_height = max(round(image.shape[0] * scale), height)
+        resized_width = max(round(image.shape[1] * scale), width)
+        pixels = image[..., 0] if image.shape[-1] == 1 else image
+        resized = Image.fromarray(pixels).resize(
+            (resized_width, resized_height), INTERPOLATIONS[self.interpolation]
+        )
+        top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
+        cropped = resized.crop((left, top, left + width, top + height))
+        return np.asarray(cropped).reshape(height, width, image.shape[-1])
+
+    def call(self, x):
+        x = ops.cast(x, "float32")
+        mean = ops.convert_to_tensor([255.0 * value for value in self.mean], dtype="float32")
+        std = ops.convert_to_tensor([255.0 * value for value in self.std], dtype="float32")
+        return ops.cast((x - mean) / std, self.compute_dtype)
+
+    def compute_output_spec(self, x):
+        if x.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"Images have {x.shape[-1]} channels, but mean and std {len(self.mean)}; give the "
+                "ImageConverter one value a channel."
+            )
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "image_size": self.image_size,
+            "crop_fraction": self.crop_fraction,
+            "interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+        }

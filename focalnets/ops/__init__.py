@@ -1,0 +1,1 @@
+"""Tensor operations. They know only tensors: no layers, no models."""

@@ -1,0 +1,92 @@
+"""Focal context aggregation: the one expensive operation of a focal modulation network.
+
+Shapes: B batch, H height, W width, C channels, L focal levels.
+
+With context Z_0 (B,H,W,C) and raw gates G (B,H,W,L+1), equations 4 to 6 of the paper
+(arXiv 2203.11926, section 3.2) read
+
+    Z_l   = GELU(depthwise_conv(Z_{l-1}, kernel_l))             l = 1..L     hierarchical contextualisation
+    Z_out = sum_l G_l * Z_l  +  G_{L+1} * GELU(mean_HW(Z_L))                 gated aggregation
+
+`focal_context` below is that definition, written once. Each backend supplies the two operations that
+are worth writing by hand there, in `torch_ops.py`, `jax_ops.py` and `tensorflow_ops.py`:
+
+- `depthwise_conv`, because the obvious call is pathological somewhere on each of them: Keras on torch
+  makes two extra copies of the map, XLA's grouped convolution is 30 to 80 times slower than it need be
+  on a CPU, and TensorFlow's CPU has no gradient for a grouped `Conv2D`;
+- `gelu`, always the exact (erf) one: `keras.ops.gelu` defaults to the tanh approximation.
+"""
+
+import importlib
+
+import keras
+from keras import ops
+
+
+def focal_context(context, gates, kernels):
+    """Aggregate a context map over focal levels and the global level.
+
+    Args:
+        context: tensor (B, H, W, C), the initial context Z_0.
+        gates: tensor (B, H, W, L + 1), raw gate values; the last one gates the global average.
+        kernels: L depthwise kernels of shape (k_l, k_l, C, 1), k_l odd, applied with zero padding.
+
+    Returns:
+        Tensor (B, H, W, C), the aggregated context Z_out, not divided by L + 1.
+
+    Raises:
+        ValueError: if the number of gates is not the number of kernels plus one.
+
+    Source: paper, equations 4 to 6; `FocalModulation.forward` in upstream's `classification/focalnet.py`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from focalnets import focal_context
+    >>> context = np.ones((1, 5, 7, 4), "float32")
+    >>> gates = np.ones((1, 5, 7, 3), "float32")
+    >>> kernels = [np.ones((k, k, 4, 1), "float32") for k in (3, 5)]
+    >>> tuple(focal_context(context, gates, kernels).shape)
+    (1, 5, 7, 4)
+    """
+    if gates.shape[-1] != len(kernels) + 1:
+        raise ValueError(
+            f"focal_context got {gates.shape[-1]} gates for {len(kernels)} kernels; it needs one gate "
+            f"a level and one for the global average, that is {len(kernels) + 1}."
+        )
+    context = ops.convert_to_tensor(context)
+    gates = ops.convert_to_tensor(gates)
+    total = 0.0
+    for level, kernel in enumerate(kernels):
+        context = gelu(depthwise_conv(context, kernel))
+        total = total + context * gates[..., level : level + 1]
+    global_context = gelu(ops.mean(context, axis=(1, 2), keepdims=True))
+    return total + global_context * gates[..., len(kernels) :]
+
+
+def depthwise_conv(x, kernel):
+    """Depthwise convolution with zero padding: (B, H, W, C) and (k, k, C, 1), k odd, to (B, H, W, C).
+
+    >>> import numpy as np
+    >>> from focalnets.ops.focal_context import depthwise_conv
+    >>> box = np.ones((3, 3, 1, 1), "float32")
+    >>> float(depthwise_conv(np.ones((1, 4, 4, 1), "float32"), box)[0, 0, 0, 0])
+    4.0
+    """
+    return _backend_ops().depthwise_conv(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
+
+
+def gelu(x):
+    """Exact GELU, x * (1 + erf(x / sqrt 2)) / 2, of any shape; the result has the dtype of `x`.
+
+    >>> import numpy as np
+    >>> from focalnets.ops.focal_context import gelu
+    >>> round(float(gelu(np.float32(1.0))), 4)
+    0.8413
+    """
+    return _backend_ops().gelu(ops.convert_to_tensor(x))
+
+
+def _backend_ops():
+    """The module of the active backend; imported on first use, since only one of them can be."""
+    return importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")

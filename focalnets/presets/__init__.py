@@ -1,0 +1,1 @@
+"""Tables of networks, their cost, and the preset directory in which a network is kept."""

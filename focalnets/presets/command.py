@@ -1,0 +1,30 @@
+"""`focalnets presets`."""
+
+import json
+
+from focalnets.presets.architectures import ARCHITECTURES
+from focalnets.presets.cost import count_macs, count_parameters
+
+
+def run(arguments):
+    """Print one row an architecture, from the tables and closed formulas alone."""
+    rows = [
+        {
+            "name": name,
+            "parameters": count_parameters(architecture),
+            "macs": count_macs(architecture),
+            "image_size": architecture.image_size,
+            "num_classes": architecture.num_classes,
+            "channels": architecture.channels,
+        }
+        for name, architecture in ARCHITECTURES.items()
+    ]
+    if arguments.as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{'name':<20}{'parameters':>14}{'GMACs':>10}{'pixels':>8}{'classes':>9}")
+    for row in rows:
+        print(
+            f"{row['name']:<20}{row['parameters']:>14,}{row['macs'] / 1e9:>10.3f}"
+            f"{row['image_size']:>8}{row['num_classes']:>9}"
+        )

@@ -1,0 +1,79 @@
+"""Recipe: everything that a training run depends on, in one record."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment. Runs keep it as `recipe.json`.
+
+    Attributes:
+        name: what the recipe is called.
+        data: default of `open_dataset`'s spec; "" if the user has to name it.
+        architecture: name in `ARCHITECTURES`.
+        image_size: side of the square images in pixels.
+        mean, std: per channel, for the ImageConverter.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: peak, reached after the warm-up; then half a cosine down to 0 at the last step.
+        warmup_fraction: share of all steps in which the rate rises linearly from 0.
+        weight_decay: decoupled (AdamW), on kernels only: not on biases, norms and layer scales.
+        label_smoothing: share of the target spread over all classes.
+        clip_norm: largest global norm of the gradients.
+        crop_padding: random shift of up to so many pixels; 0 for none.
+        flip: mirror half of the training images.
+        validation_fraction: share of the training images held out, where the data set has no "val" split.
+        seed: of initial values, order, augmentation, dropout and drop path.
+    """
+
+    name: str
+    data: str
+    architecture: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.0
+    clip_norm: float = 5.0
+    crop_padding: int = 0
+    flip: bool = False
+    validation_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate", "image_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
+        for name in ("warmup_fraction", "label_smoothing", "validation_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
+
+
+def recipe_names():
+    """Names of the recipes that come with focalnets.
+
+    >>> from focalnets.training.recipe import recipe_names
+    >>> recipe_names()
+    ['cifar10_small', 'digits']
+    """
+    from focalnets.training import recipes
+
+    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
+
+
+def load_recipe(name):
+    """The `Recipe` of that name; ValueError listing the names if there is none.
+
+    >>> from focalnets.training.recipe import load_recipe
+    >>> load_recipe("digits").architecture
+    'focalnet_pico'
+    """
+    if name not in recipe_names():
+        raise ValueError(f"There is no recipe {name!r}; there are: {', '.join(recipe_names())}.")
+    return importlib.import_module(f"focalnets.training.recipes.{name}").RECIPE

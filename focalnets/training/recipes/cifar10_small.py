@@ -1,0 +1,21 @@
+"""CIFAR-10 with a small net, on a folder or zip of train/<class>/* and test/<class>/*.
+
+    focalnets train --recipe cifar10_small --data cifar10.zip --out runs/cifar10_small
+"""
+
+from focalnets.training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="cifar10_small",
+    data="",
+    architecture="focalnet_nano",
+    image_size=32,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.247, 0.2435, 0.2616),
+    epochs=20,
+    batch_size=128,
+    learning_rate=2e-3,
+    label_smoothing=0.1,
+    crop_padding=4,
+    flip=True,
+)

@@ -1,0 +1,19 @@
+"""Handwritten digits of 8 x 8 pixels: the smallest real task, and what `make demo` runs.
+
+    focalnets train --recipe digits --out runs/digits
+"""
+
+from focalnets.training.recipe import Recipe
+
+RECIPE = Recipe(
+    name="digits",
+    data="digits",
+    architecture="focalnet_pico",
+    image_size=8,
+    mean=(0.3,),
+    std=(0.37,),
+    epochs=30,
+    batch_size=64,
+    learning_rate=3e-3,
+    crop_padding=1,
+)

@@ -1,0 +1,186 @@
+"""train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
+
+import csv
+import dataclasses
+import pathlib
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from focalnets._io import new_run_directory, write_json
+from focalnets.data.datasets import open_dataset, split_validation
+from focalnets.data.loader import Loader
+from focalnets.explain.modulation import modulation_maps
+from focalnets.explain.render import draw_curves, draw_panels
+from focalnets.models.image_converter import ImageConverter
+from focalnets.presets.architectures import find_architecture
+from focalnets.presets.store import build_architecture, write_preset_files
+from focalnets.training.optimizer import make_optimizer
+from focalnets.training.recipe import load_recipe
+
+PANEL_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` leaves: paths, history rows, and accuracy (0..1) on the test split, None without one."""
+
+    directory: pathlib.Path
+    curves: pathlib.Path
+    panels: list[pathlib.Path]
+    history: list[dict]
+    test_accuracy: float | None
+
+
+def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
+    """Train a classifier and write what can be known about it.
+
+    Args:
+        recipe: a `Recipe`, or the name of one.
+        data: spec for `open_dataset`; None for the recipe's own.
+        out: run directory to make: a preset directory (`FocalNetClassifier.from_preset(out)`) with
+            `recipe.json`, `history.csv`, `curves.png` and `panels/`.
+        force: replace a run that is there.
+        verbose: as in Keras' `fit`.
+
+    Returns:
+        A `TrainResult`.
+
+    Raises:
+        ValueError: on an unknown recipe or data set, or data that do not fit the recipe.
+        FileExistsError: if `out` is not empty, unless `force`.
+
+    >>> import dataclasses, tempfile
+    >>> from focalnets.training.recipe import load_recipe
+    >>> from focalnets.training.train import train
+    >>> short = dataclasses.replace(load_recipe("digits"), epochs=1)
+    >>> result = train(short, out=tempfile.mkdtemp(), verbose=0)
+    >>> result.test_accuracy > 0.1
+    True
+    """
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    data = recipe.data if data is None else data
+    if not data:
+        raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
+    architecture = find_architecture(recipe.architecture)
+    converter = ImageConverter((recipe.image_size,) * 2, mean=recipe.mean, std=recipe.std)
+    dataset = open_dataset(data, channels=len(recipe.mean), prepare=converter.prepare)
+    training, validation = _training_splits(dataset, recipe)
+
+    directory = new_run_directory(out, force)
+    write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
+
+    keras.utils.set_random_seed(recipe.seed)
+    architecture = dataclasses.replace(architecture, channels=len(recipe.mean))
+    classifier = build_architecture(
+        architecture,
+        num_classes=len(dataset.class_names),
+        image_converter=converter,
+        class_names=dataset.class_names,
+    )
+    history = _fit(classifier, recipe, training, validation, directory / "history.csv", verbose)
+    write_preset_files(classifier, directory)
+
+    curves = directory / "curves.png"
+    draw_curves(curves, history)
+    test = dataset.splits.get("test")
+    panels = _draw_panels(classifier, validation if test is None else test, directory / "panels")
+    test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
+    return TrainResult(directory, curves, panels, history, test_accuracy)
+
+
+def _training_splits(dataset, recipe):
+    training = dataset.splits["train"]
+    if "val" in dataset.splits:
+        return training, dataset.splits["val"]
+    training, validation = split_validation(training, recipe.validation_fraction, recipe.seed)
+    if len(validation) == 0:
+        raise ValueError(
+            "No validation images: raise validation_fraction, or give the data set a val/ folder."
+        )
+    return training, validation
+
+
+def _fit(classifier, recipe, training, validation, history_path, verbose):
+    loader = Loader(
+        training,
+        classifier.num_classes,
+        recipe.batch_size,
+        shuffle=True,
+        crop_padding=recipe.crop_padding,
+        flip=recipe.flip,
+        seed=recipe.seed,
+    )
+    optimizer = make_optimizer(recipe, classifier, total_steps=recipe.epochs * len(loader))
+    classifier.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        ),
+        metrics=["accuracy"],
+    )
+    recorder = _Recorder(loader, history_path)
+    classifier.fit(
+        loader,
+        epochs=recipe.epochs,
+        validation_data=Loader(validation, classifier.num_classes, recipe.batch_size),
+        callbacks=[recorder],
+        verbose=verbose,
+    )
+    return recorder.rows
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Tells the loader which epoch it is and appends one row an epoch to `history.csv`."""
+
+    def __init__(self, loader, path):
+        super().__init__()
+        self.loader = loader
+        self.path = path
+        self.rows = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.loader.epoch = epoch
+        self.started = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        seconds = self.trained - self.started  # without validation
+        row = {
+            "epoch": epoch + 1,
+            **{name: float(value) for name, value in logs.items()},
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(len(self.loader.split) / seconds, 1),
+        }
+        self.rows.append(row)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if epoch == 0:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def _draw_panels(classifier, split, folder):
+    """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
+    labels, rows = np.unique(split.labels, return_index=True)
+    labels, rows = labels[:PANEL_IMAGES], rows[:PANEL_IMAGES]
+    images = split.images[rows]
+    maps = modulation_maps(classifier, images)
+    last_blocks = {name.split("_")[0]: name for name in maps}  # the last of a stage wins
+    folder.mkdir()
+    paths = []
+    for name in last_blocks.values():
+        paths.append(folder / f"{name}.png")
+        titles = [classifier.class_names[label] for label in labels]
+        draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, test images")
+    return paths
+
+
+def _accuracy(classifier, split, batch_size):
+    logits = classifier.predict(split.images, batch_size=batch_size, verbose=0)
+    return float(np.mean(np.argmax(logits, axis=-1) == split.labels))
