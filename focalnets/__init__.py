@@ -1,7 +1,8 @@
 """Focal Modulation Networks (Yang et al., NeurIPS 2022) for Keras 3.
 
-Everything public is on this page and is imported only when it is used, so that `import focalnets` and
-every `--help` stay instant.
+Everything public is on this page and is imported when it is used. `import focalnets` itself chooses an
+installed Keras backend and registers the layers and models with Keras, so that
+`keras.saving.load_model` knows them; the command line skips that, so that every `--help` is instant.
 
 >>> import focalnets
 >>> focalnets.ARCHITECTURES["focalnet_tiny_srf"].backbone["embed_dim"]
@@ -67,7 +68,17 @@ def _choose_backend():
             return
 
 
-_choose_backend()
+def _is_command_line():
+    """Whether this import was made by the `focalnets` script or `python -m focalnets`.
+
+    Python itself sets argv[0] to "-m" while it imports the package that it is to run.
+    """
+    return pathlib.Path(sys.argv[0] if sys.argv else "").stem in ("focalnets", "-m")
+
+
+def _register_with_keras():
+    for module in ("backbone", "classifier", "image_converter"):
+        importlib.import_module(f"focalnets.models.{module}")
 
 
 def __getattr__(name):
@@ -80,3 +91,8 @@ def __getattr__(name):
 
 def __dir__():
     return sorted(__all__)
+
+
+_choose_backend()
+if not _is_command_line():
+    _register_with_keras()

@@ -41,7 +41,7 @@ def read_image(source, channels=3, name=None):
                     f"{MAX_PIXELS // 10**6} million; make it smaller first."
                 )
             image.draft("RGB" if channels == 3 else "L", None)
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
             return _to_uint8(image, channels)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not a readable picture ({error}).") from error

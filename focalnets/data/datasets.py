@@ -1,9 +1,7 @@
 """open_dataset: a word, a folder or a zip -> splits of uint8 images with labels and class names."""
 
-import os
 import pathlib
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,19 +133,19 @@ def _read_files(source, files, channels, prepare):
             image = read_image(stream, channels, name)
         return image if prepare is None else prepare(image)
 
+    # One thread: on pictures of a few kilobytes, threads that wait for Python's lock are slower than none.
     splits = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split in SPLITS:
-            members = [file for file in files if file[0] == split]
-            if not members:
-                continue
-            images = list(pool.map(read, members))
-            shapes = {image.shape for image in images}
-            if len(shapes) > 1:
-                raise ValueError(
-                    f"Images of {source} differ in size, for instance {sorted(shapes)[:3]}; choose an "
-                    "image size to bring them to."
-                )
-            labels = [class_names.index(label) for _, label, *_ in members]
-            splits[split] = Split(np.stack(images), np.asarray(labels, "int32"))
+    for split in SPLITS:
+        members = [file for file in files if file[0] == split]
+        if not members:
+            continue
+        images = [read(file) for file in members]
+        shapes = {image.shape for image in images}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Images of {source} differ in size, for instance {sorted(shapes)[:3]}; choose an "
+                "image size to bring them to."
+            )
+        labels = [class_names.index(label) for _, label, *_ in members]
+        splits[split] = Split(np.stack(images), np.asarray(labels, "int32"))
     return ImageDataset(splits, class_names)

@@ -167,7 +167,9 @@ class FocalNetBackbone(keras.Model):
             if stage < len(downsamples):
                 x = downsamples[stage](x)
         outputs = norm(x)
-        super().__init__(inputs=inputs, outputs=outputs, name=name, dtype=dtype)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
+        if dtype is not None:  # Keras' functional models ignore the argument
+            self.dtype_policy = keras.dtype_policies.get(dtype)
 
         # === Config ===
         self.embed_dim = embed_dim

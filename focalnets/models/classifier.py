@@ -63,7 +63,9 @@ class FocalNetClassifier(keras.Model):
         inputs = keras.Input(backbone.image_shape, name="images")
         x = inputs if image_converter is None else image_converter(inputs)
         outputs = to_float32(head(pooling(backbone(x))))  # as in `classify`
-        super().__init__(inputs=inputs, outputs=outputs, name=name, dtype=dtype)
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
+        if dtype is not None:  # Keras' functional models ignore the argument
+            self.dtype_policy = keras.dtype_policies.get(dtype)
 
         # === Config ===
         self.backbone = backbone

@@ -12,8 +12,9 @@ RECIPE = Recipe(
     image_size=8,
     mean=(0.3,),
     std=(0.37,),
-    epochs=30,
+    epochs=60,
     batch_size=64,
     learning_rate=3e-3,
+    label_smoothing=0.1,
     crop_padding=1,
 )

@@ -1,0 +1,28 @@
+"""Shared by all tests: focalnets first, so that it chooses the backend before keras is imported."""
+
+import focalnets  # noqa: F401  isort: skip
+import pathlib
+
+import keras
+import matplotlib
+import numpy as np
+import pytest
+
+matplotlib.use("Agg")
+pytest.register_assert_rewrite("contract", "reference")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    keras.utils.set_random_seed(0)
+    policy = keras.config.dtype_policy()
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture
+def fixture_preset():
+    """(directory, expected values) of the preset that every backend must agree on."""
+    directory = pathlib.Path(__file__).parent / "fixtures" / "parity"
+    with np.load(directory / "expected.npz") as expected:
+        return directory, dict(expected)

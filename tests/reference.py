@@ -1,0 +1,167 @@
+"""The equations of a FocalNet in float64 NumPy, as plainly as they can be written, and no faster.
+
+Written from the paper and MODEL facts, not from the package: it takes only numbers and flags from a built
+network. `BREAKS` names deliberate mistakes that the parity tests must notice.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+BREAKS = (
+    "tanh gelu",
+    "softmax gates",
+    "gates reversed",
+    "no global level",
+    "levels not chained",
+    "normalised the other way",
+    "epsilon 1e-3",
+    "norm elsewhere",
+)
+
+_erf = np.vectorize(math.erf, otypes=[float])
+
+
+class Reference:
+    """Run a `FocalNetBackbone` or `FocalNetClassifier` with float64 NumPy.
+
+    Args:
+        broken: one of `BREAKS`, or "" for the truth.
+    """
+
+    def __init__(self, broken=""):
+        self.broken = broken
+
+    def classifier(self, net, images):
+        """(logits, backbone's dict of values)."""
+        x = np.float64(images)
+        if net.image_converter is not None:
+            x = (x / 255 - net.image_converter.mean) / net.image_converter.std
+        values = self.backbone(net.backbone, x)
+        pooled = values["output"].mean(axis=(1, 2))
+        return pooled @ _value(net.head.kernel) + _value(net.head.bias), values
+
+    def backbone(self, net, x):
+        """Dict: "output", and one entry a pyramid level, "gates <block>" and "modulator <block>"."""
+        values = {}
+        x = self.embedding(net.get_layer("stem"), np.float64(x))
+        for stage, depth in enumerate(net.depths, start=1):
+            for index in range(1, depth + 1):
+                name = f"stage{stage}_block{index}"
+                x, gates, modulator = self.block(net.get_layer(name), x)
+                values[f"gates {name}"], values[f"modulator {name}"] = gates, modulator
+            values[f"P{int(math.log2(net.patch_size * 2 ** (stage - 1)))}"] = x
+            if stage < len(net.depths):
+                x = self.embedding(net.get_layer(f"stage{stage}_downsample"), x)
+        values["output"] = self.norm(net.get_layer("norm"), x)
+        return values
+
+    def embedding(self, layer, x):
+        stride, size, margin = layer.patch_size, layer.kernel_size, layer.padding
+        height, width = (-(-n // stride) for n in x.shape[1:3])
+        canvas = np.zeros((x.shape[0], height * stride + 2 * margin, width * stride + 2 * margin, x.shape[3]))
+        canvas[:, margin : margin + x.shape[1], margin : margin + x.shape[2]] = x
+        kernel, bias = _value(layer.proj.kernel), _value(layer.proj.bias)
+        y = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
+        for i in range(height):
+            for j in range(width):
+                window = canvas[:, i * stride : i * stride + size, j * stride : j * stride + size]
+                y[:, i, j] = np.einsum("nijc,ijco->no", window, kernel) + bias
+        return self.norm(layer.norm, y)
+
+    def block(self, layer, x):
+        placement = layer.norm_placement
+        if self.broken == "norm elsewhere":
+            placement = {"pre": "post", "post": "pre", "mlp_only": "mlp_only"}[placement]
+        before = self.norm(layer.norm1, x) if placement == "pre" else x
+        y, gates, modulator = self.modulation(layer.modulation, before)
+        if placement == "post":
+            y = self.norm(layer.norm1, y)
+        x = x + self.scale(layer.scale1, y)
+        y = x if placement == "post" else self.norm(layer.norm2, x)
+        y = self.dense(layer.fc2, self.gelu(self.dense(layer.fc1, y)))
+        if placement == "post":
+            y = self.norm(layer.norm2, y)
+        return x + self.scale(layer.scale2, y), gates, modulator
+
+    def modulation(self, layer, x):
+        channels, levels = x.shape[-1], layer.focal_levels
+        query, context, gates = np.split(self.dense(layer.f, x), (channels, 2 * channels), axis=-1)
+        used = gates
+        if self.broken == "softmax gates":
+            used = np.exp(gates) / np.exp(gates).sum(axis=-1, keepdims=True)
+        if self.broken == "gates reversed":
+            used = gates[..., ::-1]
+        total, first = 0, context
+        for level in range(levels):
+            source = first if self.broken == "levels not chained" else context
+            context = self.gelu(self.depthwise(source, _value(layer.kernels[level])))
+            total = total + context * used[..., level : level + 1]
+        if self.broken != "no global level":
+            pooled = self.gelu(context.mean(axis=(1, 2), keepdims=True))
+            total = total + pooled * used[..., levels:]
+        if layer.normalize_modulator != (self.broken == "normalised the other way"):
+            total = total / (levels + 1)
+        modulator = self.dense(layer.h, total)
+        y = query * modulator
+        if layer.norm_after_modulation:
+            y = self.norm(layer.norm, y)
+        return self.dense(layer.proj, y), gates, modulator
+
+    def depthwise(self, x, kernel):
+        size = len(kernel)
+        margin = size // 2
+        padded = np.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
+        height, width = x.shape[1:3]
+        return sum(
+            padded[:, i : i + height, j : j + width] * kernel[i, j, :, 0]
+            for i in range(size)
+            for j in range(size)
+        )
+
+    def dense(self, layer, x):
+        return x @ _value(layer.kernel) + _value(layer.bias)
+
+    def scale(self, layer, x):
+        return x if layer is None else x * _value(layer.gamma)
+
+    def norm(self, layer, x):
+        epsilon = 1e-3 if self.broken == "epsilon 1e-3" else layer.epsilon
+        centred = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+        return centred / deviation * _value(layer.gamma) + _value(layer.beta)
+
+    def gelu(self, x):
+        if self.broken == "tanh gelu":
+            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def randomize(model, seed=0):
+    """Give every parameter a random value of order 1: biases, norms and layer scales too.
+
+    At its initial values a network hides mistakes: layer scale 1e-4, zero biases. Kernels are divided by
+    the root of their fan-in, so that activations stay of order 1 as well.
+    """
+    generator = np.random.default_rng(seed)
+    for variable in model.trainable_variables:
+        shape = tuple(variable.shape)
+        values = generator.standard_normal(shape)
+        if len(shape) == 4 and shape[-1] == 1:  # depthwise (k, k, C, 1)
+            values /= shape[0]
+        elif len(shape) > 1:
+            values /= math.sqrt(math.prod(shape[:-1]))
+        variable.assign(values.astype("float32"))
+
+
+def relative_error(ours, truth):
+    """max |a - b| / max |b|."""
+    ours = np.float64(keras.ops.convert_to_numpy(ours))
+    truth = np.float64(truth)
+    assert ours.shape == truth.shape, (ours.shape, truth.shape)
+    return float(np.max(np.abs(ours - truth)) / np.max(np.abs(truth)))
+
+
+def _value(variable):
+    return np.float64(keras.ops.convert_to_numpy(variable))

@@ -1,0 +1,134 @@
+"""Each layer keeps the whole contract, and does what its docstring says."""
+
+import keras
+import numpy as np
+import pytest
+from contract import check_layer, check_saving
+from reference import randomize
+
+from focalnets import DropPath, FocalBlock, FocalModulation, LayerScale, PatchEmbedding
+
+pytestmark = pytest.mark.core
+
+MODULATION = {
+    "focal_levels": 3,
+    "focal_window": 5,
+    "focal_factor": 4,
+    "normalize_modulator": True,
+    "norm_after_modulation": True,
+    "norm_epsilon": 1e-3,
+    "kernel_initializer": "glorot_uniform",
+}
+BLOCK = {
+    **MODULATION,
+    "mlp_ratio": 3.0,
+    "norm_placement": "post",
+    "layer_scale_init": 0.5,
+    "dropout_rate": 0.2,
+    "mlp_hidden_dropout_rate": 0.3,
+    "drop_path_rate": 0.4,
+    "rematerialize": True,
+    "seed": 3,
+}
+EMBEDDING = {
+    "embed_dim": 6,
+    "patch_size": 2,
+    "kernel_size": 3,
+    "padding": 1,
+    "norm_epsilon": 1e-3,
+    "kernel_initializer": "glorot_uniform",
+}
+DEPTHWISE = 8 * (5**2 + 9**2 + 13**2)
+MODULATION_PARAMETERS = 8 * 20 + 20 + 2 * (8 * 8 + 8) + DEPTHWISE + 16
+BLOCK_PARAMETERS = MODULATION_PARAMETERS + 8 * 24 + 24 + 24 * 8 + 8 + 2 * 16 + 2 * 8
+SHAPE = (2, 5, 7, 8)
+
+CASES = [
+    (LayerScale, {"init_value": 0.3}, SHAPE, SHAPE, 8),
+    (DropPath, {"rate": 0.4, "seed": 3}, SHAPE, SHAPE, 0),
+    (FocalModulation, MODULATION, SHAPE, SHAPE, MODULATION_PARAMETERS),
+    (FocalBlock, BLOCK, SHAPE, SHAPE, BLOCK_PARAMETERS),
+    (PatchEmbedding, EMBEDDING, SHAPE, (2, 3, 4, 6), 9 * 8 * 6 + 3 * 6),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments", "inputs", "outputs", "parameters"), CASES)
+def test_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
+    layer = check_layer(cls, arguments, inputs, outputs, parameters)
+    if parameters:
+        # Without dropout: a dropped branch would rightly leave weights without a gradient.
+        layer = cls(**{n: 0.0 if n.endswith("_rate") else v for n, v in arguments.items()})
+        layer.build(inputs)
+        randomize(layer)
+        check_saving(layer, inputs, tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "words"),
+    [
+        (DropPath, {"rate": 1.0}, "rate must be in"),
+        (FocalModulation, {"focal_levels": 0}, "at least 1"),
+        (FocalModulation, {"focal_window": 4}, "must be odd"),
+        (FocalModulation, {"focal_factor": 1}, "must be odd"),
+        (FocalBlock, {"norm_placement": "none"}, "norm_placement must be one of"),
+        (PatchEmbedding, {"embed_dim": 4, "patch_size": 4, "kernel_size": 7, "padding": 0}, "padding=None"),
+    ],
+)
+def test_wrong_arguments_say_what_is_right(cls, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        cls(**arguments)
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_mean():
+    x = np.ones((4000, 2, 2, 1), "float32")
+    y = keras.ops.convert_to_numpy(DropPath(0.25, seed=1)(x, training=True))
+    per_image = y.reshape(4000, -1)
+    assert np.all(per_image == per_image[:, :1])
+    assert set(np.unique(per_image.round(4))) == {0.0, np.float32(1 / 0.75).round(4)}
+    assert abs(y.mean() - 1) < 0.05
+
+
+def test_drop_path_streams_differ_between_layers_and_calls():
+    x = np.ones((256, 1, 1, 1), "float32")
+    block = FocalBlock(drop_path_rate=0.5, seed=0)
+    masks = [
+        keras.ops.convert_to_numpy(layer(x, training=True)).ravel()
+        for _ in range(3)
+        for layer in (block.drop_path1, block.drop_path2)
+    ]
+    agreement = [np.mean(a == b) for i, a in enumerate(masks) for b in masks[:i]]
+    assert max(agreement) < 0.7, "one layer repeats another's masks"
+
+
+def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
+    layer = PatchEmbedding(embed_dim=6, patch_size=4)
+    x = np.random.default_rng(0).normal(size=(1, 9, 6, 3)).astype("float32")
+    padded = np.zeros((1, 12, 8, 3), "float32")
+    padded[:, :9, :6] = x
+    y, expected = (keras.ops.convert_to_numpy(layer(v)) for v in (x, padded))
+    assert y.shape == (1, 3, 2, 6)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+def _step(rematerialize, rates):
+    """Weights of a block after one SGD step."""
+    keras.utils.set_random_seed(0)
+    layer = FocalBlock(layer_scale_init=0.1, seed=5, rematerialize=rematerialize, **rates)
+    inputs = keras.Input(SHAPE[1:])
+    model = keras.Model(inputs, layer(inputs))
+    randomize(layer)
+    model.compile(keras.optimizers.SGD(1e-2), "mse")
+    generator = np.random.default_rng(0)
+    x, y = (generator.normal(size=(8, *SHAPE[1:])).astype("float32") for _ in range(2))
+    model.train_on_batch(x, y)
+    return [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+
+
+def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path():
+    rates = {"drop_path_rate": 0.5, "dropout_rate": 0.3}
+    plain, again = _step(False, rates), _step(True, rates)
+    for a, b in zip(plain, again, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    without = _step(False, {})
+    differences = [np.abs(a - b).max() for a, b in zip(plain, without, strict=True)]
+    assert max(differences) > 1e-3, "the masks had no effect, so this test proves nothing"

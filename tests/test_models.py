@@ -1,0 +1,204 @@
+"""Backbone, classifier and image converter: sizes, serialisation, saving, training, gradients."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from contract import check_config
+from PIL import Image
+from reference import randomize
+
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+
+pytestmark = pytest.mark.core
+
+BACKBONE = {
+    "embed_dim": 8,
+    "depths": (1, 2),
+    "focal_levels": (2, 3),
+    "focal_window": (3, 5),
+    "focal_factor": 4,
+    "normalize_modulator": True,
+    "norm_after_modulation": True,
+    "patch_size": 2,
+    "overlap_embed": True,
+    "stem_padding": 1,
+    "mlp_ratio": 2.0,
+    "norm_placement": "post",
+    "layer_scale_init": 0.1,
+    "dropout_rate": 0.1,
+    "mlp_hidden_dropout_rate": 0.2,
+    "drop_path_rate": 0.3,
+    "norm_epsilon": 1e-4,
+    "embedding_norm_epsilon": 1e-7,
+    "rematerialize": True,
+    "kernel_initializer": "glorot_uniform",
+    "seed": 5,
+    "image_shape": (24, None, 4),
+    "name": "spine",
+}
+CONVERTER = {
+    "image_size": (20, 30),
+    "crop_fraction": 0.9,
+    "interpolation": "bilinear",
+    "mean": (0.1, 0.2),
+    "std": (0.3, 0.4),
+}
+
+
+def small_classifier(channels=3, **arguments):
+    backbone = FocalNetBackbone(
+        embed_dim=8, depths=(1, 1), image_shape=(None, None, channels), seed=0, **arguments
+    )
+    converter = ImageConverter(mean=(0.5,) * channels, std=(0.25,) * channels)
+    return FocalNetClassifier(backbone, 4, converter, class_names=("a", "b", "c", "d"))
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).integers(0, 256, size=shape).astype("uint8")
+
+
+def test_every_argument_round_trips():
+    check_config(FocalNetBackbone, {**BACKBONE, "dtype": "mixed_bfloat16"})
+    check_config(ImageConverter, CONVERTER)
+    first = small_classifier().get_config()
+    again = FocalNetClassifier.from_config(first)
+    assert again.get_config() == first
+    assert again.class_names == ("a", "b", "c", "d")
+    assert again.image_converter.mean == (0.5,) * 3
+
+
+def test_stage_lists_of_wrong_length_are_refused():
+    with pytest.raises(ValueError, match="focal_levels has 3 values for 2 stages"):
+        FocalNetBackbone(depths=(1, 1), focal_levels=(2, 2, 2))
+    with pytest.raises(ValueError, match="3 names for 4 classes"):
+        FocalNetClassifier(FocalNetBackbone(8, (1,)), 4, class_names=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (37, 50, 1), (9, 4, 5)])
+def test_any_size_and_channel_count(height, width, channels):
+    net = small_classifier(channels)
+    x = random_images(2, height, width, channels)
+    assert net.predict(x, verbose=0).shape == (2, 4)
+    pyramid = keras.Model(net.backbone.inputs, net.backbone.pyramid_outputs)
+    shapes = {name: value.shape for name, value in pyramid.predict(x, verbose=0).items()}
+    first = (-(-height // 4), -(-width // 4))
+    second = (-(-first[0] // 2), -(-first[1] // 2))
+    assert shapes == {"P2": (2, *first, 8), "P3": (2, *second, 16)}
+
+
+def test_drop_path_grows_linearly_over_all_blocks():
+    net = FocalNetBackbone(embed_dim=8, depths=(2, 1, 2), drop_path_rate=0.4)
+    np.testing.assert_allclose([b.drop_path_rate for b in net.blocks], [0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_equal_seeds_give_equal_networks():
+    def weights():
+        keras.utils.set_random_seed(3)
+        return small_classifier().get_weights()
+
+    for a, b in zip(weights(), weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_no_two_kernels_start_equal():
+    for initializer in (None, "glorot_uniform"):
+        net = small_classifier(kernel_initializer=initializer)
+        kernels = [keras.ops.convert_to_numpy(w) for w in net.trainable_weights if len(w.shape) > 1]
+        for i, a in enumerate(kernels):
+            assert a.std() > 0
+            assert not any(a.shape == b.shape and np.allclose(a, b) for b in kernels[:i])
+
+
+def test_initial_values_follow_upstream():
+    net = FocalNetBackbone(embed_dim=64, depths=(1,), focal_window=5)
+    block = net.get_layer("stage1_block1")
+    for dense in (block.modulation.f, block.modulation.proj, block.fc1, block.fc2):
+        assert abs(np.std(dense.kernel.numpy()) - 0.02) < 0.002
+        assert not np.any(dense.bias.numpy())
+    for kernel, fan_in in (
+        (block.modulation.kernels[0], 25),
+        (block.modulation.kernels[1], 49),
+        (block.modulation.h.kernel, 64),
+        (net.get_layer("stem").proj.kernel, 48),
+    ):
+        values = np.abs(kernel.numpy())
+        assert values.max() <= fan_in**-0.5
+        assert values.max() > 0.95 * fan_in**-0.5
+
+
+def test_keras_file_loads_without_custom_objects_in_a_fresh_process(tmp_path):
+    net = small_classifier()
+    randomize(net)
+    x = random_images(1, 21, 34, 3)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", net.predict(x, verbose=0))
+    net.save(tmp_path / "net.keras")
+    code = (
+        "import focalnets, keras, numpy as np\n"
+        "net = keras.saving.load_model('net.keras')\n"
+        "y = net.predict(np.load('x.npy'), verbose=0)\n"
+        "np.testing.assert_allclose(y, np.load('y.npy'), rtol=1e-6)\n"
+        "print(type(net).__name__, net.class_names)"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "FocalNetClassifier ('a', 'b', 'c', 'd')\n", ran.stderr
+
+
+def test_every_weight_receives_a_gradient():
+    net = small_classifier(
+        norm_after_modulation=True, normalize_modulator=True, layer_scale_init=1e-4
+    )
+    randomize(net)
+    before = [keras.ops.convert_to_numpy(w) for w in net.trainable_weights]
+    net.compile(
+        keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    net.train_on_batch(random_images(8, 16, 16, 3), np.arange(8) % 4)
+    for weight, old in zip(net.trainable_weights, before, strict=True):
+        assert np.any(keras.ops.convert_to_numpy(weight) != old), weight.path
+
+
+def test_mixed_bfloat16_trains():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    net = small_classifier(drop_path_rate=0.1, dropout_rate=0.1, layer_scale_init=0.1)
+    assert net.backbone.compute_dtype == "bfloat16"
+    assert net.output.dtype == "float32"
+    x, y = random_images(32, 8, 8, 3), np.arange(32) % 2
+    x[y == 1] //= 4
+    net.compile(
+        keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    losses = net.fit(x, y, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(w.dtype == "float32" for w in net.trainable_weights)
+
+
+def test_freezing_the_backbone_leaves_the_head():
+    net = small_classifier()
+    net.backbone.trainable = False
+    assert [w.path.split("/")[-2] for w in net.trainable_weights] == ["head", "head"]
+
+
+def test_image_converter_resizes_like_pillow_and_normalises_exactly():
+    image = random_images(40, 70, 3)
+    converter = ImageConverter((20, 24), crop_fraction=0.8)
+    # The shorter side's ratio wins: 20 / 0.8 = 25 rows, hence 44 columns; the middle 20 x 24 are kept.
+    resized = np.asarray(Image.fromarray(image).resize((44, 25), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(converter.prepare(image), resized[2:22, 10:34])
+
+    x = converter(random_images(2, 5, 7, 3))
+    expected = (np.float64(random_images(2, 5, 7, 3)) / 255 - converter.mean) / converter.std
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="interpolation must be one of"):
+        ImageConverter(interpolation="cubic")
+    with pytest.raises(ValueError, match="3 channels and std 1"):
+        ImageConverter(std=(0.5,))
+    with pytest.raises(ValueError, match="Images have 4 channels"):
+        converter(keras.Input((8, 8, 4)))

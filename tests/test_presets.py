@@ -1,0 +1,149 @@
+"""The table of architectures, its closed formulas, and the preset directory."""
+
+import dataclasses
+import json
+
+
+import numpy as np
+import pytest
+from reference import Reference, randomize, relative_error
+
+from focalnets import (
+    ARCHITECTURES,
+    FocalNetBackbone,
+    FocalNetClassifier,
+    ImageConverter,
+    count_macs,
+    count_parameters,
+)
+from focalnets.presets.store import build_architecture
+
+pytestmark = pytest.mark.core
+
+# Parameters in millions and "GFLOPs" in 10^9 multiply-accumulates, as published.
+PUBLISHED = {
+    "tiny_srf": ("28.427", "4.4"),
+    "tiny_lrf": ("28.648", "4.5"),
+    "small_srf": ("49.891", "8.6"),
+    "small_lrf": ("50.342", "8.7"),
+    "base_srf": ("88.148", "15.3"),
+    "base_lrf": ("88.750", "15.4"),
+    "tiny_iso": ("5.880", "1.1"),
+    "small_iso": ("22.376", "4.3"),
+    "base_iso": ("87.256", "16.9"),
+    "large_fl3": ("239.135", None),
+    "large_fl4": ("239.315", None),
+    "xlarge_fl3": ("408.787", None),
+    "xlarge_fl4": ("409.028", None),
+    "huge_fl3": ("745.276", None),
+    "huge_fl4": ("747.990", None),
+}
+
+
+def shrunk(name):
+    """The architecture with few channels and classes but every flag and depth pattern of the original."""
+    row = ARCHITECTURES[name]
+    depths = tuple(min(depth, 2) for depth in row.backbone["depths"])
+    backbone = {**row.backbone, "embed_dim": 8, "depths": depths}
+    return dataclasses.replace(row, backbone=backbone, num_classes=7, image_size=50)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_numbers_to_the_digit(name):
+    parameters, gmacs = PUBLISHED[name]
+    row = ARCHITECTURES[f"focalnet_{name}"]
+    assert f"{count_parameters(row) / 1e6:.3f}" == parameters
+    if gmacs is not None:
+        assert f"{count_macs(row) / 1e9:.1f}" == gmacs
+
+
+def test_the_tutorial_net_has_its_39_023_903_parameters():
+    assert count_parameters(ARCHITECTURES["tutorial"]) == 39_023_903
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_formula_equals_built_net(name):
+    row = shrunk(name)
+    net = build_architecture(row)
+    built = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
+    assert built == count_parameters(row)
+    assert built < 1_000_000
+
+
+def test_all_rows_build_a_net_for_their_own_images():
+    for name, row in ARCHITECTURES.items():
+        net = build_architecture(shrunk(name))
+        assert net.input_shape[-1] == row.channels
+
+
+def test_preset_directory_round_trip(tmp_path):
+    backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), layer_scale_init=0.1, seed=1)
+    converter = ImageConverter((16, 20), crop_fraction=0.9, interpolation="lanczos")
+    net = FocalNetClassifier(backbone, 3, converter, class_names=("猫", "dog", "bird"))
+    randomize(net)
+    net.save_to_preset(tmp_path / "preset")
+    again = FocalNetClassifier.from_preset(tmp_path / "preset")
+
+    x = np.random.default_rng(0).integers(0, 256, (2, 19, 30, 3)).astype("uint8")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), net.predict(x, verbose=0))
+    assert again.class_names == ("猫", "dog", "bird")
+    assert again.backbone.get_config() == {**backbone.get_config(), "name": again.backbone.name}
+    assert again.image_converter.prepare(x[0]).shape == (16, 20, 3)
+    alone = FocalNetBackbone.from_preset(tmp_path / "preset")
+    for a, b in zip(alone.get_weights(), backbone.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    with pytest.raises(FileExistsError, match="exists already"):
+        net.save_to_preset(tmp_path / "preset")
+    assert sorted(p.name for p in (tmp_path / "preset").iterdir()) == [
+        "config.json",
+        "labels.json",
+        "model.weights.h5",
+        "preprocessing.json",
+    ]
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3)
+
+    def disk_full(path):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(net, "save_weights", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        net.save_to_preset(tmp_path / "preset")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_presets_are_explained(tmp_path):
+    load = FocalNetClassifier.from_preset
+    with pytest.raises(ValueError, match="no trained weights"):
+        load("focalnet_tiny_srf")
+    with pytest.raises(ValueError, match="Did you mean focalnet_tiny_srf"):
+        load("focalnet_tiny_sfr")
+    with pytest.raises(ValueError, match=r"holds no config\.json"):
+        load(tmp_path)
+    with pytest.raises(ValueError, match="no preset directory"):
+        load(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text(json.dumps({"format_version": 99}))
+    with pytest.raises(ValueError, match="format version 99"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        load(tmp_path)
+
+
+def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_preset):
+    """The fixture was written on one backend; its logits and gates were computed in float64."""
+    directory, expected = fixture_preset
+    net = FocalNetClassifier.from_preset(directory)
+    from focalnets import modulation_model
+
+    outputs = modulation_model(net).predict(expected["images"], verbose=0)
+    assert relative_error(outputs["logits"], expected["logits"]) <= 1e-5
+    for name, gates in outputs["gates"].items():
+        assert relative_error(gates, expected[f"gates {name}"]) <= 1e-5
+    # The stored numbers are the reference's, not an earlier run's of the package.
+    logits, _ = Reference().classifier(net, expected["images"])
+    np.testing.assert_allclose(logits, expected["logits"], rtol=1e-6)
+
