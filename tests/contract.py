@@ -30,9 +30,7 @@ def check_layer(cls, arguments, input_shape, output_shape, parameters):
     for shape in (input_shape[1:], (*[None] * (len(input_shape) - 2), input_shape[-1])):
         symbolic = cls(**arguments)(keras.Input(shape))
         assert symbolic.dtype == "float32"
-        assert all(
-            s is None or s == e for s, e in zip(symbolic.shape[1:], output_shape[1:], strict=True)
-        )
+        assert all(s is None or s == e for s, e in zip(symbolic.shape[1:], output_shape[1:], strict=True))
         assert symbolic.shape[-1] == output_shape[-1]
 
     # Mixed precision: weights float32, result bfloat16, symbolic dtype in agreement.
@@ -77,4 +75,3 @@ def check_config(cls, arguments):
             assert stored != cls(**{**arguments, name: own[name]}).get_config()[name]
         else:
             assert stored == value, name
-

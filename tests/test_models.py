@@ -152,14 +152,10 @@ def test_keras_file_loads_without_custom_objects_in_a_fresh_process(tmp_path):
 
 
 def test_every_weight_receives_a_gradient():
-    net = small_classifier(
-        norm_after_modulation=True, normalize_modulator=True, layer_scale_init=1e-4
-    )
+    net = small_classifier(norm_after_modulation=True, normalize_modulator=True, layer_scale_init=1e-4)
     randomize(net)
     before = [keras.ops.convert_to_numpy(w) for w in net.trainable_weights]
-    net.compile(
-        keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    net.compile(keras.optimizers.SGD(1.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     net.train_on_batch(random_images(8, 16, 16, 3), np.arange(8) % 4)
     for weight, old in zip(net.trainable_weights, before, strict=True):
         assert np.any(keras.ops.convert_to_numpy(weight) != old), weight.path
@@ -172,9 +168,7 @@ def test_mixed_bfloat16_trains():
     assert net.output.dtype == "float32"
     x, y = random_images(32, 8, 8, 3), np.arange(32) % 2
     x[y == 1] //= 4
-    net.compile(
-        keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    )
+    net.compile(keras.optimizers.AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     losses = net.fit(x, y, epochs=20, verbose=0).history["loss"]
     assert losses[-1] < 0.7 * losses[0]
     assert all(w.dtype == "float32" for w in net.trainable_weights)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-
 import numpy as np
 import pytest
 from reference import Reference, randomize, relative_error
@@ -146,4 +145,3 @@ def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_pr
     # The stored numbers are the reference's, not an earlier run's of the package.
     logits, _ = Reference().classifier(net, expected["images"])
     np.testing.assert_allclose(logits, expected["logits"], rtol=1e-6)
-

@@ -38,8 +38,8 @@ def open_dataset(spec, channels=3, prepare=None):
     """Read a data set into memory.
 
     Args:
-        spec: "digits" (scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,437
-            to train and 360 to test), or the path of a folder or zip file that holds
+        spec: "digits" (scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
+            to train and 359 to test), or the path of a folder or zip file that holds
             `train/<class>/<image>` and `test/<class>/<image>`, and maybe `val/<class>/<image>`. Classes
             are the sorted names of the folders below `train`.
         channels: 3 for RGB, 1 for grey.
@@ -52,7 +52,7 @@ def open_dataset(spec, channels=3, prepare=None):
 
     >>> from focalnets import open_dataset
     >>> open_dataset("digits", channels=1).splits["test"].images.shape
-    (360, 8, 8, 1)
+    (359, 8, 8, 1)
     """
     path = pathlib.Path(spec).expanduser()
     if spec == "digits":
@@ -89,9 +89,7 @@ def _digits(channels):
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "The digits come with scikit-learn: pip install 'focalnets[digits]'."
-        ) from error
+        raise ImportError("The digits come with scikit-learn: pip install 'focalnets[digits]'.") from error
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")[..., None]  # pixels are 0..16
     images = np.repeat(images, channels, axis=-1)

@@ -22,9 +22,7 @@ class Loader(keras.utils.PyDataset):
     resumed run sees what an uninterrupted one would have seen.
     """
 
-    def __init__(
-        self, split, num_classes, batch_size, shuffle=False, crop_padding=0, flip=False, seed=0
-    ):
+    def __init__(self, split, num_classes, batch_size, shuffle=False, crop_padding=0, flip=False, seed=0):
         super().__init__()
         self.split = split
         self.num_classes = num_classes

@@ -50,9 +50,7 @@ def draw_panels(path, images, block_maps, titles, heading):
         grid[row, 0].imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
         grid[row, 0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
         for level in range(levels + 1):
-            grid[row, level + 1].imshow(
-                block_maps.gates[row, ..., level], norm=gate_scale, cmap="inferno"
-            )
+            grid[row, level + 1].imshow(block_maps.gates[row, ..., level], norm=gate_scale, cmap="inferno")
         grid[row, -1].imshow(block_maps.modulator_norm[row], norm=norm_scale, cmap="viridis")
     for title, axis in zip(columns, grid[0], strict=True):
         axis.set_title(title, fontsize=9)

@@ -74,9 +74,7 @@ class FocalBlock(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         if norm_placement not in NORM_PLACEMENTS:
-            raise ValueError(
-                f"norm_placement must be one of {NORM_PLACEMENTS}; got {norm_placement!r}."
-            )
+            raise ValueError(f"norm_placement must be one of {NORM_PLACEMENTS}; got {norm_placement!r}.")
         self.mlp_ratio = mlp_ratio
         self.norm_placement = norm_placement
         self.layer_scale_init = layer_scale_init
@@ -110,9 +108,7 @@ class FocalBlock(keras.layers.Layer):
         self.drop_path2 = DropPath(drop_path_rate, child_seed(self.seed, 4))
 
     def _norm(self, name):
-        return keras.layers.LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name
-        )
+        return keras.layers.LayerNormalization(epsilon=self.norm_epsilon, dtype=self.dtype_policy, name=name)
 
     def _scale(self, name):
         if self.layer_scale_init is None:
@@ -120,9 +116,7 @@ class FocalBlock(keras.layers.Layer):
         return LayerScale(self.layer_scale_init, dtype=self.dtype_policy, name=name)
 
     def _dropout(self, rate, stream):
-        return keras.layers.Dropout(
-            rate, seed=child_seed(self.seed, stream), dtype=self.dtype_policy
-        )
+        return keras.layers.Dropout(rate, seed=child_seed(self.seed, stream), dtype=self.dtype_policy)
 
     def build(self, input_shape):
         channels = input_shape[-1]

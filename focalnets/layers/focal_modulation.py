@@ -120,9 +120,7 @@ class FocalModulation(keras.layers.Layer):
     @property
     def kernel_sizes(self):
         """Sizes of the L depthwise kernels, smallest first."""
-        return tuple(
-            self.focal_window + self.focal_factor * level for level in range(self.focal_levels)
-        )
+        return tuple(self.focal_window + self.focal_factor * level for level in range(self.focal_levels))
 
     def call(self, x_BHWC, return_modulation=False):
         channels = x_BHWC.shape[-1]

@@ -16,8 +16,9 @@ class LayerScale(keras.layers.Layer):
 
     >>> import numpy as np
     >>> from focalnets import LayerScale
-    >>> float(LayerScale(init_value=0.5)(np.ones((1, 2), "float32"))[0, 0])
-    0.5
+    >>> import keras
+    >>> keras.ops.convert_to_numpy(LayerScale(init_value=0.5)(np.ones((1, 2), "float32"))).tolist()
+    [[0.5, 0.5]]
     """
 
     def __init__(self, init_value=1e-4, **kwargs):

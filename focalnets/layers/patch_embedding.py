@@ -34,8 +34,8 @@ class PatchEmbedding(keras.layers.Layer):
 
     >>> import numpy as np
     >>> from focalnets import PatchEmbedding
-    >>> PatchEmbedding(embed_dim=6, patch_size=4)(np.ones((1, 33, 30, 3), "float32")).shape[1:]
-    (9, 8, 6)
+    >>> tuple(PatchEmbedding(embed_dim=6, patch_size=4)(np.ones((1, 33, 30, 3), "float32")).shape)
+    (1, 9, 8, 6)
     """
 
     def __init__(

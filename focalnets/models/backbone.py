@@ -110,9 +110,7 @@ class FocalNetBackbone(keras.Model):
                 name=name,
             )
 
-        stem = embedding(
-            0, "stem", stem_kernel_size(patch_size, overlap_embed), patch_size, stem_padding
-        )
+        stem = embedding(0, "stem", stem_kernel_size(patch_size, overlap_embed), patch_size, stem_padding)
         stem_dropout = keras.layers.Dropout(
             dropout_rate, seed=child_seed(seed, 0), dtype=dtype, name="stem_dropout"
         )
@@ -130,9 +128,7 @@ class FocalNetBackbone(keras.Model):
                     layer_scale_init=layer_scale_init,
                     dropout_rate=dropout_rate,
                     mlp_hidden_dropout_rate=mlp_hidden_dropout_rate,
-                    drop_path_rate=drop_path_rate
-                    * (sum(depths[:stage]) + index)
-                    / max(sum(depths) - 1, 1),
+                    drop_path_rate=drop_path_rate * (sum(depths[:stage]) + index) / max(sum(depths) - 1, 1),
                     norm_epsilon=norm_epsilon,
                     rematerialize=rematerialize,
                     kernel_initializer=kernel_initializer,
@@ -145,12 +141,8 @@ class FocalNetBackbone(keras.Model):
             stages.append(blocks)
             if stage + 1 < len(depths):
                 kernel = 3 if overlap_embed else 2
-                downsamples.append(
-                    embedding(stage + 1, f"stage{stage + 1}_downsample", kernel, 2, None)
-                )
-        norm = keras.layers.LayerNormalization(
-            epsilon=embedding_norm_epsilon, dtype=dtype, name="norm"
-        )
+                downsamples.append(embedding(stage + 1, f"stage{stage + 1}_downsample", kernel, 2, None))
+        norm = keras.layers.LayerNormalization(epsilon=embedding_norm_epsilon, dtype=dtype, name="norm")
 
         # === Functional model ===
         inputs = keras.Input(image_shape, name="images")
@@ -194,9 +186,25 @@ class FocalNetBackbone(keras.Model):
         self.kernel_initializer = kernel_initializer
         self.seed = seed
         self.image_shape = tuple(image_shape)
-        self.pyramid_outputs = pyramid_outputs
-        self.gates = gates
-        self.modulators = modulators
+        # As tuples: Keras would wrap dicts, and JAX then refuses them as outputs of a model.
+        self._pyramid_outputs = tuple(pyramid_outputs.items())
+        self._gates = tuple(gates.items())
+        self._modulators = tuple(modulators.items())
+
+    @property
+    def pyramid_outputs(self):
+        """Symbolic output of each stage by name; see the class."""
+        return dict(self._pyramid_outputs)
+
+    @property
+    def gates(self):
+        """Symbolic gates by block name; see the class."""
+        return dict(self._gates)
+
+    @property
+    def modulators(self):
+        """Symbolic modulators by block name; see the class."""
+        return dict(self._modulators)
 
     @property
     def blocks(self):

@@ -83,14 +83,10 @@ class ImageConverter(keras.layers.Layer):
             uint8 array (image_size[0], image_size[1], C); the image itself if it has that size already
             and nothing is to be cropped, or if `image_size` is None.
         """
-        if self.image_size is None or (
-            image.shape[:2] == self.image_size and self.crop_fraction == 1.0
-        ):
+        if self.image_size is None or (image.shape[:2] == self.image_size and self.crop_fraction == 1.0):
             return image
         height, width = self.image_size
-        scale = max(
-            height / self.crop_fraction / image.shape[0], width / self.crop_fraction / image.shape[1]
-        )
+        scale = max(height / self.crop_fraction / image.shape[0], width / self.crop_fraction / image.shape[1])
         resized_height = max(round(image.shape[0] * scale), height)
         resized_width = max(round(image.shape[1] * scale), width)
         pixels = image[..., 0] if image.shape[-1] == 1 else image

@@ -104,9 +104,7 @@ def _load_directory(directory, load_weights):
     classifier = FocalNetClassifier(
         FocalNetBackbone(**config["backbone"]),
         num_classes=config["num_classes"],
-        image_converter=ImageConverter(**read_json(preprocessing))
-        if preprocessing.is_file()
-        else None,
+        image_converter=ImageConverter(**read_json(preprocessing)) if preprocessing.is_file() else None,
         class_names=read_json(labels) if labels.is_file() else None,
     )
     if load_weights:

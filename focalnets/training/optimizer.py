@@ -37,8 +37,6 @@ def make_optimizer(recipe, model, total_steps):
         weight_decay=recipe.weight_decay,
         global_clipnorm=recipe.clip_norm,
     )
-    without_decay = [
-        variable for variable in model.trainable_variables if len(variable.shape) <= 1
-    ]
+    without_decay = [variable for variable in model.trainable_variables if len(variable.shape) <= 1]
     optimizer.exclude_from_weight_decay(var_list=without_decay)
     return optimizer

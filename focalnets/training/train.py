@@ -116,9 +116,7 @@ def _fit(classifier, recipe, training, validation, history_path, verbose):
     optimizer = make_optimizer(recipe, classifier, total_steps=recipe.epochs * len(loader))
     classifier.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=recipe.label_smoothing
-        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
     )
     recorder = _Recorder(loader, history_path)

@@ -1,6 +1,6 @@
 """CIFAR-10 with a small net, on a folder or zip of train/<class>/* and test/<class>/*.
 
-    focalnets train --recipe cifar10_small --data cifar10.zip --out runs/cifar10_small
+focalnets train --recipe cifar10_small --data cifar10.zip --out runs/cifar10_small
 """
 
 from focalnets.training.recipe import Recipe

@@ -1,6 +1,6 @@
 """Handwritten digits of 8 x 8 pixels: the smallest real task, and what `make demo` runs.
 
-    focalnets train --recipe digits --out runs/digits
+focalnets train --recipe digits --out runs/digits
 """
 
 from focalnets.training.recipe import Recipe

@@ -1,0 +1,51 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# BACKEND=torch|jax|tensorflow chooses the backend; each has a virtual environment of its own.
+
+BACKEND ?= torch
+PYTHON ?= python3
+VENV := $(if $(filter torch,$(BACKEND)),.venv,.venv-$(BACKEND))
+BIN := $(VENV)/bin
+export KERAS_BACKEND = $(BACKEND)
+
+# What goes into the environment. Parity with transformers is tested beside torch; TensorFlow is
+# installed in its CPU build, a third of the full one.
+EXTRAS_torch := torch,dev,parity
+EXTRAS_jax := jax,dev
+EXTRAS_tensorflow := tensorflow-cpu,dev
+# On torch every test runs, on the others the core ones.
+TESTS_torch := tests
+TESTS_jax := tests -m core
+TESTS_tensorflow := tests -m core
+
+.PHONY: help setup demo test test-all lint bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed ## make the virtual environment of BACKEND (done by the other targets)
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS_$(BACKEND))]'
+	touch $@
+
+demo: setup ## train on real handwritten digits and draw what the network looks at (about a minute)
+	$(BIN)/focalnets train --recipe digits --out runs/demo --force
+
+test: setup ## all tests on torch, or the core tests with BACKEND=jax or BACKEND=tensorflow
+	$(BIN)/python -m pytest $(TESTS_$(BACKEND))
+
+test-all: ## the core tests on the other two backends
+	$(MAKE) test BACKEND=jax
+	$(MAKE) test BACKEND=tensorflow
+
+lint: setup ## style and mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: setup ## a short honest benchmark of this machine
+	$(BIN)/python benchmarks/bench_start.py
+	$(BIN)/python benchmarks/bench_train_step.py
+
+clean: ## remove environments, caches and builds; runs/ stays
+	rm -rf .venv .venv-jax .venv-tensorflow build dist .pytest_cache .ruff_cache

@@ -1,0 +1,80 @@
+"""Who may import whom. The package is parsed, not imported."""
+
+import ast
+import pathlib
+
+import focalnets
+
+ROOT = pathlib.Path(focalnets.__file__).parent
+
+# Each part may import the parts named, and itself. `lazily` are the declared exceptions: imports inside
+# a function that would run against the order if they stood on top.
+ALLOWED = {
+    "_io": set(),
+    "arguments": set(),
+    "ops": set(),
+    "layers": {"ops"},
+    "models": {"ops", "layers"},
+    "presets": {"_io", "ops", "layers", "models"},
+    "data": {"_io"},
+    "explain": {"_io", "ops", "layers", "models", "presets", "data"},
+    "training": {"_io", "ops", "layers", "models", "presets", "data", "explain"},
+    "cli": {"arguments"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+LAZILY = {("models", "presets")}  # from_preset and save_to_preset
+ANYWHERE = {"__version__"}
+
+
+def part(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """(part of focalnets or name of a foreign module, whether at the top of the file)."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "focalnets" else node.module
+                for alias in node.names
+            ]
+        for name in names:
+            yield name, node in tree.body
+
+
+def test_parts_import_only_what_stands_before_them():
+    files = list(ROOT.rglob("*.py"))
+    assert {part(path) for path in files} == set(ALLOWED), "a new part needs a row in ALLOWED"
+    for path in files:
+        for name, at_top in imports(path):
+            first, *rest = name.split(".")
+            if first != "focalnets" or not rest or rest[0] in ANYWHERE:
+                continue
+            own = part(path)
+            fine = rest[0] == own or rest[0] in ALLOWED[own]
+            fine = fine or (not at_top and (own, rest[0]) in LAZILY)
+            assert fine, f"{path.relative_to(ROOT)} imports {name}"
+
+
+def test_foreign_modules_stay_where_they_belong():
+    free_of_keras = {"_io", "arguments", "cli", "__main__", "__init__"}
+    for path in ROOT.rglob("*.py"):
+        for name, at_top in imports(path):
+            first = name.split(".")[0]
+            assert not name.startswith("keras.src"), f"{path} uses Keras' insides"
+            if first in ("torch", "jax", "tensorflow"):
+                assert path.name == f"{first}_ops.py", f"{path} imports a backend"
+            if first == "keras":
+                assert part(path) not in free_of_keras, path
+            if first == "sklearn":
+                assert not at_top, f"{path}: optional packages are imported where they are used"
+
+
+def test_maps_are_numpy_only():
+    assert {name for name, _ in imports(ROOT / "explain" / "maps.py")} == {"dataclasses", "numpy"}

@@ -1,0 +1,54 @@
+"""Every example in a docstring and every block of the README runs."""
+
+import doctest
+import importlib
+import inspect
+import pathlib
+import pkgutil
+import re
+import shlex
+
+import pytest
+
+import focalnets
+from focalnets.cli import main
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(focalnets.__path__, "focalnets.")
+    if not module.name.endswith(("_ops", "__main__"))  # other backends' files cannot be imported
+]
+
+
+@pytest.mark.parametrize("name", ["focalnets", *MODULES])
+def test_docstring_examples(name):
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_every_public_name_has_an_example():
+    for name in focalnets.__all__:
+        value = getattr(focalnets, name)
+        if (inspect.isclass(value) and name != "Recipe") or inspect.isfunction(value):
+            assert ">>>" in value.__doc__, name
+            assert len(value.__doc__) > 100, name
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_readme_commands(tmp_path, monkeypatch):
+    """The `focalnets` lines of the README, in order, in an empty directory; then its Python."""
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("focalnets")]
+    assert len(commands) >= 2
+    for command in commands:
+        if "cifar10.zip" not in command:  # not ours to ship
+            assert main(command) == 0, command
+    code = blocks("python")
+    assert code
+    for block in code:
+        exec(compile(block, "README.md", "exec"), {})

@@ -1,0 +1,65 @@
+"""Maps and panels: the numbers in the picture are those of the equations."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from reference import Reference, randomize
+
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets.explain import maps, render
+from focalnets.explain.modulation import modulation_maps
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture
+def classifier():
+    backbone = FocalNetBackbone(8, (1, 2), focal_levels=(2, 3), seed=0)
+    net = FocalNetClassifier(backbone, 3, ImageConverter())
+    randomize(net)
+    return net
+
+
+def test_maps_equal_a_computation_by_hand(classifier):
+    images = np.random.default_rng(0).integers(0, 256, (2, 30, 41, 3)).astype("uint8")
+    found = modulation_maps(classifier, images)
+    _, values = Reference().classifier(classifier, images)
+    assert list(found) == ["stage1_block1", "stage2_block1", "stage2_block2"]
+    for name, block in found.items():
+        gates = values[f"gates {name}"]
+        norm = np.linalg.norm(values[f"modulator {name}"], axis=-1)
+        stride = 4 if name.startswith("stage1") else 8
+        for image in range(2):
+            for level in range(gates.shape[-1]):
+                expected = _pillow_upsample(gates[image, ..., level], stride)[:30, :41]
+                np.testing.assert_allclose(block.gates[image, ..., level], expected, atol=1e-4)
+                assert expected.std() > 1e-3, "a map that does not vary proves nothing"
+            expected = _pillow_upsample(norm[image], stride)[:30, :41]
+            np.testing.assert_allclose(block.modulator_norm[image], expected, atol=1e-4)
+
+
+def _pillow_upsample(values, stride):
+    height, width = values.shape
+    picture = Image.fromarray(values.astype("float32"))
+    return np.asarray(picture.resize((width * stride, height * stride), Image.Resampling.BILINEAR))
+
+
+def test_upsampling_by_one_changes_nothing():
+    values = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype("float32")
+    np.testing.assert_array_equal(maps.upsample(values, (5, 6), stride=1), values)
+
+
+def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
+    block = modulation_maps(classifier, images)["stage2_block2"]
+    render.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
+    picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB"))
+    # 3 levels: input, 3 gates, global gate, norm = 6 columns; colours of both scales reach both ends.
+    assert picture.shape[1] == round(100 * (1.6 * 6 + 2.4))
+    import matplotlib
+
+    for name, values in (("inferno", block.gates), ("viridis", block.modulator_norm)):
+        assert values.max() > values.min()
+        for end in (0, 255):
+            colour = np.round(255 * np.array(matplotlib.colormaps[name](end)[:3]))
+            assert np.any(np.all(np.abs(picture - colour) <= 2, axis=-1)), (name, end)
