@@ -1,0 +1,74 @@
+"""From a fresh process to the first prediction: tiny_srf at 224 px, against importing the backend alone.
+
+    python benchmarks/bench_start.py [--rounds 3] [--python torch=PATH jax=PATH ...]
+
+`build_s` is building the net with random weights, `first_s` the first `predict` of one image after that,
+`second_s` the second. The rows of a round are taken in turn.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+import measure
+
+BACKENDS = ("torch", "jax", "tensorflow")
+
+BARE = "import time; t = time.perf_counter(); import {backend}; print('[%f]' % (time.perf_counter() - t))"
+
+OURS = """
+import json, time
+t = [time.perf_counter()]
+import focalnets, keras, numpy as np
+t.append(time.perf_counter())
+from focalnets import FocalNetClassifier
+net = FocalNetClassifier.from_preset("focalnet_tiny_srf", load_weights=False)
+t.append(time.perf_counter())
+image = np.zeros((1, 224, 224, 3), "uint8")
+for _ in range(2):
+    net.predict(image, verbose=0)
+    t.append(time.perf_counter())
+print(json.dumps([b - a for a, b in zip(t, t[1:])]))
+"""
+
+
+def timed(python, code, backend):
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    ran = subprocess.run([python, "-c", code], env=environment, capture_output=True, text=True)
+    if ran.returncode:
+        return None
+    return json.loads(ran.stdout.strip().splitlines()[-1])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--python", nargs="*", default=[])
+    arguments = parser.parse_args()
+    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+
+    found = {backend: [] for backend in BACKENDS}
+    for round_ in range(arguments.rounds + 1):  # the first fills caches and does not count
+        for backend in BACKENDS:
+            python = pythons.get(backend, sys.executable)
+            bare = timed(python, BARE.format(backend=backend), backend)
+            if bare is None:
+                continue  # not installed
+            ours = timed(python, OURS, backend)
+            if round_:
+                found[backend].append([*bare, *ours])
+    rows = []
+    for backend, values in found.items():
+        if not values:
+            continue
+        names = ("import_backend_s", "import_focalnets_s", "build_s", "first_s", "second_s")
+        medians = [round(statistics.median(column), 2) for column in zip(*values, strict=True)]
+        rows.append({"backend": backend, "rounds": len(values), **dict(zip(names, medians, strict=True))})
+    measure.write_rows(f"start_tiny_srf_float32_{measure.machine()}", rows)
+
+
+if __name__ == "__main__":
+    main()

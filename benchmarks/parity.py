@@ -1,0 +1,70 @@
+"""The three backends against one another, for every combination of flags: a table of largest differences.
+
+    python benchmarks/parity.py [--python torch=PATH jax=PATH tensorflow=PATH]
+
+Same nets, random weights of order 1 and odd non-square images as `tests/test_parity.py`. Differences are
+max |a - b| / max |b| over pairs of backends, of the logits and of all gates.
+"""
+
+import argparse
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import measure
+import numpy as np
+
+TESTS = pathlib.Path(__file__).parents[1] / "tests"
+BACKENDS = ("torch", "jax", "tensorflow")
+
+
+def worker(path):
+    sys.path.insert(0, str(TESTS))
+    import focalnets  # noqa: F401  isort: skip
+    import test_parity
+
+    values = {}
+    for index, flags in enumerate(test_parity.COMBINATIONS):
+        found = test_parity.computed(test_parity.make_net(flags), test_parity.images())
+        values[f"{index} logits"] = found["logits"]
+        values |= {f"{index} {name}": value for name, value in found.items() if name.startswith("gates")}
+    np.savez(path, **values)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", nargs="*", default=[])
+    parser.add_argument("--worker")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(arguments.worker)
+
+    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for backend in BACKENDS:
+            path = f"{folder}/{backend}.npz"
+            command = [pythons.get(backend, sys.executable), __file__, "--worker", path]
+            environment = {**os.environ, "KERAS_BACKEND": backend}
+            subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+            found[backend] = dict(np.load(path))
+    rows = []
+    combinations = 1 + max(int(name.split()[0]) for name in found["torch"])
+    for index in range(combinations):
+        row = {"combination": index, "logits": 0.0, "gates": 0.0}
+        for a, b in itertools.combinations(found, 2):
+            for name in found[a]:
+                number, kind, *_ = name.split()
+                if int(number) == index:
+                    gap = np.abs(found[a][name] - found[b][name]).max() / np.abs(found[b][name]).max()
+                    row[kind] = max(row[kind], float(f"{gap:.2e}"))
+        rows.append(row)
+    rows.append({"combination": "largest", **{k: max(r[k] for r in rows) for k in ("logits", "gates")}})
+    measure.write_rows(f"parity_backends_float32_{measure.machine()}", rows)
+
+
+if __name__ == "__main__":
+    main()
