@@ -10,10 +10,10 @@ import statistics
 import sys
 import time
 
-import focalnets
 import keras
 import numpy as np
 
+import focalnets
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.store import build_architecture
 
