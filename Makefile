@@ -5,6 +5,9 @@ BACKEND ?= torch
 PYTHON ?= python3
 VENV := $(if $(filter torch,$(BACKEND)),.venv,.venv-$(BACKEND))
 BIN := $(VENV)/bin
+ifeq ($(filter $(BACKEND),torch jax tensorflow),)
+$(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
+endif
 export KERAS_BACKEND = $(BACKEND)
 
 # What goes into the environment. Parity with transformers is tested beside torch; TensorFlow is
@@ -17,7 +20,7 @@ TESTS_torch := tests
 TESTS_jax := tests -m core
 TESTS_tensorflow := tests -m core
 
-.PHONY: help setup demo test test-all lint bench clean
+.PHONY: help setup demo test test-all lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +49,9 @@ lint: setup ## style and mistakes
 bench: setup ## a short honest benchmark of this machine
 	$(BIN)/python benchmarks/bench_start.py
 	$(BIN)/python benchmarks/bench_train_step.py
+
+docs: setup ## the reference of every public name, from the docstrings, into build/docs
+	$(BIN)/pdoc -o build/docs focalnets '!focalnets.ops.[jt].*_ops' '!focalnets.__main__'
 
 clean: ## remove environments, caches and builds; runs/ stays
 	rm -rf .venv .venv-jax .venv-tensorflow build dist .pytest_cache .ruff_cache

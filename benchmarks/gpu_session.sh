@@ -4,8 +4,8 @@
 #   benchmarks/gpu_session.sh OUT_DIRECTORY [--rehearse]
 #
 # Needs Python 3.12 with torch, jax, triton, timm and transformers, and keras, optree and namex as wheels
-# in the folder .whl (`pip download --no-deps keras==3.15.1 optree namex`), or installed. It takes at most
-# nine minutes: each part has its own limit, and one that fails is reported and does not stop the others.
+# in the folder .whl (`pip download --no-deps keras==3.15.1 optree namex`), or installed. The limits of the
+# parts sum to less than nine minutes; one that fails is reported and does not stop the others.
 # --rehearse runs everything with tiny sizes, for a machine without a GPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -27,8 +27,8 @@ part() { # part SECONDS BACKEND NAME
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null | tee "$out/machine.csv"
 for backend in torch jax; do
-  part 100 "$backend" correctness
-  part 60 "$backend" train_step
+  part 90 "$backend" correctness
+  part 45 "$backend" train_step
 done
-part 120 torch speed
+part 130 torch speed
 part 120 jax speed

@@ -49,7 +49,7 @@ def main():
             path = f"{folder}/{backend}.npz"
             command = [pythons.get(backend, sys.executable), __file__, "--worker", path]
             environment = {**os.environ, "KERAS_BACKEND": backend}
-            subprocess.run(command, env=environment, check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(command, env=environment, check=True)
             found[backend] = dict(np.load(path))
     rows = []
     combinations = 1 + max(int(name.split()[0]) for name in found["torch"])

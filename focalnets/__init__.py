@@ -40,6 +40,8 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
+_BACKENDS = ("torch", "jax", "tensorflow")
+
 # What Keras writes into keras.json by itself when it is imported for the first time: nobody's choice.
 _UNTOUCHED_KERAS_JSON = {
     "floatx": "float32",
@@ -58,25 +60,33 @@ def _choose_backend():
     if "keras" in sys.modules or os.environ.get("KERAS_BACKEND"):
         return
     keras_json = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras"), "keras.json").expanduser()
+    installed = [name for name in _BACKENDS if importlib.util.find_spec(name) is not None]
     if keras_json.is_file():
         with contextlib.suppress(ValueError):  # Keras ignores a file that is not JSON, too
-            if json.loads(keras_json.read_text()) != _UNTOUCHED_KERAS_JSON:
+            config = json.loads(keras_json.read_text())
+            backend = config.get("backend", "tensorflow")
+            # Someone who edited another line of that file has not chosen TensorFlow either.
+            by_default = backend == "tensorflow" and backend not in installed
+            if config != _UNTOUCHED_KERAS_JSON and not by_default:
                 return
-    for backend in ("torch", "jax", "tensorflow"):
-        if importlib.util.find_spec(backend) is not None:
-            os.environ["KERAS_BACKEND"] = backend
-            return
+    if installed:
+        os.environ["KERAS_BACKEND"] = installed[0]
 
 
 def _is_command_line():
-    """Whether this import was made by the `focalnets` script or `python -m focalnets`.
-
-    Python itself sets argv[0] to "-m" while it imports the package that it is to run.
-    """
-    return pathlib.Path(sys.argv[0] if sys.argv else "").stem in ("focalnets", "-m")
+    """Whether this import was made by the `focalnets` script or `python -m focalnets`."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # Python is looking for what it is to run
+        return "focalnets" in sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]
+    return pathlib.Path(program).stem == "focalnets"
 
 
 def _register_with_keras():
+    if not any(importlib.util.find_spec(name) for name in _BACKENDS):
+        raise ImportError(
+            "focalnets needs a Keras backend, and none is installed: pip install 'focalnets[torch]', "
+            "'focalnets[jax]' or 'focalnets[tensorflow]'."
+        )
     for module in ("backbone", "classifier", "image_converter"):
         importlib.import_module(f"focalnets.models.{module}")
 

@@ -6,9 +6,10 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -27,7 +28,8 @@ def read_image(source, channels=3, name=None):
     Returns:
         uint8 array (H, W, channels). The rules: EXIF orientation is applied; transparency is laid on
         white; palette, grey and CMYK become RGB (or grey) by Pillow's conversion; 16-bit grey keeps its
-        high byte; of an animation the first frame is read.
+        high byte; of an animation the first frame is read; 32-bit pixels are refused, since nothing says
+        what their range is.
 
     Raises:
         ValueError: if it is no picture, is damaged, or has more than `MAX_PIXELS` pixels.
@@ -37,19 +39,21 @@ def read_image(source, channels=3, name=None):
         with Image.open(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
-                    f"{name}: {image.width} x {image.height} pixels are more than the limit of "
-                    f"{MAX_PIXELS // 10**6} million; make it smaller first."
+                    f"{image.width} x {image.height} pixels are more than the limit of "
+                    f"{MAX_PIXELS / 1e6:g} million"
                 )
             image.draft("RGB" if channels == 3 else "L", None)
             ImageOps.exif_transpose(image, in_place=True)
             return _to_uint8(image, channels)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
         raise ValueError(f"{name}: not a readable picture ({error}).") from error
 
 
 def _to_uint8(image, channels):
-    if image.mode.startswith("I"):  # 16-bit (and 32-bit) grey
-        image = Image.fromarray((np.asarray(image).astype("uint32") >> 8).clip(0, 255).astype("uint8"))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -110,8 +114,18 @@ def new_run_directory(directory, force=False):
     if directory.is_dir() and any(directory.iterdir()):
         if not force:
             raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
-        if not any((directory / name).exists() for name in ("recipe.json", "config.json")):
+        if not _is_run(directory):
             raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def _is_run(directory):
+    """Whether focalnets wrote that directory: other tools call files config.json, too."""
+    for name, key in (("recipe.json", "architecture"), ("config.json", "focalnets_version")):
+        with contextlib.suppress(OSError, ValueError):
+            content = read_json(directory / name)
+            if isinstance(content, dict) and key in content:
+                return True
+    return False

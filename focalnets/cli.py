@@ -59,6 +59,9 @@ def main(argv=None):
     except (ImportError, OSError) as error:
         if options.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
+            extra = f"pip install 'focalnets[{error.name}]'"
+            return _complain(f"the Keras backend {error.name} is not installed: {extra}.", 1)
         return _complain(error, 1)
     return 0
 

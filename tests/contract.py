@@ -7,7 +7,7 @@ import numpy as np
 
 
 def check_layer(cls, arguments, input_shape, output_shape, parameters):
-    """Serialisation, counts, symbolic shape and dtype, mixed precision, saving, and one real fit step.
+    """Serialisation, counts, symbolic shape and dtype, mixed precision; `check_saving` has the rest.
 
     Args:
         cls: the layer's class.

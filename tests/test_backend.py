@@ -50,7 +50,8 @@ def test_the_first_installed_backend_is_chosen(tmp_path):
 def test_a_choice_of_the_user_stands(tmp_path):
     assert chosen(tmp_path, variable="jax") == "jax"
     assert chosen(tmp_path, keras_json=config(backend="jax")) == "None"
-    assert chosen(tmp_path, keras_json=config(epsilon=1e-6)) == "None"
+    expected = "None" if "tensorflow" in INSTALLED else INSTALLED[0]
+    assert chosen(tmp_path, keras_json=config(epsilon=1e-6)) == expected
 
 
 def test_the_keras_json_that_keras_writes_by_itself_is_no_choice(tmp_path):
@@ -63,6 +64,16 @@ def test_keras_still_writes_the_file_that_we_ignore(tmp_path):
     code = "import keras"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
     assert json.loads((tmp_path / "keras.json").read_text()) == json.loads(config())
+
+
+def test_a_machine_without_a_backend_is_told_what_to_install(tmp_path):
+    hide = (
+        "import importlib.util as u, sys\nfind = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n in ('torch', 'jax', 'tensorflow') else find(n, *a)\n"
+        "import focalnets"
+    )
+    ran = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True)
+    assert "pip install 'focalnets[torch]'" in ran.stderr
 
 
 def test_import_focalnets_works_in_an_environment_of_one_backend(tmp_path):

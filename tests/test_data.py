@@ -53,7 +53,7 @@ def test_wrong_data_sets_are_explained(folder, tmp_path):
     with pytest.raises(ValueError, match="is not a data set"):
         open_dataset(str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="holds no images of the form"):
-        open_dataset(str(tmp_path))
+        open_dataset(str(folder / "train"))
     (folder / "train" / "red" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"bad\.jpg: not a readable picture"):
         open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare)
@@ -76,12 +76,29 @@ def test_pictures_of_every_kind_become_uint8(tmp_path, monkeypatch):
     assert saved(Image.new("P", (3, 2)), "palette.png").shape == (2, 3, 3)
     assert saved(Image.new("CMYK", (3, 2)), "cmyk.jpg").shape == (2, 3, 3)
     assert read_image(tmp_path / "cmyk.jpg", channels=1).shape == (2, 3, 1)
+    Image.fromarray(np.zeros((2, 3), "float32")).save(tmp_path / "float.tiff")
+    with pytest.raises(ValueError, match="32-bit pixels"):
+        read_image(tmp_path / "float.tiff")
     turned = Image.Exif()
     turned[0x0112] = 6
     assert saved(Image.new("RGB", (3, 2)), "turned.jpg", exif=turned).shape == (3, 2, 3)
     monkeypatch.setattr("focalnets._io.MAX_PIXELS", 5)
     with pytest.raises(ValueError, match="more than the limit"):
         read_image(tmp_path / "palette.png")
+
+
+def test_leftovers_beside_pictures_are_ignored_and_one_folder_may_stand_around(folder, tmp_path):
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "train" / ".ipynb_checkpoints" / "0.png").write_text("not a picture")
+    (folder / "train" / "red" / "._0.png").write_text("not a picture")
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.rglob("*.png"):
+            file.write(path, path.relative_to(folder.parent))
+        file.writestr("__MACOSX/pictures/train/red/._0.png", "not a picture")
+    for source in (folder, folder.parent, archive):
+        dataset = open_dataset(str(source), prepare=ImageConverter((8, 8)).prepare)
+        assert len(dataset.splits["train"]) == 12
 
 
 def test_validation_is_a_seeded_share_of_every_class():

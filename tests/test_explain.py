@@ -52,6 +52,7 @@ def test_upsampling_by_one_changes_nothing():
 def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
     block = modulation_maps(classifier, images)["stage2_block2"]
+    assert block.receptive_fields == (3, 7, 13)  # chained kernels of 3, 5 and 7
     render.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
     picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB"))
     # 3 levels: input, 3 gates, global gate, norm = 6 columns; colours of both scales reach both ends.

@@ -71,12 +71,19 @@ def test_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
         (FocalModulation, {"focal_window": 4}, "must be odd"),
         (FocalModulation, {"focal_factor": 1}, "must be odd"),
         (FocalBlock, {"norm_placement": "none"}, "norm_placement must be one of"),
+        (PatchEmbedding, {"embed_dim": 4, "patch_size": 4, "kernel_size": 2}, "at least patch_size"),
         (PatchEmbedding, {"embed_dim": 4, "patch_size": 4, "kernel_size": 7, "padding": 0}, "padding=None"),
     ],
 )
 def test_wrong_arguments_say_what_is_right(cls, arguments, words):
     with pytest.raises(ValueError, match=words):
         cls(**arguments)
+
+
+def test_a_seeded_initializer_is_refused():
+    layer = FocalModulation(kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    with pytest.raises(ValueError, match="leave its seed out"):
+        layer.build(SHAPE)
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_mean():
@@ -110,10 +117,10 @@ def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
-def _step(rematerialize, rates):
+def _step(rematerialize, rates, dtype="float32"):
     """Weights of a block after one SGD step."""
     keras.utils.set_random_seed(0)
-    layer = FocalBlock(layer_scale_init=0.1, seed=5, rematerialize=rematerialize, **rates)
+    layer = FocalBlock(layer_scale_init=0.1, seed=5, rematerialize=rematerialize, dtype=dtype, **rates)
     inputs = keras.Input(SHAPE[1:])
     model = keras.Model(inputs, layer(inputs))
     randomize(layer)
@@ -124,11 +131,17 @@ def _step(rematerialize, rates):
     return [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights]
 
 
-def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path():
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("mixed_bfloat16", 1e-3)])
+def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype, tolerance, monkeypatch):
     rates = {"drop_path_rate": 0.5, "dropout_rate": 0.3}
-    plain, again = _step(False, rates), _step(True, rates)
+    calls, remat = [], keras.remat
+    monkeypatch.setattr(keras, "remat", lambda function: calls.append(function) or remat(function))
+    plain = _step(False, rates, dtype)
+    assert not calls
+    again = _step(True, rates, dtype)
+    assert calls, "nothing was rematerialised"
     for a, b in zip(plain, again, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    without = _step(False, {})
+        np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance)
+    without = _step(False, {}, dtype)
     differences = [np.abs(a - b).max() for a, b in zip(plain, without, strict=True)]
     assert max(differences) > 1e-3, "the masks had no effect, so this test proves nothing"

@@ -1,5 +1,6 @@
 """Backbone, classifier and image converter: sizes, serialisation, saving, training, gradients."""
 
+import json
 import os
 import subprocess
 import sys
@@ -174,24 +175,51 @@ def test_mixed_bfloat16_trains():
     assert all(w.dtype == "float32" for w in net.trainable_weights)
 
 
-def test_freezing_the_backbone_leaves_the_head():
+def test_a_frozen_backbone_stays_frozen_through_a_file(tmp_path):
     net = small_classifier()
     net.backbone.trainable = False
-    assert [w.path.split("/")[-2] for w in net.trainable_weights] == ["head", "head"]
+    net.save(tmp_path / "net.keras")
+    for model in (net, keras.saving.load_model(tmp_path / "net.keras")):
+        assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["head", "head"]
+
+
+def test_channels_first_in_the_users_settings_changes_nothing():
+    x = random_images(2, 21, 30, 3)
+    net = small_classifier()
+    before = net.predict(x, verbose=0)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        again = small_classifier()
+        again.set_weights(net.get_weights())
+        np.testing.assert_allclose(again.predict(x, verbose=0), before, rtol=1e-6)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+def test_initializer_objects_go_through_the_config():
+    net = FocalNetBackbone(8, (1,), kernel_initializer=keras.initializers.HeNormal())
+    again = FocalNetBackbone.from_config(json.loads(json.dumps(net.get_config())))
+    assert isinstance(again.blocks[0].modulation.kernel_initializer, keras.initializers.HeNormal)
 
 
 def test_image_converter_resizes_like_pillow_and_normalises_exactly():
     image = random_images(40, 70, 3)
     converter = ImageConverter((20, 24), crop_fraction=0.8)
-    # The shorter side's ratio wins: 20 / 0.8 = 25 rows, hence 44 columns; the middle 20 x 24 are kept.
-    resized = np.asarray(Image.fromarray(image).resize((44, 25), Image.Resampling.BICUBIC))
+    # 20 / 0.8 = 25 rows decide, hence floor(25 / 40 * 70) = 43 columns; the middle 20 x 24 are kept.
+    resized = np.asarray(Image.fromarray(image).resize((43, 25), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(converter.prepare(image), resized[2:22, 10:34])
+    # The published 224 px nets: floor(224 / 0.9) = 248 on the short side, however long the other is.
+    tall = ImageConverter((224, 224), crop_fraction=0.9).prepare(random_images(600, 300, 3))
+    resized = Image.fromarray(random_images(600, 300, 3)).resize((248, 496), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(tall, np.asarray(resized)[136:360, 12:236])
 
     x = converter(random_images(2, 5, 7, 3))
     expected = (np.float64(random_images(2, 5, 7, 3)) / 255 - converter.mean) / converter.std
     np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="interpolation must be one of"):
         ImageConverter(interpolation="cubic")
+    with pytest.raises(ValueError, match="crop_fraction must be"):
+        ImageConverter(crop_fraction=0)
     with pytest.raises(ValueError, match="3 channels and std 1"):
         ImageConverter(std=(0.5,))
     with pytest.raises(ValueError, match="Images have 4 channels"):

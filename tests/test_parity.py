@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reference import BREAKS, Reference, randomize, relative_error
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
 
 pytestmark = pytest.mark.core
 
@@ -42,12 +42,13 @@ def images():
 def computed(net, x):
     """Logits, and everything that the reference computes on the way, from the network itself."""
     backbone = net.backbone
-    values = {"output": backbone.output, **backbone.pyramid_outputs}
-    values |= {f"gates {name}": gates for name, gates in backbone.gates.items()}
-    values |= {f"modulator {name}": modulator for name, modulator in backbone.modulators.items()}
+    pyramid = keras.Model(backbone.inputs, {"output": backbone.output, **backbone.pyramid_outputs})
     normalised = keras.ops.convert_to_numpy(net.image_converter(x))
-    values = keras.Model(backbone.inputs, values).predict(normalised, verbose=0)
-    return {"logits": net.predict(x, verbose=0), **values}
+    values = pyramid.predict(normalised, verbose=0)
+    observed = modulation_model(net).predict(x, verbose=0)
+    values |= {f"gates {name}": gates for name, gates in observed["gates"].items()}
+    values |= {f"modulator {name}": value for name, value in observed["modulators"].items()}
+    return {"logits": observed["logits"], **values}
 
 
 def errors(found, net, x, broken=""):
@@ -66,9 +67,9 @@ def test_equals_float64_reference(flags):
     assert found[worst] <= TOLERANCE, f"{worst}: {found[worst]:.1e}"
 
 
-@pytest.fixture(scope="module")
-def one_net():
-    net, x = make_net({"norm_placement": "pre", "layer_scale_init": 1e-4}), images()
+@pytest.fixture(scope="module", params=["pre", "post"])
+def one_net(request):
+    net, x = make_net({"norm_placement": request.param, "layer_scale_init": 1e-4}), images()
     return net, x, computed(net, x)
 
 
@@ -76,3 +77,9 @@ def one_net():
 def test_a_broken_variant_is_noticed(broken, one_net):
     net, x, values = one_net
     assert max(errors(values, net, x, broken).values()) > 10 * TOLERANCE
+
+
+def test_the_classifier_itself_gives_those_logits():
+    net, x = make_net({"norm_placement": "mlp_only"}), images()
+    logits, _ = Reference().classifier(net, x)
+    assert relative_error(net.predict(x, verbose=0), logits) <= TOLERANCE

@@ -14,6 +14,7 @@ from focalnets import (
     ImageConverter,
     count_macs,
     count_parameters,
+    modulation_model,
 )
 from focalnets.presets.store import build_architecture
 
@@ -124,8 +125,11 @@ def test_wrong_presets_are_explained(tmp_path):
         load(tmp_path)
     with pytest.raises(ValueError, match="no preset directory"):
         load(tmp_path / "nothing")
-    (tmp_path / "config.json").write_text(json.dumps({"format_version": 99}))
+    (tmp_path / "config.json").write_text(json.dumps({"format": "focalnets preset", "format_version": 99}))
     with pytest.raises(ValueError, match="format version 99"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "focalnet"}))
+    with pytest.raises(ValueError, match="another library's"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
@@ -136,8 +140,6 @@ def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_pr
     """The fixture was written on one backend; its logits and gates were computed in float64."""
     directory, expected = fixture_preset
     net = FocalNetClassifier.from_preset(directory)
-    from focalnets import modulation_model
-
     outputs = modulation_model(net).predict(expected["images"], verbose=0)
     assert relative_error(outputs["logits"], expected["logits"]) <= 1e-5
     for name, gates in outputs["gates"].items():
@@ -145,3 +147,5 @@ def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_pr
     # The stored numbers are the reference's, not an earlier run's of the package.
     logits, _ = Reference().classifier(net, expected["images"])
     np.testing.assert_allclose(logits, expected["logits"], rtol=1e-6)
+    wrong, _ = Reference("tanh gelu").classifier(net, expected["images"])
+    assert relative_error(outputs["logits"], wrong) > 1e-5

@@ -11,6 +11,7 @@ from PIL import Image
 from reference import Reference
 
 from focalnets import FocalNetClassifier, modulation_model, open_dataset, train
+from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.store import build_architecture
@@ -45,6 +46,7 @@ def test_a_run_leaves_everything(run):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert 0 < float(rows[1]["learning_rate"]) < 1e-5
     recipe = json.loads((run.directory / "recipe.json").read_text())
     assert (recipe["name"], recipe["epochs"], recipe["data"]) == ("digits", 2, "digits")
 
@@ -70,10 +72,20 @@ def test_gates_of_the_trained_net_equal_a_computation_from_the_weights(run):
     assert set(modulation_model(net).output) == {"logits", "gates", "modulators"}
 
 
+def test_fit_keeps_the_order_of_the_loader(tmp_path, monkeypatch):
+    asked, batch = [], Loader.__getitem__
+    monkeypatch.setattr(Loader, "__getitem__", lambda self, i: asked.append((self, i)) or batch(self, i))
+    train(dataclasses.replace(load_recipe("digits"), epochs=1), out=tmp_path / "run", verbose=0)
+    first = asked[0][0]
+    order = [index for loader, index in asked if loader is first]
+    assert order[-len(first) :] == list(range(len(first)))
+
+
 def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     with pytest.raises(FileExistsError, match="--force"):
         train(recipe, out=run.directory)
+    (tmp_path / "config.json").write_text('{"mine": true}')
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="does not look like a run"):
         train(recipe, out=tmp_path, force=True)
@@ -87,7 +99,7 @@ def test_learning_rate_at_first_peak_and_last_step(name):
     schedule = learning_rate_schedule(recipe, total)
     rates = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(total + 1)]
     warmup = round(recipe.warmup_fraction * total)
-    assert rates[0] == 0.0
+    assert 0 < rates[0] < 2 * recipe.learning_rate / warmup, "the first step is no dead one"
     assert np.argmax(rates) == warmup
     assert rates[warmup] == pytest.approx(recipe.learning_rate)
     assert 0 < rates[total - 1] < 1e-4 * recipe.learning_rate
@@ -111,3 +123,5 @@ def test_unknown_names_are_answered_with_the_known_ones():
         train("cifar10_small")
     with pytest.raises(ValueError, match="epochs must be positive"):
         dataclasses.replace(load_recipe("digits"), epochs=0)
+    with pytest.raises(ValueError, match="seed must be in"):
+        dataclasses.replace(load_recipe("digits"), seed=-1)

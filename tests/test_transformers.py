@@ -113,16 +113,41 @@ def carry_over(theirs, ours):
     assert not state, f"left over: {sorted(state)}"
 
 
-@pytest.mark.parametrize("flags", COMBINATIONS, ids=lambda f: "".join("01"[v] for v in f.values()))
-def test_equals_transformers(flags):
-    theirs, ours = their_net(flags), our_net(flags)
+def errors(theirs, ours):
+    """Relative error of the logits, of every block's output and of every stage."""
     carry_over(theirs, ours)
     x = np.random.default_rng(1).normal(size=(2, 27, 38, 3)).astype("float32")
+    seen = {}
+    for stage, blocks in enumerate(theirs.focalnet.encoder.stages, start=1):
+        for index, block in enumerate(blocks.layers, start=1):
+            name = f"stage{stage}_block{index}"
+            block.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
     with torch.no_grad():
         expected = theirs(torch.from_numpy(x).permute(0, 3, 1, 2), output_hidden_states=True)
-    assert relative_error(ours.predict(x, verbose=0), expected.logits) <= 1e-5
+    net = ours.backbone
+    layers = [block.name for block in net.blocks] + ["stem", "stage1_downsample"]
+    found = keras.Model(net.inputs, {name: net.get_layer(name).output for name in layers})
+    found = found.predict(x, verbose=0)
+    seen["stem"], seen["stage1_downsample"] = expected.hidden_states[:2]
+    seen = {name: value.reshape(found[name].shape) for name, value in seen.items()}  # (B, H*W, C)
+    assert set(seen) == set(found)
+    gaps = {name: relative_error(found[name], seen[name]) for name in found}
+    return {"logits": relative_error(ours.predict(x, verbose=0), expected.logits), **gaps}
 
-    features = keras.Model(ours.backbone.inputs, ours.backbone.pyramid_outputs).predict(x, verbose=0)
-    # Their hidden state after a stage is taken behind its down-sampling; the last stage has none.
-    last = expected.reshaped_hidden_states[-1].permute(0, 2, 3, 1)
-    assert relative_error(features["P3"], last) <= 1e-5
+
+@pytest.mark.parametrize("flags", COMBINATIONS, ids=lambda f: "".join("01"[v] for v in f.values()))
+def test_equals_transformers(flags):
+    found = errors(their_net(flags), our_net(flags))
+    worst = max(found, key=found.get)
+    assert found[worst] <= 1e-5, f"{worst}: {found[worst]:.1e}"
+
+
+def test_a_broken_variant_is_noticed():
+    flags = COMBINATIONS[0]
+    broken = {**flags, "normalize_modulator": True}
+    assert max(errors(their_net(broken), our_net(flags)).values()) > 1e-3
+    tanh = their_net(flags)
+    for module in tanh.modules():
+        if isinstance(module, (torch.nn.GELU, transformers.activations.GELUActivation)):
+            module.forward = lambda x: torch.nn.functional.gelu(x, approximate="tanh")
+    assert max(errors(tanh, our_net(flags)).values()) > 5e-5

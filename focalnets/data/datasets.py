@@ -56,7 +56,7 @@ def open_dataset(spec, channels=3, prepare=None):
     """
     path = pathlib.Path(spec).expanduser()
     if spec == "digits":
-        dataset = _digits(channels)
+        dataset = _digits(channels, prepare)
     elif path.is_dir():
         dataset = _read_files(path, _files_of_folder(path), channels, prepare)
     elif zipfile.is_zipfile(path):
@@ -85,7 +85,7 @@ def split_validation(split, fraction, seed):
     return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
 
 
-def _digits(channels):
+def _digits(channels, prepare):
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -93,6 +93,8 @@ def _digits(channels):
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype("uint8")[..., None]  # pixels are 0..16
     images = np.repeat(images, channels, axis=-1)
+    if prepare is not None:
+        images = np.stack([prepare(image) for image in images])
     everything = Split(images, digits.target.astype("int32"))
     # The data come in order of writers, so that a plain cut would test on writers never seen; this
     # stratified draw is fixed for ever, whatever the seed of a run.
@@ -101,19 +103,30 @@ def _digits(channels):
 
 
 def _files_of_folder(folder):
-    """(split, class, name, opener) of every image below a folder, sorted."""
+    """(split, class, name, opener) of every image below a folder, or below its only subfolder."""
+    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if len(inside) == 1 and inside[0].name not in SPLITS:
+        folder = inside[0]
     for split in SPLITS:
         for path in sorted((folder / split).glob("*/*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(path.relative_to(folder)):
                 yield split, path.parent.name, str(path), path.open
 
 
 def _files_of_zip(archive):
     """The same of a zip file; folders above the split's are ignored."""
     for name in sorted(archive.namelist()):
-        parts = pathlib.PurePosixPath(name).parts
-        if len(parts) >= 3 and parts[-3] in SPLITS and name.lower().endswith(IMAGE_SUFFIXES):
+        path = pathlib.PurePosixPath(name)
+        parts = path.parts
+        if len(parts) < 3 or parts[-3] not in SPLITS or _hidden(path):
+            continue
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             yield parts[-3], parts[-2], name, lambda mode, name=name: archive.open(name)
+
+
+def _hidden(path):
+    """What systems and editors leave beside pictures: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def _read_files(source, files, channels, prepare):
@@ -127,8 +140,11 @@ def _read_files(source, files, channels, prepare):
 
     def read(file):
         _, _, name, opener = file
-        with opener("rb") as stream:
-            image = read_image(stream, channels, name)
+        try:
+            with opener("rb") as stream:
+                image = read_image(stream, channels, name)
+        except (zipfile.BadZipFile, RuntimeError) as error:  # damaged or encrypted member
+            raise ValueError(f"{source}: {error}.") from error
         return image if prepare is None else prepare(image)
 
     # One thread: on pictures of a few kilobytes, threads that wait for Python's lock are slower than none.

@@ -12,12 +12,12 @@ class BlockMaps:
     Attributes:
         gates: float32 (N, H, W, L + 1), raw values of either sign; the last is the global gate.
         modulator_norm: float32 (N, H, W), Euclidean norm over channels.
-        kernel_sizes: the L window sizes, in positions of the block's own map.
+        receptive_fields: side of what each of the L levels sees, in positions of the block's own map.
     """
 
     gates: np.ndarray
     modulator_norm: np.ndarray
-    kernel_sizes: tuple[int, ...]
+    receptive_fields: tuple[int, ...]
 
 
 def channel_norm(values):

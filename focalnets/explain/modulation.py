@@ -7,6 +7,8 @@ one that also returns what it modulated with. Both can be compiled, exported and
 import keras
 
 from focalnets.explain import maps
+from focalnets.layers.focal_block import FocalBlock
+from focalnets.layers.geometry import receptive_fields
 
 
 def modulation_model(classifier):
@@ -29,15 +31,35 @@ def modulation_model(classifier):
     (1, 4, 4, 3)
     """
     backbone = classifier.backbone
-    values = keras.Model(
-        backbone.inputs,
-        {"features": backbone.output, "gates": backbone.gates, "modulators": backbone.modulators},
-    )
     inputs = keras.Input(backbone.image_shape, name="images")
     x = inputs if classifier.image_converter is None else classifier.image_converter(inputs)
-    outputs = values(x)
-    outputs["logits"] = classifier.classify(outputs.pop("features"))
+    gates, modulators = {}, {}
+    for layer in backbone.layers:
+        if isinstance(layer, FocalBlock):
+            x, gates[layer.name], modulators[layer.name] = _Observed(layer)(x)
+        elif not isinstance(layer, keras.layers.InputLayer):
+            x = layer(x)
+    outputs = {"logits": classifier.classify(x), "gates": gates, "modulators": modulators}
     return keras.Model(inputs, outputs)
+
+
+class _Observed(keras.layers.Layer):
+    """A block with `return_modulation=True`, as a layer of its own.
+
+    Keras 3.15 takes every call of a layer to have as many outputs as its first one, so the block itself
+    cannot stand in two graphs with one output here and three there.
+    """
+
+    def __init__(self, block):
+        super().__init__(name=f"{block.name}_observed", dtype=block.dtype_policy)
+        self.block = block
+        self.built = True
+
+    def call(self, x):
+        return self.block(x, return_modulation=True)
+
+    def compute_output_spec(self, x):
+        return self.block.compute_output_spec(x, return_modulation=True)
 
 
 def modulation_maps(classifier, images, batch_size=64):
@@ -69,6 +91,6 @@ def modulation_maps(classifier, images, batch_size=64):
         found[block.name] = maps.BlockMaps(
             gates=maps.upsample(outputs["gates"][block.name], size, stride),
             modulator_norm=maps.upsample(norm[..., None], size, stride)[..., 0],
-            kernel_sizes=block.modulation.kernel_sizes,
+            receptive_fields=receptive_fields(block.modulation.kernel_sizes),
         )
     return found

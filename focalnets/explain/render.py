@@ -9,7 +9,8 @@ import numpy as np
 def draw_panels(path, images, block_maps, titles, heading):
     """Write a PNG with one row an image: input, the gate of every level, the global gate, modulator norm.
 
-    All gates share one scale, so that levels and images can be compared; the norms share another. Colours
+    All gates share one scale, so that levels and images can be compared; the norms share another. A level is
+    titled with what it sees, in positions of the block's own map (its convolutions are chained). Colours
     are the values themselves, not blended with the image, so that the colour bars can be read.
 
     Args:
@@ -19,10 +20,10 @@ def draw_panels(path, images, block_maps, titles, heading):
         titles: N texts, one a row.
         heading: text above all.
     """
-    levels = len(block_maps.kernel_sizes)
+    levels = len(block_maps.receptive_fields)
     columns = [
         "input",
-        *(f"gate {level + 1}: {k} x {k}" for level, k in enumerate(block_maps.kernel_sizes)),
+        *(f"gate {level + 1}: {k} x {k}" for level, k in enumerate(block_maps.receptive_fields)),
         "global gate",
         "modulator norm",
     ]

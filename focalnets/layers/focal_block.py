@@ -197,6 +197,9 @@ class FocalBlock(keras.layers.Layer):
         _, gates, modulator = self.modulation.compute_output_spec(x, return_modulation=True)
         return y, gates, modulator
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         modulation = self.modulation.get_config()
         shared = (

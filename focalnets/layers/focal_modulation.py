@@ -16,6 +16,7 @@ the interaction (the product with the query) last; the cost is linear in the num
 
 import keras
 
+from focalnets.layers import geometry
 from focalnets.layers.initializers import (
     conv_initializers,
     dense_initializers,
@@ -120,7 +121,7 @@ class FocalModulation(keras.layers.Layer):
     @property
     def kernel_sizes(self):
         """Sizes of the L depthwise kernels, smallest first."""
-        return tuple(self.focal_window + self.focal_factor * level for level in range(self.focal_levels))
+        return geometry.kernel_sizes(self.focal_levels, self.focal_window, self.focal_factor)
 
     def call(self, x_BHWC, return_modulation=False):
         channels = x_BHWC.shape[-1]
@@ -146,6 +147,9 @@ class FocalModulation(keras.layers.Layer):
             return y
         gates_shape = (*x_BHWC.shape[:-1], self.focal_levels + 1)
         return y, keras.KerasTensor(gates_shape, dtype=self.compute_dtype), y
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def get_config(self):
         return {

@@ -83,4 +83,10 @@ def depthwise_initializer(custom, size):
 
 
 def _fresh(initializer):
-    return initializer.__class__.from_config(initializer.get_config())
+    config = initializer.get_config()
+    if config.get("seed") is not None:
+        raise ValueError(
+            "kernel_initializer serves many kernels, and with a seed it would give equal ones: leave its "
+            "seed out and call keras.utils.set_random_seed instead."
+        )
+    return initializer.__class__.from_config(config)

@@ -56,17 +56,19 @@ class PatchEmbedding(keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         overhang = 2 * self.padding - self.kernel_size + patch_size
-        if not 0 <= overhang < patch_size:
+        if not 0 <= overhang < patch_size or self.padding < 0:
             raise ValueError(
                 f"PatchEmbedding with patch_size {patch_size}, kernel_size {self.kernel_size} and padding "
-                f"{self.padding} does not give one position a patch: 2*padding - kernel_size + patch_size "
-                f"must be in [0, {patch_size}), got {overhang}. Leave padding=None to have it chosen."
+                f"{self.padding} does not give one position a patch: kernel_size must be at least "
+                f"patch_size, and 2*padding - kernel_size + patch_size in [0, {patch_size}), got {overhang}. "
+                "Leave padding=None to have it chosen."
             )
         self.proj = keras.layers.Conv2D(
             embed_dim,
             self.kernel_size,
             strides=patch_size,
             padding="valid",
+            data_format="channels_last",
             dtype=self.dtype_policy,
             name="proj",
         )

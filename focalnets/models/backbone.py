@@ -9,6 +9,7 @@ the 2023 Keras tutorial's net can be built exactly; the patch size of an overlap
 import keras
 
 from focalnets.layers.focal_block import FocalBlock
+from focalnets.layers.geometry import per_stage, stem_kernel_size
 from focalnets.layers.patch_embedding import PatchEmbedding
 from focalnets.layers.seeds import child_seed, resolve_seed
 
@@ -34,7 +35,7 @@ class FocalNetBackbone(keras.Model):
         embedding_norm_epsilon: epsilon of the patch embeddings' norms and of the final one; None for
             `norm_epsilon`.
         rematerialize: see `FocalBlock`.
-        kernel_initializer: name of a Keras initializer for every kernel; None for upstream's rule.
+        kernel_initializer: Keras initializer without a seed, for every kernel; None for upstream's rule.
         seed: integer from which all dropout and drop path streams derive, or None to draw one.
         image_shape: (height, width, channels); height and width may be None for any size.
 
@@ -45,8 +46,6 @@ class FocalNetBackbone(keras.Model):
         pyramid_outputs: dict "P<n>" -> symbolic output of each stage at stride 2**n, before any
             down-sampling and without norm; `keras.Model(net.inputs, net.pyramid_outputs)` computes them.
             A patch size that is no power of two rounds n down.
-        gates, modulators: dicts "stage<i>_block<j>" -> symbolic gates (B, H', W', L + 1) and modulator
-            (B, H', W', C') of each block; `explain.modulation.modulation_model` computes them.
 
     Raises:
         ValueError: if a per-stage list has another length than `depths`, or an argument of the layers is
@@ -147,13 +146,10 @@ class FocalNetBackbone(keras.Model):
         # === Functional model ===
         inputs = keras.Input(image_shape, name="images")
         x = stem_dropout(stem(inputs))
-        pyramid_outputs, gates, modulators = {}, {}, {}
+        pyramid_outputs = {}
         for stage, blocks in enumerate(stages):
             for block in blocks:
-                # Free: both values exist in any case. Asking for them here, rather than in a second call
-                # of the block, also avoids a fault of Keras 3.15, which takes every call of a layer to
-                # have as many outputs as its first one.
-                x, gates[block.name], modulators[block.name] = block(x, return_modulation=True)
+                x = block(x)
             stride = patch_size * 2**stage
             pyramid_outputs[f"P{stride.bit_length() - 1}"] = x
             if stage < len(downsamples):
@@ -186,25 +182,13 @@ class FocalNetBackbone(keras.Model):
         self.kernel_initializer = kernel_initializer
         self.seed = seed
         self.image_shape = tuple(image_shape)
-        # As tuples: Keras would wrap dicts, and JAX then refuses them as outputs of a model.
+        # A tuple: Keras would wrap a dict, and JAX then refuses it as the outputs of a model.
         self._pyramid_outputs = tuple(pyramid_outputs.items())
-        self._gates = tuple(gates.items())
-        self._modulators = tuple(modulators.items())
 
     @property
     def pyramid_outputs(self):
         """Symbolic output of each stage by name; see the class."""
         return dict(self._pyramid_outputs)
-
-    @property
-    def gates(self):
-        """Symbolic gates by block name; see the class."""
-        return dict(self._gates)
-
-    @property
-    def modulators(self):
-        """Symbolic modulators by block name; see the class."""
-        return dict(self._modulators)
 
     @property
     def blocks(self):
@@ -216,10 +200,14 @@ class FocalNetBackbone(keras.Model):
             "embed_dim depths focal_levels focal_window focal_factor normalize_modulator "
             "norm_after_modulation patch_size overlap_embed stem_padding mlp_ratio norm_placement "
             "layer_scale_init dropout_rate mlp_hidden_dropout_rate drop_path_rate norm_epsilon "
-            "embedding_norm_epsilon rematerialize kernel_initializer seed image_shape name"
+            "embedding_norm_epsilon rematerialize seed image_shape name trainable"
         )
+        initializer = self.kernel_initializer
+        if initializer is not None and not isinstance(initializer, str):
+            initializer = keras.initializers.serialize(initializer)
         return {
             **{name: getattr(self, name) for name in names.split()},
+            "kernel_initializer": initializer,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
 
@@ -228,7 +216,10 @@ class FocalNetBackbone(keras.Model):
         config = dict(config)
         if isinstance(config.get("dtype"), dict):
             config["dtype"] = keras.dtype_policies.deserialize(config["dtype"])
-        return cls(**config)
+        trainable = config.pop("trainable", True)
+        backbone = cls(**config)
+        backbone.trainable = trainable
+        return backbone
 
     @classmethod
     def from_preset(cls, preset, load_weights=True):
@@ -239,24 +230,3 @@ class FocalNetBackbone(keras.Model):
         from focalnets.presets import store
 
         return store.load_preset(preset, load_weights=load_weights).backbone
-
-
-def per_stage(name, value, depths):
-    """One value a stage from an int or a sequence; ValueError if the length is wrong.
-
-    >>> from focalnets.models.backbone import per_stage
-    >>> per_stage("focal_levels", 2, depths=(2, 2, 6))
-    (2, 2, 2)
-    """
-    values = (value,) * len(depths) if isinstance(value, int) else tuple(value)
-    if len(values) != len(depths):
-        raise ValueError(
-            f"{name} has {len(values)} values for {len(depths)} stages (depths={tuple(depths)}); give one "
-            "integer or one value a stage."
-        )
-    return values
-
-
-def stem_kernel_size(patch_size, overlap_embed):
-    """Kernel of the stem: the patch itself, or 2 * patch_size - 1 (at least 3) where patches overlap."""
-    return max(2 * patch_size - 1, 3) if overlap_embed else patch_size

@@ -46,7 +46,7 @@ class FocalNetClassifier(keras.Model):
 
         # === Layers ===
         dtype = backbone.dtype_policy if dtype is None else dtype
-        pooling = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pooling")
+        pooling = keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling")
         kernel, bias = dense_initializers(
             keras.initializers.get(backbone.kernel_initializer)  # the tutorial's reaches the head
         )
@@ -64,8 +64,7 @@ class FocalNetClassifier(keras.Model):
         x = inputs if image_converter is None else image_converter(inputs)
         outputs = to_float32(head(pooling(backbone(x))))  # as in `classify`
         super().__init__(inputs=inputs, outputs=outputs, name=name)
-        if dtype is not None:  # Keras' functional models ignore the argument
-            self.dtype_policy = keras.dtype_policies.get(dtype)
+        self.dtype_policy = keras.dtype_policies.get(dtype)  # Keras' functional models ignore the argument
 
         # === Config ===
         self.backbone = backbone
@@ -89,6 +88,7 @@ class FocalNetClassifier(keras.Model):
             "class_names": self.class_names,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
+            "trainable": self.trainable,
         }
 
     @classmethod
@@ -97,7 +97,11 @@ class FocalNetClassifier(keras.Model):
         for name in ("backbone", "image_converter", "dtype"):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        frozen = not config.pop("trainable", True)
+        classifier = cls(**config)
+        if frozen:  # setting True would thaw a frozen backbone
+            classifier.trainable = False
+        return classifier
 
     @classmethod
     def from_preset(cls, preset, load_weights=True):

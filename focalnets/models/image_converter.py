@@ -5,6 +5,8 @@ backends' own resizes differ from one another by up to 7 grey levels. Normalisat
 graph, so that images travel to the device as uint8, a quarter of the bytes.
 """
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -35,7 +37,8 @@ class ImageConverter(keras.layers.Layer):
     dtype, computed in float32.
 
     Raises:
-        ValueError: on an unknown interpolation, or a mean and std of unequal length.
+        ValueError: on an unknown interpolation, a crop_fraction outside (0, 1], or a mean and std of unequal
+            length.
 
     Source: timm's `default_cfgs` and upstream's `classification/main.py` hold the published values.
 
@@ -62,6 +65,8 @@ class ImageConverter(keras.layers.Layer):
             raise ValueError(
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}."
             )
+        if not 0 < crop_fraction <= 1:
+            raise ValueError(f"crop_fraction must be in (0, 1]; got {crop_fraction}.")
         if len(mean) != len(std):
             raise ValueError(
                 f"mean has {len(mean)} channels and std {len(std)}; give one value a channel in both."
@@ -86,9 +91,13 @@ class ImageConverter(keras.layers.Layer):
         if self.image_size is None or (image.shape[:2] == self.image_size and self.crop_fraction == 1.0):
             return image
         height, width = self.image_size
-        scale = max(height / self.crop_fraction / image.shape[0], width / self.crop_fraction / image.shape[1])
-        resized_height = max(round(image.shape[0] * scale), height)
-        resized_width = max(round(image.shape[1] * scale), width)
+        # As timm and torchvision do it: the side that decides becomes floor(size / crop_fraction), the
+        # other is truncated, the crop's corner rounded.
+        high, wide = (math.floor(side / self.crop_fraction) for side in self.image_size)
+        if high * image.shape[1] >= wide * image.shape[0]:
+            resized_height, resized_width = high, max(high * image.shape[1] // image.shape[0], width)
+        else:
+            resized_height, resized_width = max(wide * image.shape[0] // image.shape[1], height), wide
         pixels = image[..., 0] if image.shape[-1] == 1 else image
         resized = Image.fromarray(pixels).resize(
             (resized_width, resized_height), INTERPOLATIONS[self.interpolation]
@@ -110,6 +119,9 @@ class ImageConverter(keras.layers.Layer):
                 "ImageConverter one value a channel."
             )
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def get_config(self):
         return {

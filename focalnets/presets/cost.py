@@ -5,6 +5,8 @@ query: what the paper calls "GFLOPs", to the digit that it prints (one multiply-
 floating-point operations). Norms, activations and residual sums are not counted.
 """
 
+from focalnets.layers.geometry import kernel_sizes, per_stage, stem_kernel_size
+
 
 def count_parameters(architecture):
     """Trainable parameters of a backbone with its head.
@@ -39,16 +41,15 @@ def _parts(architecture, size):
     depths = net["depths"]
     patch = net.get("patch_size", 4)
     overlap = net.get("overlap_embed", False)
+    levels = per_stage("focal_levels", net.get("focal_levels", 2), depths)
+    windows = per_stage("focal_window", net.get("focal_window", 3), depths)
     channels = net["embed_dim"]
     size = -(-size // patch)
 
-    stem_kernel = max(2 * patch - 1, 3) if overlap else patch
-    yield _embedding(stem_kernel, architecture.channels, channels, size)
+    yield _embedding(stem_kernel_size(patch, overlap), architecture.channels, channels, size)
     for stage, depth in enumerate(depths):
-        levels = _of_stage(net.get("focal_levels", 2), stage)
-        window = _of_stage(net.get("focal_window", 3), stage)
         for _ in range(depth):
-            yield _block(net, channels, levels, window, size)
+            yield _block(net, channels, levels[stage], windows[stage], size)
         if stage + 1 < len(depths):
             size = -(-size // 2)
             yield _embedding(3 if overlap else 2, channels, 2 * channels, size)
@@ -65,9 +66,9 @@ def _embedding(kernel, channels_in, channels_out, size):
 
 def _block(net, channels, levels, window, size):
     hidden = int(channels * net.get("mlp_ratio", 4.0))
-    factor = net.get("focal_factor", 2)
+    kernels = kernel_sizes(levels, window, net.get("focal_factor", 2))
     split = 2 * channels + levels + 1
-    depthwise = channels * sum((window + factor * level) ** 2 for level in range(levels))
+    depthwise = channels * sum(k * k for k in kernels)
     pointwise = channels * split + 2 * channels * channels + 2 * channels * hidden
     biases = split + 2 * channels + hidden + channels
     norms = 1 + (net.get("norm_placement", "pre") != "mlp_only")
@@ -76,7 +77,3 @@ def _block(net, channels, levels, window, size):
     parameters = depthwise + pointwise + biases + (2 * norms + scales) * channels
     gating = channels * (levels + 2)  # L + 1 gates, and query * modulator
     return parameters, (depthwise + pointwise + gating) * size * size
-
-
-def _of_stage(value, stage):
-    return value if isinstance(value, int) else value[stage]

@@ -17,7 +17,7 @@ from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "focalnets preset", 1
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
 
@@ -46,7 +46,7 @@ def write_preset_files(classifier, directory):
     if classifier.class_names is not None:
         write_json(directory / LABELS, classifier.class_names)
     config = {
-        "format": "focalnets preset",
+        "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "focalnets_version": __version__,
         "num_classes": classifier.num_classes,
@@ -64,19 +64,21 @@ def load_preset(preset, load_weights=True):
     directory = pathlib.Path(preset)
     if (directory / CONFIG).is_file():
         return _load_directory(directory, load_weights)
-    if str(preset) in ARCHITECTURES and load_weights:
+    if str(preset) not in ARCHITECTURES:
+        if directory.exists():
+            raise ValueError(
+                f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
+                "ended its training has none yet."
+            )
+        if directory.name != str(preset):
+            raise ValueError(f"There is no preset directory {str(preset)!r}; check the path.")
+    architecture = find_architecture(str(preset))
+    if load_weights:
         raise ValueError(
             f"{str(preset)!r} is an architecture: it has no trained weights. Pass load_weights=False for "
             "random ones, or the path of a preset or run directory."
         )
-    if directory.exists():
-        raise ValueError(
-            f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not ended "
-            "its training has none yet."
-        )
-    if "/" in str(preset):
-        raise ValueError(f"There is no preset directory {str(preset)!r}; check the path.")
-    return build_architecture(find_architecture(str(preset)))
+    return build_architecture(architecture)
 
 
 def build_architecture(architecture, **arguments):
@@ -93,6 +95,8 @@ def build_architecture(architecture, **arguments):
 
 def _load_directory(directory, load_weights):
     config = read_json(directory / CONFIG)
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{directory / CONFIG} was not written by focalnets: it is another library's.")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(

@@ -4,7 +4,9 @@ import keras
 
 
 def learning_rate_schedule(recipe, total_steps):
-    """Linear warm-up from 0, then half a cosine: the peak after the warm-up, 0 after the last step.
+    """Linear warm-up, then half a cosine: the peak after the warm-up, 0 after the last step.
+
+    No step is wasted: the warm-up begins at one step's worth of the peak, not at 0.
 
     Keras' `decay_steps` does not count the warm-up; the tutorial's schedule ended 24 steps early because
     it counted steps with a division that `fit` does not use.
@@ -17,7 +19,7 @@ def learning_rate_schedule(recipe, total_steps):
     if warmup_steps == 0:
         return keras.optimizers.schedules.CosineDecay(recipe.learning_rate, total_steps)
     return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
+        initial_learning_rate=recipe.learning_rate / (warmup_steps + 1),
         decay_steps=total_steps - warmup_steps,
         warmup_target=recipe.learning_rate,
         warmup_steps=warmup_steps,

@@ -18,7 +18,7 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: peak, reached after the warm-up; then half a cosine down to 0 at the last step.
-        warmup_fraction: share of all steps in which the rate rises linearly from 0.
+        warmup_fraction: share of all steps in which the rate rises linearly.
         weight_decay: decoupled (AdamW), on kernels only: not on biases, norms and layer scales.
         label_smoothing: share of the target spread over all classes.
         clip_norm: largest global norm of the gradients.
@@ -50,6 +50,11 @@ class Recipe:
         for name in ("epochs", "batch_size", "learning_rate", "image_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
+        for name in ("weight_decay", "clip_norm", "crop_padding"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32); got {self.seed}.")
         for name in ("warmup_fraction", "label_smoothing", "validation_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")

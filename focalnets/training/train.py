@@ -17,7 +17,7 @@ from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.models.image_converter import ImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.store import build_architecture, write_preset_files
-from focalnets.training.optimizer import make_optimizer
+from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
 from focalnets.training.recipe import load_recipe
 
 PANEL_IMAGES = 8
@@ -86,7 +86,8 @@ def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
     curves = directory / "curves.png"
     draw_curves(curves, history)
     test = dataset.splits.get("test")
-    panels = _draw_panels(classifier, validation if test is None else test, directory / "panels")
+    shown, kind = (validation, "validation") if test is None else (test, "test")
+    panels = _draw_panels(classifier, shown, kind, directory / "panels")
     test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
     return TrainResult(directory, curves, panels, history, test_accuracy)
 
@@ -98,7 +99,8 @@ def _training_splits(dataset, recipe):
     training, validation = split_validation(training, recipe.validation_fraction, recipe.seed)
     if len(validation) == 0:
         raise ValueError(
-            "No validation images: raise validation_fraction, or give the data set a val/ folder."
+            f"The recipe's validation_fraction, {recipe.validation_fraction}, leaves no validation images; "
+            "raise it, or give the data set a val/ folder."
         )
     return training, validation
 
@@ -113,16 +115,18 @@ def _fit(classifier, recipe, training, validation, history_path, verbose):
         flip=recipe.flip,
         seed=recipe.seed,
     )
-    optimizer = make_optimizer(recipe, classifier, total_steps=recipe.epochs * len(loader))
+    total_steps = recipe.epochs * len(loader)
+    optimizer = make_optimizer(recipe, classifier, total_steps)
     classifier.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
         metrics=["accuracy"],
     )
-    recorder = _Recorder(loader, history_path)
+    recorder = _Recorder(loader, learning_rate_schedule(recipe, total_steps), history_path)
     classifier.fit(
         loader,
         epochs=recipe.epochs,
+        shuffle=False,  # Keras would shuffle batches by Python's generator; the loader has its own order
         validation_data=Loader(validation, classifier.num_classes, recipe.batch_size),
         callbacks=[recorder],
         verbose=verbose,
@@ -133,8 +137,9 @@ def _fit(classifier, recipe, training, validation, history_path, verbose):
 class _Recorder(keras.callbacks.Callback):
     """Tells the loader which epoch it is and appends one row an epoch to `history.csv`."""
 
-    def __init__(self, loader, path):
+    def __init__(self, loader, schedule, path):
         super().__init__()
+        self.schedule = schedule
         self.loader = loader
         self.path = path
         self.rows = []
@@ -146,12 +151,17 @@ class _Recorder(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
 
+    def rate_of_last_step(self):
+        optimizer = self.model.optimizer  # its `learning_rate` is the next step's
+        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
+        return float(keras.ops.convert_to_numpy(self.schedule(steps - 1)))
+
     def on_epoch_end(self, epoch, logs=None):
         seconds = self.trained - self.started  # without validation
         row = {
             "epoch": epoch + 1,
             **{name: float(value) for name, value in logs.items()},
-            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+            "learning_rate": self.rate_of_last_step(),
             "seconds": round(seconds, 3),
             "images_per_second": round(len(self.loader.split) / seconds, 1),
         }
@@ -163,7 +173,7 @@ class _Recorder(keras.callbacks.Callback):
             writer.writerow(row)
 
 
-def _draw_panels(classifier, split, folder):
+def _draw_panels(classifier, split, kind, folder):
     """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
     labels, rows = np.unique(split.labels, return_index=True)
     labels, rows = labels[:PANEL_IMAGES], rows[:PANEL_IMAGES]
@@ -175,7 +185,7 @@ def _draw_panels(classifier, split, folder):
     for name in last_blocks.values():
         paths.append(folder / f"{name}.png")
         titles = [classifier.class_names[label] for label in labels]
-        draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, test images")
+        draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, {kind} images")
     return paths
 
 
