@@ -8,6 +8,7 @@ max |a - b| / max |b| over pairs of backends, of the logits and of all gates.
 
 import argparse
 import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -26,7 +27,7 @@ def worker(path):
     import focalnets  # noqa: F401  isort: skip
     import test_parity
 
-    values = {}
+    values = {"flags": json.dumps(test_parity.COMBINATIONS)}
     for index, flags in enumerate(test_parity.COMBINATIONS):
         found = test_parity.computed(test_parity.make_net(flags), test_parity.images())
         values[f"{index} logits"] = found["logits"]
@@ -52,9 +53,11 @@ def main():
             subprocess.run(command, env=environment, check=True)
             found[backend] = dict(np.load(path))
     rows = []
-    combinations = 1 + max(int(name.split()[0]) for name in found["torch"])
-    for index in range(combinations):
-        row = {"combination": index, "logits": 0.0, "gates": 0.0}
+    combinations = json.loads(str(found["torch"]["flags"]))
+    for values in found.values():
+        del values["flags"]
+    for index, flags in enumerate(combinations):
+        row = {**flags, "logits": 0.0, "gates": 0.0}
         for a, b in itertools.combinations(found, 2):
             for name in found[a]:
                 number, kind, *_ = name.split()
@@ -62,7 +65,8 @@ def main():
                     gap = np.abs(found[a][name] - found[b][name]).max() / np.abs(found[b][name]).max()
                     row[kind] = max(row[kind], float(f"{gap:.2e}"))
         rows.append(row)
-    rows.append({"combination": "largest", **{k: max(r[k] for r in rows) for k in ("logits", "gates")}})
+    largest = {kind: max(row[kind] for row in rows) for kind in ("logits", "gates")}
+    rows.append({**dict.fromkeys(combinations[0], "largest"), **largest})
     measure.write_rows(f"parity_backends_float32_{measure.machine()}", rows)
 
 
