@@ -6,10 +6,11 @@ import os
 import pathlib
 import shutil
 import tempfile
+import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -36,7 +37,10 @@ def read_image(source, channels=3, name=None):
     """
     name = str(source) if name is None else name
     try:
-        with Image.open(source) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is the lower one
+            opened = Image.open(source)
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(
                     f"{image.width} x {image.height} pixels are more than the limit of "
@@ -45,8 +49,25 @@ def read_image(source, channels=3, name=None):
             image.draft("RGB" if channels == 3 else "L", None)
             ImageOps.exif_transpose(image, in_place=True)
             return _to_uint8(image, channels)
+    except UnidentifiedImageError as error:  # its own text names the stream object
+        empty = not (pathlib.Path(source).stat().st_size if _is_path(source) else source.seek(0, os.SEEK_END))
+        why = "an empty file" if empty else "not a picture, whatever its name says"
+        raise ValueError(f"{name}: {why}") from error
     except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: not a readable picture ({error}).") from error
+        raise ValueError(f"{name}: {reason(error)}") from error
+
+
+def _is_path(source):
+    return isinstance(source, str | os.PathLike)
+
+
+def reason(error):
+    """What went wrong, in words for the person whose picture it is."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file (or a link to one that is gone)"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a picture"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _to_uint8(image, channels):
@@ -111,6 +132,7 @@ def new_run_directory(directory, force=False):
         ValueError: if `force` would delete a directory that focalnets did not write.
     """
     directory = pathlib.Path(directory)
+    _refuse_file(directory)
     if directory.is_dir() and any(directory.iterdir()):
         if not force:
             raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
@@ -119,6 +141,25 @@ def new_run_directory(directory, force=False):
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def new_output_directory(directory, force=False):
+    """Make a directory for results; its files are replaced one by one, and nothing else is touched.
+
+    Raises:
+        FileExistsError: if it exists and is not empty, unless `force`.
+    """
+    directory = pathlib.Path(directory)
+    _refuse_file(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not force:
+        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to write into it.")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _refuse_file(directory):
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} exists and is a file; give another --out.")
 
 
 def _is_run(directory):

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import tyro
 
 Backend = Literal["torch", "jax", "tensorflow"]
+OnBadImage = Literal["error", "skip"]
+Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 @dataclass
@@ -20,7 +22,7 @@ class TrainArguments:
     recipe: str = "digits"
     """Recipe by name: digits, cifar10_small."""
     data: str | None = None
-    """Folder or zip with train/<class>/<image> and test/<class>/<image>; the recipe's own if left out."""
+    """A name such as digits, or a folder, zip, csv or npz; the recipe's own if left out."""
     epochs: int | None = None
     """Passes over the training images, instead of the recipe's."""
     batch_size: int | None = None
@@ -29,6 +31,8 @@ class TrainArguments:
     """Peak learning rate, instead of the recipe's."""
     seed: int | None = None
     """Seed of everything random, instead of the recipe's."""
+    on_bad_image: OnBadImage = "error"
+    """Name all pictures that cannot be read and stop, or leave them out."""
     force: bool = False
     """Replace the run that --out names."""
     backend: Backend | None = None
@@ -44,7 +48,90 @@ class PresetsArguments:
     Example: focalnets presets
     """
 
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    as_json: Json = False
     """Print JSON, one object an architecture."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class EvaluateArguments:
+    """Accuracy, loss and confusion of a trained network on labelled images.
+
+    Example: focalnets evaluate runs/digits --data digits
+    """
+
+    preset: tyro.conf.Positional[str]
+    """Run or preset directory."""
+    data: str
+    """A name such as digits, or a folder, zip, csv or npz."""
+    split: str = "test"
+    """Split of the data to classify."""
+    out: str | None = None
+    """Directory for evaluation.json and confusion.png."""
+    batch_size: int = 64
+    """Images at a time."""
+    as_json: Json = False
+    """Print JSON."""
+    on_bad_image: OnBadImage = "error"
+    """Name all pictures that cannot be read and stop, or leave them out."""
+    force: bool = False
+    """Write into the directory that --out names even if it is not empty."""
+    backend: Backend | None = None
+    """Keras backend."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class PredictArguments:
+    """Say what is on pictures: the likeliest classes with their probabilities.
+
+    Example: focalnets predict runs/digits photo.png folder/ 'more/*.jpg'
+    """
+
+    preset: tyro.conf.Positional[str]
+    """Run or preset directory."""
+    pictures: tyro.conf.Positional[tuple[str, ...]]
+    """Files, folders, patterns, or - for one path a line on standard input."""
+    top: int = 5
+    """How many classes to name for each picture."""
+    as_json: Json = False
+    """Print JSON."""
+    as_csv: Annotated[bool, tyro.conf.arg(name="csv")] = False
+    """Print CSV."""
+    on_bad_image: OnBadImage = "error"
+    """Name all pictures that cannot be read and stop, or leave them out."""
+    backend: Backend | None = None
+    """Keras backend."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ExplainArguments:
+    """Draw what a trained network modulates with: gates and modulators over pictures.
+
+    Example: focalnets explain runs/digits photo.png --out explained
+    """
+
+    preset: tyro.conf.Positional[str]
+    """Run or preset directory."""
+    pictures: tyro.conf.Positional[tuple[str, ...]]
+    """Files, folders, patterns, or - for one path a line on standard input."""
+    out: str
+    """Directory for a panel (PNG) a block and the arrays (.npz) of each picture."""
+    block: str | None = None
+    """Block to draw, such as stage2_block1; the last of every stage if left out."""
+    stage: int | None = None
+    """Stage whose blocks are drawn, counted from 1."""
+    crop: bool = False
+    """Crop the centre as for predictions, instead of keeping the whole picture and its aspect."""
+    on_bad_image: OnBadImage = "error"
+    """Name all pictures that cannot be read and stop, or leave them out."""
+    force: bool = False
+    """Write into the directory that --out names even if it is not empty."""
+    backend: Backend | None = None
+    """Keras backend."""
     debug: bool = False
     """Show the traceback of an error."""

@@ -8,6 +8,21 @@ from focalnets import __version__
 
 VERBS = {
     "train": ("TrainArguments", "focalnets.training.command:run", "train a network on images"),
+    "evaluate": (
+        "EvaluateArguments",
+        "focalnets.inference.command:run_evaluate",
+        "accuracy and confusion on labelled images",
+    ),
+    "predict": (
+        "PredictArguments",
+        "focalnets.inference.command:run_predict",
+        "say what is on pictures",
+    ),
+    "explain": (
+        "ExplainArguments",
+        "focalnets.explain.command:run",
+        "draw gates and modulators over pictures",
+    ),
     "presets": ("PresetsArguments", "focalnets.presets.command:run", "list the architectures"),
 }
 

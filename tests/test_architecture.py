@@ -19,6 +19,7 @@ ALLOWED = {
     "data": {"_io"},
     "explain": {"_io", "ops", "layers", "models", "presets", "data"},
     "training": {"_io", "ops", "layers", "models", "presets", "data", "explain"},
+    "inference": {"_io", "ops", "layers", "models", "presets", "data", "explain"},
     "cli": {"arguments"},
     "__main__": {"cli"},
     "__init__": set(),

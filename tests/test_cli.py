@@ -17,6 +17,18 @@ def run(*argv):
     )
 
 
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    """An untrained net for the digits."""
+    import focalnets
+
+    directory = tmp_path_factory.mktemp("presets") / "digits"
+    net = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net.class_names = tuple("0123456789")
+    net.save_to_preset(directory)
+    return directory
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
 def test_help_imports_no_backend(argv):
     code = (
@@ -47,7 +59,7 @@ def test_presets_lists_every_architecture(capsys):
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["trian"], 2, "there is no verb 'trian'; there are: train, presets"),
+        (["trian"], 2, "there is no verb 'trian'; there are: train, evaluate, predict"),
         (["train"], 2, "--out"),
         (["train", "--out", "{tmp}/r", "--recipe", "digit"], 2, "no recipe 'digit'; there are:"),
         (["train", "--out", "{tmp}/r", "--epochs", "many"], 2, "many"),
@@ -56,12 +68,37 @@ def test_presets_lists_every_architecture(capsys):
         (["train", "--out", "{tmp}/r", "--data", "{tmp}/none"], 2, "is not a data set"),
         (["train", "--out", "{tmp}", "--data", "digits"], 2, "is not empty"),
         (["train", "--out", "{tmp}", "--force"], 2, "does not look like a run"),
+        (["train", "--out", "{tmp}/r", "--seed", "-1"], 2, "seed must be in"),
+        (["train", "--out", "{tmp}/r", "--batch-size", "0"], 2, "batch_size must be positive"),
+        (["train", "--out", "{tmp}/r", "--learning-rate", "fast"], 2, "fast"),
+        (["train", "--out", "{tmp}/r", "--backend", "theano"], 2, "theano"),
+        (["train", "--out", "{tmp}/r", "--epoch", "3"], 2, "--epoch"),
+        (["train", "--out", "{tmp}/file"], 2, "exists and is a file"),
+        (["presets", "--yaml"], 2, "--yaml"),
+        (["presets", "tiny"], 2, "tiny"),
+        (["predict"], 2, "required"),
+        (["predict", "{tmp}/none", "{tmp}/file"], 2, "no preset directory"),
+        (["predict", "{tmp}", "{tmp}/file"], 2, "holds no config.json"),
+        (["predict", "focalnet_tiny_srf", "{tmp}/file"], 2, "no trained weights"),
+        (["predict", "focalnet_tiny_sfr", "{tmp}/file"], 2, "Did you mean focalnet_tiny_srf"),
+        (["predict", "{preset}"], 2, "No picture given"),
+        (["predict", "{preset}", "{tmp}/none.jpg"], 2, "No picture found at"),
+        (["predict", "{preset}", "{tmp}/file"], 2, "an empty file"),
+        (["predict", "{preset}", "{tmp}/file", "--top", "0"], 2, "top must be at least 1"),
+        (["predict", "{preset}", "{tmp}/file", "--json", "--csv"], 2, "either --json or --csv"),
+        (["evaluate", "{preset}"], 2, "--data"),
+        (["evaluate", "{preset}", "--data", "digit"], 2, "is not a data set"),
+        (["evaluate", "{preset}", "--data", "digits", "--split", "dev"], 2, "no split 'dev'"),
+        (["evaluate", "{preset}", "--data", "digits", "--batch-size", "0"], 2, "batch_size must be"),
+        (["explain", "{preset}", "{tmp}/file"], 2, "--out"),
+        (["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--stage", "7"], 2, "no stage 7"),
+        (["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--block", "b"], 2, "no block 'b'"),
     ],
 )
-def test_misuse_gets_one_sentence_and_code_2(argv, code, words, tmp_path, capfd):
+def test_misuse_gets_one_sentence_and_its_code(argv, code, words, tmp_path, capfd, preset):
     (tmp_path / "file").write_text("")
     try:
-        found = main([word.format(tmp=tmp_path) for word in argv])
+        found = main([word.format(tmp=tmp_path, preset=preset) for word in argv])
     except SystemExit as end:
         found = end.code
     captured = capfd.readouterr()

@@ -1,7 +1,12 @@
 """Data sets and batches."""
 
+import io
+import os
+import subprocess
+import sys
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +15,7 @@ from focalnets import ImageConverter, open_dataset
 from focalnets._io import read_image
 from focalnets.data.datasets import Split, split_validation
 from focalnets.data.loader import Loader
+from focalnets.data.pictures import describe_bad, find_pictures
 
 
 @pytest.fixture
@@ -52,10 +58,11 @@ def test_wrong_data_sets_are_explained(folder, tmp_path):
         open_dataset(str(folder))
     with pytest.raises(ValueError, match="is not a data set"):
         open_dataset(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no images of the form"):
-        open_dataset(str(folder / "train"))
+        open_dataset(str(tmp_path / "empty"))
     (folder / "train" / "red" / "bad.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match=r"bad\.jpg: not a readable picture"):
+    with pytest.raises(ValueError, match=r"bad\.jpg: not a picture, whatever"):
         open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare)
     (folder / "train" / "red" / "bad.jpg").unlink()
     (folder / "test" / "pink").mkdir()
@@ -132,3 +139,153 @@ def test_batches_are_functions_of_seed_and_epoch():
     ), "every image once"
     for other in (batches(0, 4), batches(1, 3)):
         assert np.any(other[0][0] != first[0][0])
+
+
+def test_a_folder_of_classes_is_split_by_a_fixed_stratified_draw(folder):
+    prepare = ImageConverter((8, 8)).prepare
+    dataset = open_dataset(str(folder / "train"), prepare=prepare)
+    assert dataset.class_names == ("blue", "green", "red")
+    assert np.bincount(dataset.splits["train"].labels).tolist() == [3, 3, 3]
+    assert np.bincount(dataset.splits["test"].labels).tolist() == [1, 1, 1]
+    again = open_dataset(str(folder / "train"), prepare=prepare)
+    np.testing.assert_array_equal(again.splits["test"].images, dataset.splits["test"].images)
+
+
+def test_table_and_arrays(folder, tmp_path):
+    prepare = ImageConverter((8, 8)).prepare
+    table = tmp_path / "list.csv"
+    lines = ["label,path,split"]
+    for split in ("train", "test"):
+        lines += [
+            f"{path.parent.name},{path.relative_to(tmp_path)},{split}"
+            for path in (folder / split).rglob("*.png")
+        ]
+    table.write_text("\n".join(lines))
+    listed = open_dataset(str(table), prepare=prepare)
+    assert listed.class_names == ("blue", "green", "red")
+    assert (len(listed.splits["train"]), len(listed.splits["test"])) == (12, 6)
+
+    split = listed.splits["train"]
+    np.savez(tmp_path / "a.npz", x_train=split.images, y_train=split.labels[:, None], class_names=list("bgr"))
+    stored = open_dataset(str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(stored.splits["train"].images, split.images)
+    assert stored.class_names == ("b", "g", "r")
+    grey = open_dataset(str(tmp_path / "a.npz"), channels=1).splits["train"].images
+    np.testing.assert_array_equal(grey[0, ..., 0], np.asarray(Image.fromarray(split.images[0]).convert("L")))
+
+    table.write_text("file,label\n")
+    with pytest.raises(ValueError, match="columns path and label"):
+        open_dataset(str(table))
+    np.savez(tmp_path / "b.npz", images=split.images)
+    with pytest.raises(ValueError, match="holds images; it needs x_train"):
+        open_dataset(str(tmp_path / "b.npz"))
+    np.savez(tmp_path / "c.npz", x_train=np.zeros((1, 2, 2, 3)), y_train=np.zeros(1, int))
+    with pytest.raises(ValueError, match="must be uint8"):
+        open_dataset(str(tmp_path / "c.npz"))
+    np.savez(tmp_path / "d.npz", x_train=np.array([{}]), y_train=np.zeros(1))
+    with pytest.raises(ValueError, match="holds objects"):
+        open_dataset(str(tmp_path / "d.npz"))
+
+
+def test_the_loaders_of_keras_read_their_cache(tmp_path):
+    """Real code with no download: the file lies where Keras looks for it."""
+    code = (
+        "import numpy as np, os\n"
+        "home = os.environ['KERAS_HOME']; os.makedirs(home + '/datasets', exist_ok=True)\n"
+        "x = np.arange(6 * 28 * 28, dtype='uint8').reshape(6, 28, 28); y = np.arange(6, dtype='uint8')\n"
+        "np.savez(home + '/datasets/mnist.npz', x_train=x[:4], y_train=y[:4], x_test=x[4:], y_test=y[4:])\n"
+        "import focalnets, keras\n"
+        "keras.utils.get_file = None\n"
+        "import keras.src.datasets.mnist as m; m.get_file = lambda fname, **_: home + '/datasets/' + fname\n"
+        "d = focalnets.open_dataset('mnist', channels=1)\n"
+        "print(d.splits['test'].images.shape, d.splits['test'].labels.tolist(), d.class_names[9])"
+    )
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": keras.backend.backend()}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout.strip() == "(2, 28, 28, 1) [4, 5] 9", ran.stderr
+
+
+@pytest.fixture
+def strange_folder(tmp_path):
+    """One class of good pictures of every kind, and every kind of bad one."""
+    folder = tmp_path / "strange" / "thing"
+    folder.mkdir(parents=True)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype("uint8"))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    photo.save(folder / "photo.jpg")
+    photo.save(folder / "turned.jpg", exif=turned)
+    photo.convert("L").save(folder / "grey.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.convert("P").save(folder / "palette.gif")
+    photo.convert("RGBA").save(folder / "alpha.webp")
+    Image.fromarray(np.full((20, 20), 30000, "uint16")).save(folder / "deep.png")
+    photo.save(folder / "moving.gif", save_all=True, append_images=[photo.rotate(90)])
+    photo.save(folder / "bitmap.bmp")
+    photo.save(folder / "scan.tiff")
+    photo.save(folder / "写真.jpg")
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+
+    whole = (folder / "photo.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "words.jpg").write_text("these are words")
+    Image.new("1", (12_000, 12_000)).save(folder / "bomb.png")
+    (folder / "folder.jpg").mkdir()
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    return folder.parent
+
+
+BAD = {
+    "bomb.png": "12000 x 12000 pixels are more than the limit of 64 million",
+    "cut.jpg": "truncated",
+    "empty.png": "an empty file",
+    "folder.jpg": "a folder, not a picture",
+    "gone.png": "no such file (or a link to one that is gone)",
+    "words.jpg": "not a picture, whatever its name says",
+}
+
+
+def test_every_bad_picture_is_named_at_once(strange_folder):
+    prepare = ImageConverter((16, 16)).prepare
+    with pytest.raises(ValueError, match="6 pictures cannot be used") as caught:
+        open_dataset(str(strange_folder), prepare=prepare)
+    for name, reason in BAD.items():
+        assert any(name in line and reason in line for line in str(caught.value).splitlines()), name
+    assert "--on-bad-image skip" in str(caught.value)
+
+    dataset = open_dataset(str(strange_folder), prepare=prepare, on_bad_image="skip")
+    assert len(dataset.bad) == 6
+    assert sum(len(split) for split in dataset.splits.values()) == 12
+
+
+def test_an_archive_is_judged_like_a_folder(strange_folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "strange.zip", "w") as archive:
+        for path in sorted((strange_folder / "thing").iterdir()):
+            if path.is_file():
+                archive.write(path, f"thing/{path.name}")
+    with pytest.raises(ValueError, match="4 pictures cannot be used") as caught:
+        open_dataset(str(tmp_path / "strange.zip"), prepare=ImageConverter((16, 16)).prepare)
+    for name in ("bomb.png", "cut.jpg", "empty.png", "words.jpg"):
+        assert BAD[name] in str(caught.value)
+
+
+def test_a_long_list_of_bad_pictures_is_cut():
+    text = describe_bad([f"{i}.jpg: no" for i in range(50)])
+    assert "50 pictures" in text
+    assert "19.jpg" in text
+    assert "20.jpg" not in text
+    assert "and 30 more" in text
+
+
+def test_pictures_are_found_by_file_folder_pattern_and_list(folder):
+    red = folder / "test" / "red"
+    everything = sorted(red.glob("*.png"))
+    assert find_pictures([str(red)]) == everything
+    assert find_pictures([str(red / "*.png")]) == everything
+    assert find_pictures([str(everything[1]), str(everything[0])]) == everything[::-1]
+    assert find_pictures(["-"], stdin=io.StringIO(f"{everything[0]}\n\n")) == everything[:1]
+    with pytest.raises(ValueError, match=r"No picture found at: .*nothing\.jpg, .*none\*"):
+        find_pictures([str(red / "nothing.jpg"), str(red), str(red / "none*")])
+    with pytest.raises(ValueError, match="No picture given"):
+        find_pictures([])

@@ -42,6 +42,7 @@ def blocks(language):
 def test_readme_commands(tmp_path, monkeypatch):
     """The `focalnets` lines of the README, in order, in an empty directory; then its Python."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(README.parent / "docs")
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("focalnets")]
     assert len(commands) >= 2

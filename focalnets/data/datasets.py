@@ -1,14 +1,30 @@
-"""open_dataset: a word, a folder or a zip -> splits of uint8 images with labels and class names."""
+"""open_dataset: a word, a folder, an archive or a table -> splits of uint8 images with labels."""
 
+import csv
 import pathlib
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import IMAGE_SUFFIXES, read_image
+from focalnets._io import IMAGE_SUFFIXES
+from focalnets.data.pictures import describe_bad, try_picture
 
 SPLITS = ("train", "val", "test")
+
+# Names that Keras' own loaders serve; they download once and cache below ~/.keras/datasets.
+KERAS_DATASETS = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "cifar100": None,
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": (
+        *("t-shirt", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "boot"),
+    ),
+}
+
+# Share of the images that becomes the test split where a folder or table does not name splits.
+TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -28,26 +44,36 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Splits by name ("train", "test", maybe "val") and the class names that labels index."""
+    """Splits by name ("train", "test", maybe "val"), the class names that labels index, and what was
+    wrong with each picture that was left out."""
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
+    bad: list[str] = field(default_factory=list)
 
 
-def open_dataset(spec, channels=3, prepare=None):
+def open_dataset(spec, channels=3, prepare=None, on_bad_image="error"):
     """Read a data set into memory.
 
     Args:
-        spec: "digits" (scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
-            to train and 359 to test), or the path of a folder or zip file that holds
-            `train/<class>/<image>` and `test/<class>/<image>`, and maybe `val/<class>/<image>`. Classes
-            are the sorted names of the folders below `train`.
+        spec: one of
+            - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
+              to train and 359 to test;
+            - "cifar10", "cifar100", "mnist", "fashion_mnist": through Keras, which downloads them once;
+            - a folder or zip of `<split>/<class>/<image>`, splits being train, test and maybe val;
+            - a folder or zip of `<class>/<image>`: a fifth of every class, by a fixed draw, is the test
+              split;
+            - a `.csv` with the columns path and label, and maybe split; paths are relative to it;
+            - a `.npz` with x_train, y_train, x_test, y_test (and maybe x_val, y_val), and maybe
+              class_names.
+            Classes are sorted by name.
         channels: 3 for RGB, 1 for grey.
         prepare: function from one uint8 image (H, W, C) to one of the wanted size, such as
             `ImageConverter.prepare`; None if all images have one size already.
+        on_bad_image: "error" to name all pictures that cannot be read, "skip" to leave them out.
 
     Raises:
-        ValueError: if `spec` is neither, has no images, mixes image sizes, or an image is damaged.
+        ValueError: if `spec` is none of these, has no images, mixes image sizes, or pictures are bad.
         ImportError: naming the extra to install.
 
     >>> from focalnets import open_dataset
@@ -56,18 +82,23 @@ def open_dataset(spec, channels=3, prepare=None):
     """
     path = pathlib.Path(spec).expanduser()
     if spec == "digits":
-        dataset = _digits(channels, prepare)
-    elif path.is_dir():
-        dataset = _read_files(path, _files_of_folder(path), channels, prepare)
-    elif zipfile.is_zipfile(path):
+        return _from_arrays(*_digits(), channels, prepare)
+    if spec in KERAS_DATASETS and not path.exists():
+        return _from_arrays(*_keras_dataset(spec), channels, prepare)
+    if path.is_dir():
+        return _from_files(path, _files_of_folder(path), channels, prepare, on_bad_image)
+    if path.is_file() and path.suffix == ".npz":
+        return _from_arrays(*_npz(path), channels, prepare)
+    if path.is_file() and path.suffix == ".csv":
+        return _from_files(path, _files_of_table(path), channels, prepare, on_bad_image)
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            dataset = _read_files(path, _files_of_zip(archive), channels, prepare)
-    else:
-        raise ValueError(
-            f"{str(spec)!r} is not a data set: give 'digits', or an existing folder or zip file with "
-            "train/<class>/<image> and test/<class>/<image>."
-        )
-    return dataset
+            return _from_files(path, _files_of_zip(archive), channels, prepare, on_bad_image)
+    known = ", ".join(("digits", *KERAS_DATASETS))
+    raise ValueError(
+        f"{str(spec)!r} is not a data set: give {known}, a folder or zip of train/<class>/<image> and "
+        "test/<class>/<image> (or of <class>/<image>), a .csv of path,label, or an .npz."
+    )
 
 
 def split_validation(split, fraction, seed):
@@ -76,90 +107,179 @@ def split_validation(split, fraction, seed):
     Returns:
         (train, validation), two `Split`s without a common row.
     """
-    generator = np.random.default_rng(seed)
-    chosen = []
-    for label in np.unique(split.labels):
-        rows = generator.permutation(np.flatnonzero(split.labels == label))
-        chosen.append(rows[: round(fraction * len(rows))])
-    chosen = np.sort(np.concatenate(chosen))
+    chosen = _stratified_draw(split.labels, fraction, seed)
     return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
 
 
-def _digits(channels, prepare):
+def _stratified_draw(labels, fraction, seed):
+    """Sorted indices of `fraction` of every class."""
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: round(fraction * len(rows))])
+    return np.sort(np.concatenate(chosen))
+
+
+# === Arrays: each source gives ({split: (images, labels)}, class names) ===
+
+
+def _digits():
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("The digits come with scikit-learn: pip install 'focalnets[digits]'.") from error
     digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype("uint8")[..., None]  # pixels are 0..16
-    images = np.repeat(images, channels, axis=-1)
-    if prepare is not None:
-        images = np.stack([prepare(image) for image in images])
-    everything = Split(images, digits.target.astype("int32"))
+    images = np.round(digits.images * (255 / 16)).astype("uint8")  # pixels are 0..16
+    everything = Split(images, digits.target)
     # The data come in order of writers, so that a plain cut would test on writers never seen; this
     # stratified draw is fixed for ever, whatever the seed of a run.
     train, test = split_validation(everything, fraction=0.2, seed=0)
-    return ImageDataset({"train": train, "test": test}, tuple(str(digit) for digit in range(10)))
+    parts = {"train": (train.images, train.labels), "test": (test.images, test.labels)}
+    return parts, [str(digit) for digit in range(10)]
+
+
+def _keras_dataset(name):
+    import keras
+
+    train, test = getattr(keras.datasets, name).load_data()
+    names = KERAS_DATASETS[name] or [f"class {label:02}" for label in range(100)]
+    return {"train": train, "test": test}, names
+
+
+def _npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except ValueError as error:
+        raise ValueError(f"{path} holds objects, not plain arrays; save it anew without them.") from error
+    parts = {
+        split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS if f"x_{split}" in arrays
+    }
+    if "train" not in parts:
+        raise ValueError(f"{path} holds {', '.join(sorted(arrays))}; it needs x_train and y_train.")
+    classes = 1 + max(int(labels.max()) for _, labels in parts.values())
+    names = arrays.get("class_names", [f"class {label}" for label in range(classes)])
+    return parts, [str(name) for name in names]
+
+
+def _from_arrays(parts, class_names, channels, prepare):
+    splits = {}
+    for name, (images, labels) in parts.items():
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            raise ValueError(f"Images must be uint8, 0..255; got {images.dtype} in the split {name}.")
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.shape[-1] != channels:
+            images = _with_channels(images, channels)
+        if prepare is not None:
+            images = np.stack([prepare(image) for image in images])
+        splits[name] = Split(images, np.asarray(labels).reshape(-1).astype("int32"))
+    return ImageDataset(splits, tuple(class_names))
+
+
+def _with_channels(images, channels):
+    if images.shape[-1] == 1:
+        return np.repeat(images, channels, axis=-1)
+    if channels == 1 and images.shape[-1] == 3:  # ITU-R 601, as Pillow
+        return np.round(images @ np.array([0.299, 0.587, 0.114])).astype("uint8")[..., None]
+    raise ValueError(f"Images have {images.shape[-1]} channels; the network takes {channels}.")
+
+
+# === Files: each source gives rows (split or "", class, name, function that opens it) ===
 
 
 def _files_of_folder(folder):
-    """(split, class, name, opener) of every image below a folder, or below its only subfolder."""
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if len(inside) == 1 and inside[0].name not in SPLITS:
-        folder = inside[0]
-    for split in SPLITS:
-        for path in sorted((folder / split).glob("*/*")):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(path.relative_to(folder)):
-                yield split, path.parent.name, str(path), path.open
+        directly = any(path.is_file() and _is_picture((path.name,)) for path in inside[0].iterdir())
+        if not directly:  # one folder around everything, not a single class
+            folder = inside[0]
+    has_splits = (folder / "train").is_dir()
+    for path in sorted(folder.glob("*/*/*" if has_splits else "*/*")):
+        parts = path.relative_to(folder).parts
+        if _is_picture(parts) and (not has_splits or parts[0] in SPLITS):
+            yield parts[0] if has_splits else "", parts[-2], str(path), lambda path=path: path.open("rb")
 
 
 def _files_of_zip(archive):
-    """The same of a zip file; folders above the split's are ignored."""
-    for name in sorted(archive.namelist()):
-        path = pathlib.PurePosixPath(name)
-        parts = path.parts
-        if len(parts) < 3 or parts[-3] not in SPLITS or _hidden(path):
+    """Folders above the split's, or above the class's, are ignored."""
+    names = [name for name in archive.namelist() if _is_picture(pathlib.PurePosixPath(name).parts)]
+    parts = {name: pathlib.PurePosixPath(name).parts for name in names}
+    has_splits = any(len(p) >= 3 and p[-3] == "train" for p in parts.values())
+    for name in sorted(names):
+        if has_splits and (len(parts[name]) < 3 or parts[name][-3] not in SPLITS):
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            yield parts[-3], parts[-2], name, lambda mode, name=name: archive.open(name)
+        if len(parts[name]) >= 2:
+            split = parts[name][-3] if has_splits else ""
+            yield split, parts[name][-2], name, lambda name=name: archive.open(name)
 
 
-def _hidden(path):
-    """What systems and editors leave beside pictures: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+def _files_of_table(path):
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"path", "label"} <= set(rows.fieldnames or ()):
+            raise ValueError(
+                f"{path} needs a first line with the columns path and label (and maybe split); it has: "
+                f"{', '.join(rows.fieldnames or ['nothing'])}."
+            )
+        for row in rows:
+            picture = path.parent / row["path"]
+            split = row.get("split") or ""
+            if split and split not in SPLITS:
+                raise ValueError(f"{path}: split must be train, val or test; got {split!r}.")
+            yield split, row["label"], str(picture), lambda picture=picture: picture.open("rb")
 
 
-def _read_files(source, files, channels, prepare):
-    files = list(files)
-    class_names = tuple(sorted({label for split, label, *_ in files if split == "train"}))
-    if not class_names:
-        raise ValueError(f"{source} holds no images of the form train/<class>/<image>.")
-    unknown = sorted({label for _, label, *_ in files} - set(class_names))
+def _is_picture(parts):
+    """By its suffix, and not what systems and editors leave: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return False
+    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
+
+
+def _from_files(source, files, channels, prepare, on_bad_image):
+    # One thread: on pictures of a few kilobytes, threads that wait for Python's lock are slower than none.
+    rows, bad = [], []
+    for split, label, name, opener in files:
+        picture, problem = try_picture((name, opener), channels)
+        if problem is None:
+            pixels = picture.pixels if prepare is None else prepare(picture.pixels)
+            rows.append((split, label, pixels))
+        else:
+            bad.append(problem)
+    if bad and on_bad_image == "error":
+        raise ValueError(describe_bad(bad))
+    if not rows:
+        raise ValueError(
+            f"{source} holds no images of the form train/<class>/<image> or <class>/<image> "
+            f"({', '.join(IMAGE_SUFFIXES)})."
+        )
+    if len({bool(split) for split, *_ in rows}) > 1:
+        raise ValueError(f"{source} names a split for some images only; name it for all or for none.")
+    return _in_splits(source, rows, bad)
+
+
+def _in_splits(source, rows, bad):
+    named = bool(rows[0][0])
+    class_names = tuple(sorted({label for split, label, _ in rows if not named or split == "train"}))
+    unknown = sorted({label for _, label, _ in rows} - set(class_names))
     if unknown:
         raise ValueError(f"{source} has classes without training images: {', '.join(unknown)}.")
-
-    def read(file):
-        _, _, name, opener = file
-        try:
-            with opener("rb") as stream:
-                image = read_image(stream, channels, name)
-        except (zipfile.BadZipFile, RuntimeError) as error:  # damaged or encrypted member
-            raise ValueError(f"{source}: {error}.") from error
-        return image if prepare is None else prepare(image)
-
-    # One thread: on pictures of a few kilobytes, threads that wait for Python's lock are slower than none.
-    splits = {}
-    for split in SPLITS:
-        members = [file for file in files if file[0] == split]
-        if not members:
-            continue
-        images = [read(file) for file in members]
-        shapes = {image.shape for image in images}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"Images of {source} differ in size, for instance {sorted(shapes)[:3]}; choose an "
-                "image size to bring them to."
-            )
-        labels = [class_names.index(label) for _, label, *_ in members]
-        splits[split] = Split(np.stack(images), np.asarray(labels, "int32"))
-    return ImageDataset(splits, class_names)
+    shapes = {image.shape for *_, image in rows}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"Images of {source} differ in size, for instance {sorted(shapes)[:3]}; choose an "
+            "image size to bring them to."
+        )
+    labels = np.asarray([class_names.index(label) for _, label, _ in rows], "int32")
+    images = np.stack([image for *_, image in rows])
+    if named:
+        places = {split: [i for i, row in enumerate(rows) if row[0] == split] for split in SPLITS}
+    else:
+        test = _stratified_draw(labels, TEST_FRACTION, seed=0)
+        places = {"train": np.setdiff1d(np.arange(len(rows)), test), "test": test}
+    everything = Split(images, labels)
+    splits = {split: everything.take(chosen) for split, chosen in places.items() if len(chosen)}
+    return ImageDataset(splits, class_names, bad)

@@ -31,7 +31,8 @@ def draw_panels(path, images, block_maps, titles, heading):
     norm_scale = _scale(block_maps.modulator_norm)
 
     count = len(images)
-    height = 1.5 * count + 0.9
+    aspect = images.shape[1] / images.shape[2]
+    height = 1.55 * aspect * count + 0.9
     figure = matplotlib.figure.Figure(figsize=(1.6 * len(columns) + 2.4, height), dpi=100)
     figure.suptitle(heading, y=1 - 0.2 / height)
     grid = figure.subplots(

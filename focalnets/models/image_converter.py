@@ -78,22 +78,25 @@ class ImageConverter(keras.layers.Layer):
         self.std = tuple(float(value) for value in std)
         self.built = True
 
-    def prepare(self, image):
+    def prepare(self, image, crop=True):
         """Resize the shorter side to size / crop_fraction and crop the centre.
 
         Args:
             image: uint8 array (H, W, C), C 1, 3 or 4.
+            crop: False to keep the whole picture and its aspect: the side that decides becomes
+                `image_size`'s, the other is at least that.
 
         Returns:
-            uint8 array (image_size[0], image_size[1], C); the image itself if it has that size already
-            and nothing is to be cropped, or if `image_size` is None.
+            uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image itself if
+            it has that size already and nothing is to be cropped, or if `image_size` is None.
         """
-        if self.image_size is None or (image.shape[:2] == self.image_size and self.crop_fraction == 1.0):
+        fraction = self.crop_fraction if crop else 1.0
+        if self.image_size is None or (image.shape[:2] == self.image_size and fraction == 1.0):
             return image
         height, width = self.image_size
         # As timm and torchvision do it: the side that decides becomes floor(size / crop_fraction), the
         # other is truncated, the crop's corner rounded.
-        high, wide = (math.floor(side / self.crop_fraction) for side in self.image_size)
+        high, wide = (math.floor(side / fraction) for side in self.image_size)
         if high * image.shape[1] >= wide * image.shape[0]:
             resized_height, resized_width = high, max(high * image.shape[1] // image.shape[0], width)
         else:
@@ -102,6 +105,8 @@ class ImageConverter(keras.layers.Layer):
         resized = Image.fromarray(pixels).resize(
             (resized_width, resized_height), INTERPOLATIONS[self.interpolation]
         )
+        if not crop:
+            return np.asarray(resized).reshape(resized_height, resized_width, image.shape[-1])
         top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
         cropped = resized.crop((left, top, left + width, top + height))
         return np.asarray(cropped).reshape(height, width, image.shape[-1])

@@ -20,9 +20,12 @@ def run(arguments):
         data=arguments.data,
         out=arguments.out,
         force=arguments.force,
+        on_bad_image=arguments.on_bad_image,
         verbose=1 if sys.stdout.isatty() else 2,
     )
     seconds = sum(row["seconds"] for row in result.history)
+    if result.skipped:
+        print(f"skipped {len(result.skipped)} bad pictures:", *result.skipped, sep="\n  ")
     print(f"training: {seconds:.1f} s")
     print(f"run directory: {result.directory}")
     print(f"curves: {result.curves}")

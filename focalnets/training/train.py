@@ -25,16 +25,18 @@ PANEL_IMAGES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` leaves: paths, history rows, and accuracy (0..1) on the test split, None without one."""
+    """What `train` leaves: paths, history rows, accuracy (0..1) on the test split (None without one), and
+    what was wrong with each picture left out."""
 
     directory: pathlib.Path
     curves: pathlib.Path
     panels: list[pathlib.Path]
     history: list[dict]
     test_accuracy: float | None
+    skipped: list[str]
 
 
-def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
+def train(recipe, data=None, out="runs/latest", force=False, on_bad_image="error", verbose="auto"):
     """Train a classifier and write what can be known about it.
 
     Args:
@@ -43,6 +45,7 @@ def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
         out: run directory to make: a preset directory (`FocalNetClassifier.from_preset(out)`) with
             `recipe.json`, `history.csv`, `curves.png` and `panels/`.
         force: replace a run that is there.
+        on_bad_image: "error" to name all pictures that cannot be read, "skip" to leave them out.
         verbose: as in Keras' `fit`.
 
     Returns:
@@ -66,7 +69,7 @@ def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     architecture = find_architecture(recipe.architecture)
     converter = ImageConverter((recipe.image_size,) * 2, mean=recipe.mean, std=recipe.std)
-    dataset = open_dataset(data, channels=len(recipe.mean), prepare=converter.prepare)
+    dataset = open_dataset(data, len(recipe.mean), converter.prepare, on_bad_image)
     training, validation = _training_splits(dataset, recipe)
 
     directory = new_run_directory(out, force)
@@ -89,7 +92,7 @@ def train(recipe, data=None, out="runs/latest", force=False, verbose="auto"):
     shown, kind = (validation, "validation") if test is None else (test, "test")
     panels = _draw_panels(classifier, shown, kind, directory / "panels")
     test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
-    return TrainResult(directory, curves, panels, history, test_accuracy)
+    return TrainResult(directory, curves, panels, history, test_accuracy, dataset.bad)
 
 
 def _training_splits(dataset, recipe):

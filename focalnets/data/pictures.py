@@ -1,0 +1,125 @@
+"""Find and read pictures that a user names: files, folders, patterns, a list on standard input."""
+
+import glob
+import pathlib
+import sys
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from focalnets._io import IMAGE_SUFFIXES, read_image, reason
+
+# An error lists so many bad files by name, and counts the rest.
+LISTED = 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture: its name and uint8 pixels (H, W, channels)."""
+
+    name: str
+    pixels: np.ndarray
+
+
+def find_pictures(inputs, stdin=None):
+    """Paths of pictures, in the order given, folders sorted.
+
+    Args:
+        inputs: each a file, a folder (its pictures and those of its subfolders), a pattern such as
+            "photos/*.jpg", or "-" for one path a line on standard input.
+        stdin: where "-" reads; `sys.stdin` if None.
+
+    Raises:
+        ValueError: naming every input that leads to nothing.
+
+    >>> from focalnets.data.pictures import find_pictures
+    >>> find_pictures(["nowhere/*.jpg"])
+    Traceback (most recent call last):
+        ...
+    ValueError: No picture found at: nowhere/*.jpg. Give files, folders or patterns.
+    """
+    if not inputs:
+        raise ValueError(
+            "No picture given. Give files, folders or patterns, or - for a list on standard input."
+        )
+    found, missing = [], []
+    for text in inputs:
+        if text == "-":
+            lines = (sys.stdin if stdin is None else stdin).read().splitlines()
+            paths = [pathlib.Path(line.strip()) for line in lines if line.strip()]
+        else:
+            paths = _expand(text)
+        if not paths:
+            missing.append(text)
+        found += paths
+    if missing:
+        raise ValueError(f"No picture found at: {', '.join(missing)}. Give files, folders or patterns.")
+    return found
+
+
+def _expand(text):
+    path = pathlib.Path(text).expanduser()
+    if path.is_dir():
+        inside = (child.relative_to(path) for child in path.rglob("*"))
+        return [
+            path / child
+            for child in sorted(inside)
+            if child.suffix.lower() in IMAGE_SUFFIXES
+            and not any(part.startswith(".") for part in child.parts)
+        ]
+    if path.exists() or path.is_symlink():  # a dangling link is a bad picture, not a missing one
+        return [path]
+    return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
+
+
+def read_pictures(files, channels=3, on_bad_image="error"):
+    """Read pictures one after the other, and deal with all the bad ones at once.
+
+    Args:
+        files: paths, or pairs (name, function that opens it as a binary stream).
+        channels: see `_io.read_image`, which also has the rules for each kind of picture.
+        on_bad_image: "error" to raise after all were tried, "skip" to leave them out.
+
+    Returns:
+        (list of `Picture`, list of texts that say what was wrong with each bad one).
+
+    Raises:
+        ValueError: with the names of all bad files and the fix, if `on_bad_image` is "error".
+    """
+    pictures, bad = [], []
+    for file in files:
+        picture, problem = try_picture(file, channels)
+        if problem is None:
+            pictures.append(picture)
+        else:
+            bad.append(problem)
+    if bad and on_bad_image == "error":
+        raise ValueError(describe_bad(bad))
+    return pictures, bad
+
+
+def try_picture(file, channels):
+    """(`Picture`, None), or (None, what is wrong with it)."""
+    name, opener = file if isinstance(file, tuple) else (str(file), None)
+    try:
+        if opener is None:
+            return Picture(name, read_image(file, channels)), None
+        with opener() as stream:
+            return Picture(name, read_image(stream, channels, name)), None
+    except ValueError as error:  # read_image's, which begins with the name
+        return None, str(error)
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted member
+        return None, f"{name}: {reason(error)}"
+
+
+def describe_bad(bad):
+    """One text for a list of problems: the first `LISTED` by name, the rest counted, and the fix."""
+    lines = [f"  {problem}" for problem in bad[:LISTED]]
+    if len(bad) > LISTED:
+        lines.append(f"  and {len(bad) - LISTED} more")
+    count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
+    return (
+        f"{count} cannot be used:\n" + "\n".join(lines) + "\nRepair or remove them, or leave them out "
+        "with --on-bad-image skip."
+    )

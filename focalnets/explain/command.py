@@ -1,0 +1,74 @@
+"""`focalnets explain`."""
+
+import numpy as np
+
+from focalnets._io import new_output_directory
+from focalnets.data.pictures import find_pictures, read_pictures
+from focalnets.explain.modulation import modulation_maps
+from focalnets.explain.render import draw_panels
+from focalnets.presets.store import load_preset
+
+
+def run(arguments):
+    """Write, for each picture, a panel of what each block modulates with, and the arrays behind it."""
+    classifier = load_preset(arguments.preset)
+    blocks = chosen_blocks(
+        [block.name for block in classifier.backbone.blocks], arguments.block, arguments.stage
+    )
+    channels = classifier.backbone.image_shape[-1]
+    files = find_pictures(arguments.pictures)
+    pictures, bad = read_pictures(files, channels, arguments.on_bad_image)
+    directory = new_output_directory(arguments.out, arguments.force)
+    used = set()
+    for picture in pictures:
+        pixels = picture.pixels
+        if classifier.image_converter is not None:
+            pixels = classifier.image_converter.prepare(pixels, crop=arguments.crop)
+        found = modulation_maps(classifier, pixels[None])
+        stem = _free_name(picture.name, used)
+        arrays = {"image": pixels}
+        for name in blocks:
+            arrays[f"{name}.gates"] = found[name].gates[0]
+            arrays[f"{name}.modulator_norm"] = found[name].modulator_norm[0]
+            path = directory / f"{stem}.{name}.png"
+            draw_panels(path, pixels[None], found[name], [""], heading=f"{stem}, {name}")
+            print(f"panel: {path}")
+        np.savez_compressed(directory / f"{stem}.npz", **arrays)
+        print(f"arrays: {directory / stem}.npz")
+    for problem in bad:
+        print(f"skipped {problem}")
+
+
+def chosen_blocks(names, block=None, stage=None):
+    """Names of the blocks to draw: one, those of one stage, or the last of every stage.
+
+    Raises:
+        ValueError: naming what there is, if there is no such block or stage.
+
+    >>> from focalnets.explain.command import chosen_blocks
+    >>> chosen_blocks(["stage1_block1", "stage1_block2", "stage2_block1"])
+    ['stage1_block2', 'stage2_block1']
+    """
+    if block is not None:
+        if block not in names:
+            raise ValueError(f"There is no block {block!r}; there are: {', '.join(names)}.")
+        return [block]
+    by_stage = {}
+    for name in names:
+        by_stage.setdefault(int(name.removeprefix("stage").split("_")[0]), []).append(name)
+    if stage is None:
+        return [blocks[-1] for blocks in by_stage.values()]
+    if stage not in by_stage:
+        raise ValueError(f"There is no stage {stage}; there are {len(by_stage)}.")
+    return by_stage[stage]
+
+
+def _free_name(name, used):
+    """The picture's name without folder and suffix, with a number if another one has it."""
+    stem = name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    candidate, number = stem, 1
+    while candidate in used:
+        number += 1
+        candidate = f"{stem}-{number}"
+    used.add(candidate)
+    return candidate

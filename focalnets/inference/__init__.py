@@ -1,0 +1,1 @@
+"""Putting a trained network to work: predictions and their evaluation."""

@@ -1,0 +1,103 @@
+"""`focalnets predict` and `focalnets evaluate`."""
+
+import csv
+import json
+import sys
+
+from focalnets._io import new_output_directory, write_json
+from focalnets.data.datasets import open_dataset
+from focalnets.data.pictures import find_pictures, read_pictures
+from focalnets.inference.evaluate import draw_confusion, evaluate
+from focalnets.inference.predictor import Predictor
+
+
+def run_predict(arguments):
+    """Say what is on each picture."""
+    if arguments.top < 1:
+        raise ValueError(f"top must be at least 1; got {arguments.top}.")
+    if arguments.as_json and arguments.as_csv:
+        raise ValueError("Give either --json or --csv, not both.")
+    predictor = Predictor(arguments.preset)
+    files = find_pictures(arguments.pictures)
+    pictures, bad = read_pictures(files, predictor.channels, arguments.on_bad_image)
+    predictions = predictor.predict(pictures, top=arguments.top)
+    if arguments.as_json:
+        rows = [
+            {
+                "picture": prediction.name,
+                "classes": [
+                    {"name": name, "probability": probability}
+                    for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+                ],
+            }
+            for prediction in predictions
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif arguments.as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(("picture", "rank", "class", "probability"))
+        for prediction in predictions:
+            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+            for rank, (name, probability) in enumerate(ranked, start=1):
+                writer.writerow((prediction.name, rank, name, f"{probability:.6f}"))
+    else:
+        width = max((len(prediction.name) for prediction in predictions), default=0)
+        for prediction in predictions:
+            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+            text = "  ".join(f"{name} {probability:6.1%}" for name, probability in ranked)
+            print(f"{prediction.name:<{width}}  {text}")
+    _report_skipped(bad)
+
+
+def run_evaluate(arguments):
+    """Classify a split and compare with its labels."""
+    predictor = Predictor(arguments.preset, arguments.batch_size)
+    dataset = open_dataset(arguments.data, predictor.channels, predictor.prepare, arguments.on_bad_image)
+    if arguments.split not in dataset.splits:
+        raise ValueError(
+            f"{arguments.data} has no split {arguments.split!r}; it has: {', '.join(dataset.splits)}."
+        )
+    names = predictor.class_names
+    if dataset.class_names != names:
+        unknown = sorted(set(dataset.class_names) - set(names))
+        raise ValueError(
+            f"The preset knows the classes {', '.join(names[:10])}, the data {', '.join(unknown[:10])}"
+            " as well: they do not fit."
+            if unknown
+            else f"The data lack classes of the preset: {sorted(set(names) - set(dataset.class_names))[:10]}."
+        )
+    split = dataset.splits[arguments.split]
+    directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
+    found = evaluate(predictor.logits(split.images), split.labels, names)
+
+    figures = {
+        "data": str(arguments.data),
+        "split": arguments.split,
+        "images": found.images,
+        "top1": found.top1,
+        "top5": found.top5,
+        "loss": found.loss,
+        "per_class": found.per_class,
+    }
+    if directory is not None:
+        write_json(directory / "evaluation.json", {**figures, "confusion": found.confusion.tolist()})
+        draw_confusion(directory / "confusion.png", found)
+    if arguments.as_json:
+        print(json.dumps(figures, indent=2, ensure_ascii=False))
+    else:
+        width = max(len(name) for name in names)
+        for name, share in found.per_class.items():
+            print(f"{name:<{width}}  {'no images' if share is None else f'{share:7.2%}'}")
+        print(f"images: {found.images}")
+        print(f"loss: {found.loss:.4f}")
+        if found.top5 is not None:
+            print(f"top-5 accuracy: {found.top5:.4f}")
+        print(f"top-1 accuracy: {found.top1:.4f}")
+        if directory is not None:
+            print(f"confusion matrix: {directory / 'confusion.png'}")
+    _report_skipped(dataset.bad)
+
+
+def _report_skipped(bad):
+    if bad:
+        print(f"skipped {len(bad)} bad pictures:", *bad, sep="\n  ", file=sys.stderr)

@@ -1,0 +1,161 @@
+"""Predictions and evaluation, from Python and from the command line, on a really trained network."""
+
+import csv
+import dataclasses
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, train
+from focalnets.cli import main
+from focalnets.data.pictures import Picture
+from focalnets.explain.command import chosen_blocks
+from focalnets.inference.evaluate import evaluate
+from focalnets.inference.predictor import Predictor, softmax
+from focalnets.training.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=3)
+    return train(recipe, out=tmp_path_factory.mktemp("runs") / "digits", verbose=0)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three digits as files, one in a subfolder and one twice as wide."""
+    digits = open_dataset("digits", channels=1).splits["test"].images[:3, ..., 0]
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    Image.fromarray(digits[0]).save(tmp_path / "pictures" / "a.png")
+    Image.fromarray(digits[1]).save(tmp_path / "pictures" / "more" / "b.png")
+    Image.fromarray(np.repeat(digits[2], 2, axis=1)).save(tmp_path / "pictures" / "wide.png")
+    return tmp_path / "pictures"
+
+
+def test_evaluation_equals_a_computation_by_hand():
+    generator = np.random.default_rng(0)
+    logits, labels = generator.normal(size=(200, 7)), generator.integers(0, 6, 200)
+    found = evaluate(logits, labels, tuple("abcdefg"))
+    order = np.argsort(-logits, axis=1)
+    assert found.top1 == np.mean(order[:, 0] == labels)
+    assert found.top5 == np.mean([label in row[:5] for row, label in zip(order, labels, strict=True)])
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found.loss == pytest.approx(-np.mean(np.log(probabilities[np.arange(200), labels])))
+    assert found.confusion.sum() == 200
+    assert found.confusion[2, 3] == np.sum((labels == 2) & (order[:, 0] == 3))
+    assert found.per_class["b"] == np.mean(order[labels == 1, 0] == 1)
+    assert found.per_class["g"] is None
+    assert evaluate(logits[:, :5], labels.clip(0, 4), tuple("abcde")).top5 is None
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(logits[:0], labels[:0], tuple("abcdefg"))
+    with pytest.raises(ValueError, match="do not fit"):
+        evaluate(logits, labels + 5, tuple("abcdefg"))
+
+
+def test_softmax_survives_large_logits():
+    np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0], [-1000.0, 0.0]])), [[0.5, 0.5], [0, 1]])
+
+
+def test_predictor_takes_pictures_of_any_size_in_their_order(tmp_path):
+    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3, ImageConverter(image_size=None))
+    net.save_to_preset(tmp_path / "preset")
+    generator = np.random.default_rng(0)
+    sizes = [(20, 30), (16, 16), (20, 30), (9, 5)]
+    images = [generator.integers(0, 256, (*size, 3)).astype("uint8") for size in sizes]
+    predictor = Predictor(tmp_path / "preset", batch_size=2)
+    rows = predictor.logits(images)
+    for image, row in zip(images, rows, strict=True):
+        np.testing.assert_allclose(net.predict(image[None], verbose=0)[0], row, rtol=1e-4, atol=1e-6)
+    predictions = predictor.predict([Picture("x", images[0])], top=2)
+    assert predictions[0].name == "x"
+    assert predictions[0].probabilities[0] >= predictions[0].probabilities[1] > 0
+    assert set(predictions[0].classes) < {"class 0", "class 1", "class 2"}
+
+
+def test_predict_as_table_json_and_csv(run, pictures, capsys, monkeypatch):
+    command = ["predict", str(run.directory), str(pictures), "--top", "2"]
+    assert main(command) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0].rsplit("/", 1)[1] for line in table] == ["a.png", "b.png", "wide.png"]
+    assert main([*command, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [len(row["classes"]) for row in rows] == [2, 2, 2]
+    assert table[0].split()[1] == rows[0]["classes"][0]["name"]
+    assert main([*command, "--csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [line["rank"] for line in lines] == ["1", "2"] * 3
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures}/a.png\n"))
+    assert main(["predict", str(run.directory), "-"]) == 0
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_evaluate_reports_what_training_reported(run, tmp_path, capsys):
+    command = ["evaluate", str(run.directory), "--data", "digits"]
+    assert main([*command, "--json", "--out", str(tmp_path / "out")]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["top1"] == pytest.approx(run.test_accuracy)
+    assert figures["images"] == 359
+    stored = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert np.trace(stored["confusion"]) == round(359 * run.test_accuracy)
+    assert np.asarray(Image.open(tmp_path / "out" / "confusion.png").convert("L")).std() > 10
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--out", str(tmp_path / "out"), "--force"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2] == f"top-1 accuracy: {run.test_accuracy:.4f}"
+    assert main([*command, "--split", "val"]) == 2
+    assert "it has: train, test" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_data_of_other_classes(run, tmp_path, capsys):
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (8, 8), i).save(tmp_path / "pets" / label / f"{i}.png")
+    assert main(["evaluate", str(run.directory), "--data", str(tmp_path / "pets")]) == 2
+    assert "cat, dog" in capsys.readouterr().err
+
+
+def test_explain_writes_panels_and_the_arrays_behind_them(run, pictures, tmp_path, capsys):
+    command = ["explain", str(run.directory), str(pictures / "wide.png"), str(pictures / "a.png")]
+    out = tmp_path / "out"
+    assert main([*command, "--out", str(out)]) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "wide.npz",
+        "a.npz",
+        *(f"{p}.stage{s}_block2.png" for p in ("wide", "a") for s in (1, 2)),
+    }
+    with np.load(out / "wide.npz") as arrays:
+        assert arrays["image"].shape == (8, 16, 1)
+        assert arrays["stage1_block2.gates"].shape == (8, 16, 3)
+        assert arrays["stage2_block2.modulator_norm"].shape == (8, 16)
+        assert arrays["stage1_block2.gates"].std() > 1e-3
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "one"), "--block", "stage1_block1", "--crop"]) == 0
+    with np.load(tmp_path / "one" / "wide.npz") as arrays:
+        assert set(arrays) == {"image", "stage1_block1.gates", "stage1_block1.modulator_norm"}
+        assert arrays["image"].shape == (8, 8, 1)
+    assert main([*command, "--out", str(tmp_path / "x"), "--block", "stage9"]) == 2
+    assert "there are: stage1_block1" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_blocks_can_be_chosen_by_stage():
+    names = ["stage1_block1", "stage1_block2", "stage2_block1"]
+    assert chosen_blocks(names, stage=1) == names[:2]
+    with pytest.raises(ValueError, match="no stage 3; there are 2"):
+        chosen_blocks(names, stage=3)
+
+
+def test_bad_pictures_stop_or_are_skipped(run, pictures, capsys):
+    (pictures / "bad.png").write_text("words")
+    command = ["predict", str(run.directory), str(pictures)]
+    assert main(command) == 2
+    assert "1 picture cannot be used" in capsys.readouterr().err
+    assert main([*command, "--on-bad-image", "skip"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 3
+    assert "skipped 1 bad picture" in captured.err
