@@ -35,8 +35,8 @@ def test_every_public_name_has_an_example():
             assert len(value.__doc__) > 100, name
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 def test_readme_commands(tmp_path, monkeypatch):
@@ -53,3 +53,13 @@ def test_readme_commands(tmp_path, monkeypatch):
     assert code
     for block in code:
         exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("page", sorted((README.parent / "docs").glob("*.md")), ids=lambda p: p.name)
+def test_pages(page, tmp_path, monkeypatch):
+    """The Python blocks of a page, in order, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    code = blocks("python", page)
+    assert code
+    for block in code:
+        exec(compile(block, page.name, "exec"), {})
