@@ -53,8 +53,11 @@ def test_the_backends_own_data_loaders(classifier, data):
         batches = tensorflow.data.Dataset.from_tensor_slices(data).batch(16)
     else:  # JAX brings none of its own
         batches = Loader(Split(*data), num_classes=2, batch_size=16)
-        classifier.compile("adamw", keras.losses.CategoricalCrossentropy(from_logits=True), ["accuracy"])
-        classifier.optimizer.learning_rate = 1e-2
+        classifier.compile(
+            keras.optimizers.AdamW(1e-2),
+            keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
     history = classifier.fit(batches, epochs=5, shuffle=False, verbose=0).history
     assert history["accuracy"][-1] > 0.9
 
