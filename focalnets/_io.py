@@ -5,7 +5,9 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
+import time
 import warnings
 import zlib
 
@@ -80,6 +82,36 @@ def _to_uint8(image, channels):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def progress(items, text, total=None):
+    """Yield `items`, with a bar on a terminal's standard error once two seconds have passed.
+
+    Args:
+        items: iterable.
+        text: what is being done, for the bar.
+        total: how many items; their length if None.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    import rich.console
+    import rich.progress
+
+    total = len(items) if total is None else total
+    bar, task, start = None, None, time.monotonic()
+    try:
+        for done, item in enumerate(items):
+            if bar is None and time.monotonic() - start > 2:
+                bar = rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True)
+                bar.start()
+                task = bar.add_task(text, total=total)
+            if bar is not None:
+                bar.update(task, completed=done)
+            yield item
+    finally:
+        if bar is not None:
+            bar.stop()
 
 
 def read_json(path):

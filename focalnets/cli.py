@@ -38,7 +38,7 @@ Start here: focalnets train --recipe digits --out runs/digits
 
 
 def main(argv=None):
-    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for misuse."""
+    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for misuse, 130 for Ctrl-C."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_HELP, end="")
@@ -66,7 +66,7 @@ def main(argv=None):
         module, function = target.split(":")
         getattr(importlib.import_module(module), function)(options)
     except KeyboardInterrupt:
-        return _complain("stopped.", 1)
+        return _complain("stopped.", 130)  # as a shell reports an interrupted program
     except (ValueError, FileExistsError) as error:
         if options.debug:
             raise

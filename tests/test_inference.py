@@ -150,6 +150,32 @@ def test_blocks_can_be_chosen_by_stage():
         chosen_blocks(names, stage=3)
 
 
+def test_a_bar_appears_on_a_terminal_after_two_seconds(monkeypatch):
+    from focalnets import _io
+
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    clock = iter([0.0, 1.0, 3.0, 3.1, 3.2])
+    monkeypatch.setattr(_io.time, "monotonic", lambda: next(clock, 4.0))
+    assert list(_io.progress([1, 2, 3], "counting")) == [1, 2, 3]
+    assert "counting" in terminal.getvalue()
+    short = io.StringIO()
+    short.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", short)
+    assert list(_io.progress([1, 2, 3], "counting")) == [1, 2, 3]
+    assert short.getvalue() == ""
+
+
+def test_ctrl_c_ends_with_a_word(run, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("focalnets.inference.command.find_pictures", interrupted)
+    assert main(["predict", str(run.directory), "x.png"]) == 130
+    assert capsys.readouterr().err == "focalnets: stopped.\n"
+
+
 def test_bad_pictures_stop_or_are_skipped(run, pictures, capsys):
     (pictures / "bad.png").write_text("words")
     command = ["predict", str(run.directory), str(pictures)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import IMAGE_SUFFIXES
+from focalnets._io import IMAGE_SUFFIXES, progress
 from focalnets.data.pictures import describe_bad, try_picture
 
 SPLITS = ("train", "val", "test")
@@ -242,7 +242,8 @@ def _is_picture(parts):
 def _from_files(source, files, channels, prepare, on_bad_image):
     # One thread: on pictures of a few kilobytes, threads that wait for Python's lock are slower than none.
     rows, bad = [], []
-    for split, label, name, opener in files:
+    files = list(files)
+    for split, label, name, opener in progress(files, "reading pictures"):
         picture, problem = try_picture((name, opener), channels)
         if problem is None:
             pixels = picture.pixels if prepare is None else prepare(picture.pixels)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import IMAGE_SUFFIXES, read_image, reason
+from focalnets._io import IMAGE_SUFFIXES, progress, read_image, reason
 
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
@@ -88,7 +88,7 @@ def read_pictures(files, channels=3, on_bad_image="error"):
         ValueError: with the names of all bad files and the fix, if `on_bad_image` is "error".
     """
     pictures, bad = [], []
-    for file in files:
+    for file in progress(files, "reading pictures"):
         picture, problem = try_picture(file, channels)
         if problem is None:
             pictures.append(picture)

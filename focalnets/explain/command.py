@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from focalnets._io import new_output_directory
+from focalnets._io import new_output_directory, progress
 from focalnets.data.pictures import find_pictures, read_pictures
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
@@ -20,7 +20,7 @@ def run(arguments):
     pictures, bad = read_pictures(files, channels, arguments.on_bad_image)
     directory = new_output_directory(arguments.out, arguments.force)
     used = set()
-    for picture in pictures:
+    for picture in progress(pictures, "explaining"):
         pixels = picture.pixels
         if classifier.image_converter is not None:
             pixels = classifier.image_converter.prepare(pixels, crop=arguments.crop)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from focalnets._io import progress
 from focalnets.presets.store import load_preset
 
 
@@ -66,7 +67,8 @@ class Predictor:
         """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
         prepared = [self.prepare(image) for image in images]
         rows = np.zeros((len(prepared), self.classifier.num_classes), "float32")
-        for indices in _batches_of_one_size(prepared, self.batch_size):
+        batches = list(_batches_of_one_size(prepared, self.batch_size))
+        for indices in progress(batches, "classifying"):
             batch = np.stack([prepared[index] for index in indices])
             rows[indices] = self.classifier.predict_on_batch(batch)
         return rows
