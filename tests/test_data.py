@@ -118,6 +118,13 @@ def test_validation_is_a_seeded_share_of_every_class():
     assert np.any(split_validation(split, 0.2, seed=2)[1].images != validation.images)
 
 
+def test_small_classes_are_worth_one_validation_image():
+    split = Split(np.zeros((7, 1, 1, 1), "uint8"), np.array([0, 0, 0, 1, 1, 1, 2]))
+    train, validation = split_validation(split, 0.1, seed=0)
+    assert validation.labels.tolist() == [0, 1]
+    assert np.bincount(train.labels).tolist() == [2, 2, 1]
+
+
 def test_batches_are_functions_of_seed_and_epoch():
     dataset = open_dataset("digits", channels=1)
 
@@ -182,6 +189,22 @@ def test_table_and_arrays(folder, tmp_path):
     np.savez(tmp_path / "c.npz", x_train=np.zeros((1, 2, 2, 3)), y_train=np.zeros(1, int))
     with pytest.raises(ValueError, match="must be uint8"):
         open_dataset(str(tmp_path / "c.npz"))
+    for labels, words in (
+        (split.labels[:5], "one integer an image"),
+        (np.eye(3)[split.labels], "one integer an image"),
+        (split.labels - 1, "run from -1 to 1"),
+    ):
+        np.savez(tmp_path / "e.npz", x_train=split.images, y_train=labels)
+        with pytest.raises(ValueError, match=words):
+            open_dataset(str(tmp_path / "e.npz"))
+    np.savez(
+        tmp_path / "e.npz", x_train=split.images, y_train=split.labels, x_test=split.images[:1], y_test=[7]
+    )
+    with pytest.raises(ValueError, match="with 3 classes they must be in 0"):
+        open_dataset(str(tmp_path / "e.npz"))
+    table.write_text("path,label\npictures/test/red/0.png\n")
+    with pytest.raises(ValueError, match="line 2: path or label is missing"):
+        open_dataset(str(table))
     np.savez(tmp_path / "d.npz", x_train=np.array([{}]), y_train=np.zeros(1))
     with pytest.raises(ValueError, match="holds objects"):
         open_dataset(str(tmp_path / "d.npz"))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from reference import Reference, randomize
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
 from focalnets.explain import maps, render
 from focalnets.explain.modulation import modulation_maps
 
@@ -42,6 +42,11 @@ def _pillow_upsample(values, stride):
     height, width = values.shape
     picture = Image.fromarray(values.astype("float32"))
     return np.asarray(picture.resize((width * stride, height * stride), Image.Resampling.BILINEAR))
+
+
+def test_a_backbone_alone_is_refused(classifier):
+    with pytest.raises(TypeError, match="takes a FocalNetClassifier; got FocalNetBackbone"):
+        modulation_model(classifier.backbone)
 
 
 def test_upsampling_by_one_changes_nothing():

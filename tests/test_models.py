@@ -72,6 +72,31 @@ def test_every_argument_round_trips():
     assert again.image_converter.mean == (0.5,) * 3
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"depths": ()}, "at least one block"),
+        ({"depths": (2, 0)}, "at least one block"),
+        ({"image_shape": (32, 32)}, "height, width, channels"),
+        ({"image_shape": (None, None, None)}, "height, width, channels"),
+    ],
+)
+def test_impossible_backbones_are_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        FocalNetBackbone(embed_dim=8, **arguments)
+
+
+def test_images_of_other_channels_are_refused_also_as_arrays():
+    with pytest.raises(ValueError, match="channels"):
+        small_classifier().predict(random_images(2, 8, 8, 1), verbose=0)
+    with pytest.raises(ValueError, match="Images have 1 channels"):
+        ImageConverter()(random_images(2, 8, 8, 1))
+    with pytest.raises(ValueError, match="prepare takes one image"):
+        ImageConverter(16).prepare(np.zeros((8, 8, 3)))
+    with pytest.raises(ValueError, match="std must be positive"):
+        ImageConverter(std=(0, 1, 1))
+
+
 def test_stage_lists_of_wrong_length_are_refused():
     with pytest.raises(ValueError, match="focal_levels has 3 values for 2 stages"):
         FocalNetBackbone(depths=(1, 1), focal_levels=(2, 2, 2))

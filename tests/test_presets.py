@@ -115,6 +115,24 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
+    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 2, ImageConverter(), class_names=("a", "b"))
+    net.save_to_preset(tmp_path / "preset")
+    load = FocalNetClassifier.from_preset
+    weights = tmp_path / "preset" / "model.weights.h5"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged, or belongs to another"):
+        load(tmp_path / "preset")
+    FocalNetClassifier(FocalNetBackbone(16, (1,)), 2).save_weights(weights)
+    with pytest.raises(ValueError, match="belongs to another network"):
+        load(tmp_path / "preset")
+    for name in ("preprocessing.json", "labels.json", "model.weights.h5"):
+        (tmp_path / "preset" / name).unlink()
+        with pytest.raises(ValueError, match=f"lacks .*{name}"):
+            load(tmp_path / "preset")
+
+
 def test_wrong_presets_are_explained(tmp_path):
     load = FocalNetClassifier.from_preset
     with pytest.raises(ValueError, match="no trained weights"):

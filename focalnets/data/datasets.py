@@ -117,7 +117,9 @@ def _stratified_draw(labels, fraction, seed):
     chosen = []
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
-        chosen.append(rows[: round(fraction * len(rows))])
+        # Small classes, too, are worth one image, as long as another one remains.
+        least = 1 if fraction > 0 and len(rows) > 1 else 0
+        chosen.append(rows[: max(round(fraction * len(rows)), least)])
     return np.sort(np.concatenate(chosen))
 
 
@@ -158,7 +160,7 @@ def _npz(path):
     }
     if "train" not in parts:
         raise ValueError(f"{path} holds {', '.join(sorted(arrays))}; it needs x_train and y_train.")
-    classes = 1 + max(int(labels.max()) for _, labels in parts.values())
+    classes = 1 + int(np.max(parts["train"][1], initial=0))
     names = arrays.get("class_names", [f"class {label}" for label in range(classes)])
     return parts, [str(name) for name in names]
 
@@ -175,12 +177,27 @@ def _from_arrays(parts, class_names, channels, prepare):
             images = _with_channels(images, channels)
         if prepare is not None:
             images = np.stack([prepare(image) for image in images])
-        splits[name] = Split(images, np.asarray(labels).reshape(-1).astype("int32"))
+        splits[name] = Split(images, _checked_labels(name, labels, len(images), len(class_names)))
     return ImageDataset(splits, tuple(class_names))
 
 
+def _checked_labels(split, labels, images, classes):
+    labels = np.asarray(labels)
+    if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"Labels must be one integer an image; the split {split} has {images} images and labels of "
+            f"shape {labels.shape}, {labels.dtype}."
+        )
+    if images and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f"Labels of the split {split} run from {labels.min()} to {labels.max()}; with {classes} classes "
+            f"they must be in 0..{classes - 1}."
+        )
+    return labels.reshape(-1).astype("int32")
+
+
 def _with_channels(images, channels):
-    if images.shape[-1] == 1:
+    if images.shape[-1] == 1 and channels == 3:
         return np.repeat(images, channels, axis=-1)
     if channels == 1 and images.shape[-1] == 3:  # ITU-R 601, as Pillow
         return np.round(images @ np.array([0.299, 0.587, 0.114])).astype("uint8")[..., None]
@@ -225,6 +242,8 @@ def _files_of_table(path):
                 f"{', '.join(rows.fieldnames or ['nothing'])}."
             )
         for row in rows:
+            if not row["path"] or not row["label"]:
+                raise ValueError(f"{path}, line {rows.line_num}: path or label is missing.")
             picture = path.parent / row["path"]
             split = row.get("split") or ""
             if split and split not in SPLITS:

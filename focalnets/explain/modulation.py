@@ -9,6 +9,7 @@ import keras
 from focalnets.explain import maps
 from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import receptive_fields
+from focalnets.models.classifier import FocalNetClassifier
 
 
 def modulation_model(classifier):
@@ -23,6 +24,9 @@ def modulation_model(classifier):
          "gates": {block name: (B, H', W', L + 1)}, the last gate being the global one,
          "modulators": {block name: (B, H', W', C')}}.
 
+    Raises:
+        TypeError: if it is something else, such as a backbone without a head.
+
     >>> import numpy as np
     >>> from focalnets import FocalNetClassifier, modulation_model
     >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
@@ -30,6 +34,11 @@ def modulation_model(classifier):
     >>> outputs["gates"]["stage2_block2"].shape
     (1, 4, 4, 3)
     """
+    if not isinstance(classifier, FocalNetClassifier):
+        raise TypeError(
+            f"modulation_model takes a FocalNetClassifier; got {type(classifier).__name__}. Put a backbone "
+            "under a FocalNetClassifier first."
+        )
     backbone = classifier.backbone
     inputs = keras.Input(backbone.image_shape, name="images")
     x = inputs if classifier.image_converter is None else classifier.image_converter(inputs)

@@ -79,9 +79,10 @@ def draw_curves(path, history):
     """
     figure = matplotlib.figure.Figure(figsize=(10, 4), dpi=100, layout="constrained")
     epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) < 3 else None  # a line of one point cannot be seen
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
-            axis.plot(epochs, [row[key] for row in history], label=label)
+            axis.plot(epochs, [row[key] for row in history], label=label, marker=marker)
         axis.set_xlabel("epoch")
         axis.set_title(name)
         axis.grid(alpha=0.3)

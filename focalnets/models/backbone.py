@@ -90,7 +90,14 @@ class FocalNetBackbone(keras.Model):
         name=None,
     ):
         seed = resolve_seed(seed)
-        depths = tuple(depths)
+        depths = (depths,) if isinstance(depths, int) else tuple(depths)
+        if not depths or min(depths) < 1:
+            raise ValueError(f"depths needs at least one block in each of its stages; got {depths}.")
+        if len(image_shape) != 3 or image_shape[-1] is None:
+            raise ValueError(
+                "image_shape must be (height, width, channels), of which height and width may be None; got "
+                f"{tuple(image_shape)}."
+            )
         levels = per_stage("focal_levels", focal_levels, depths)
         windows = per_stage("focal_window", focal_window, depths)
         if embedding_norm_epsilon is None:

@@ -125,6 +125,9 @@ class FocalNetClassifier(keras.Model):
     def save_to_preset(self, directory):
         """Write config, weights, preprocessing and labels as a preset directory, atomically.
 
+        A preset is the network itself: what was frozen and the dtype policy belong to a training and are
+        not kept (`save` keeps them).
+
         Raises:
             FileExistsError: if `directory` exists.
         """

@@ -27,7 +27,8 @@ class ImageConverter(keras.layers.Layer):
     """Pixels 0..255 -> model input: `prepare` on the host, then the call inside the graph.
 
     Args:
-        image_size: (height, width) that `prepare` delivers; None to leave sizes as they are.
+        image_size: (height, width), or the side of a square, that `prepare` delivers; None to leave
+            sizes as they are.
         crop_fraction: side of the centre crop as a fraction of the resized image: the published 224 px
             nets resize so that 0.9 of the image is kept (or 0.875), those for 384 px keep all of it.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", Pillow's, with antialiasing.
@@ -71,6 +72,9 @@ class ImageConverter(keras.layers.Layer):
             raise ValueError(
                 f"mean has {len(mean)} channels and std {len(std)}; give one value a channel in both."
             )
+        if min(std) <= 0:
+            raise ValueError(f"std must be positive; got {tuple(std)}.")
+        image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         self.image_size = None if image_size is None else tuple(image_size)
         self.crop_fraction = crop_fraction
         self.interpolation = interpolation
@@ -90,6 +94,10 @@ class ImageConverter(keras.layers.Layer):
             uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image itself if
             it has that size already and nothing is to be cropped, or if `image_size` is None.
         """
+        if image.ndim != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"prepare takes one image, uint8 (H, W, C); got {image.dtype} of shape {image.shape}."
+            )
         fraction = self.crop_fraction if crop else 1.0
         if self.image_size is None or (image.shape[:2] == self.image_size and fraction == 1.0):
             return image
@@ -112,17 +120,21 @@ class ImageConverter(keras.layers.Layer):
         return np.asarray(cropped).reshape(height, width, image.shape[-1])
 
     def call(self, x):
+        self._check_channels(x)
         x = ops.cast(x, "float32")
         mean = ops.convert_to_tensor([255.0 * value for value in self.mean], dtype="float32")
         std = ops.convert_to_tensor([255.0 * value for value in self.std], dtype="float32")
         return ops.cast((x - mean) / std, self.compute_dtype)
 
-    def compute_output_spec(self, x):
+    def _check_channels(self, x):
         if x.shape[-1] != len(self.mean):
             raise ValueError(
                 f"Images have {x.shape[-1]} channels, but mean and std {len(self.mean)}; give the "
                 "ImageConverter one value a channel."
             )
+
+    def compute_output_spec(self, x):
+        self._check_channels(x)
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

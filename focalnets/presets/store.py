@@ -9,6 +9,7 @@ A training run writes these files among its own; predict, evaluate, explain and 
 """
 
 import pathlib
+import warnings
 
 from focalnets import __version__
 from focalnets._io import atomic_directory, read_json, write_json
@@ -45,10 +46,16 @@ def write_preset_files(classifier, directory):
         write_json(directory / PREPROCESSING, _stored(classifier.image_converter.get_config()))
     if classifier.class_names is not None:
         write_json(directory / LABELS, classifier.class_names)
+    files = {
+        WEIGHTS: True,
+        PREPROCESSING: classifier.image_converter is not None,
+        LABELS: classifier.class_names is not None,
+    }
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "focalnets_version": __version__,
+        "files": [name for name, present in files.items() if present],
         "num_classes": classifier.num_classes,
         "parameters": classifier.count_params(),
         "backbone": _stored(classifier.backbone.get_config()),
@@ -75,8 +82,8 @@ def load_preset(preset, load_weights=True):
     architecture = find_architecture(str(preset))
     if load_weights:
         raise ValueError(
-            f"{str(preset)!r} is an architecture: it has no trained weights. Pass load_weights=False for "
-            "random ones, or the path of a preset or run directory."
+            f"{str(preset)!r} is an architecture: it has no trained weights. Give the path of a preset or "
+            "run directory (or, in Python, load_weights=False for random weights)."
         )
     return build_architecture(architecture)
 
@@ -104,16 +111,33 @@ def _load_directory(directory, load_weights):
             f"reads version {FORMAT_VERSION}. Install the focalnets that wrote it: "
             f"{config.get('focalnets_version', 'unknown')}."
         )
+    missing = [name for name in config["files"] if not (directory / name).is_file()]
+    if missing:
+        raise ValueError(f"The preset {directory} lacks {', '.join(missing)}: copy or write it anew.")
     preprocessing, labels = directory / PREPROCESSING, directory / LABELS
     classifier = FocalNetClassifier(
         FocalNetBackbone(**config["backbone"]),
         num_classes=config["num_classes"],
-        image_converter=ImageConverter(**read_json(preprocessing)) if preprocessing.is_file() else None,
-        class_names=read_json(labels) if labels.is_file() else None,
+        image_converter=ImageConverter(**read_json(preprocessing))
+        if PREPROCESSING in config["files"]
+        else None,
+        class_names=read_json(labels) if LABELS in config["files"] else None,
     )
     if load_weights:
-        classifier.load_weights(directory / WEIGHTS)
+        _load_weights(classifier, directory / WEIGHTS)
     return classifier
+
+
+def _load_weights(classifier, path):
+    try:
+        with warnings.catch_warnings():  # Keras warns of each layer first, then raises
+            warnings.simplefilter("ignore")
+            classifier.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path} is damaged, or belongs to another network than {CONFIG} describes: {reason}"
+        ) from error
 
 
 def _stored(config):

@@ -48,7 +48,7 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "learning_rate", "image_size"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # also if it is not a number
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
         for name in ("weight_decay", "clip_norm", "crop_padding"):
             if getattr(self, name) < 0:
