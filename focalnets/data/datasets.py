@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from focalnets._io import IMAGE_SUFFIXES, progress
-from focalnets.data.pictures import describe_bad, try_picture
+from focalnets.data.pictures import describe_bad, is_picture, try_picture
 
 SPLITS = ("train", "val", "test")
 
@@ -210,19 +210,19 @@ def _with_channels(images, channels):
 def _files_of_folder(folder):
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     if len(inside) == 1 and inside[0].name not in SPLITS:
-        directly = any(path.is_file() and _is_picture((path.name,)) for path in inside[0].iterdir())
+        directly = any(path.is_file() and is_picture((path.name,)) for path in inside[0].iterdir())
         if not directly:  # one folder around everything, not a single class
             folder = inside[0]
     has_splits = (folder / "train").is_dir()
     for path in sorted(folder.glob("*/*/*" if has_splits else "*/*")):
         parts = path.relative_to(folder).parts
-        if _is_picture(parts) and (not has_splits or parts[0] in SPLITS):
+        if is_picture(parts) and (not has_splits or parts[0] in SPLITS):
             yield parts[0] if has_splits else "", parts[-2], str(path), lambda path=path: path.open("rb")
 
 
 def _files_of_zip(archive):
     """Folders above the split's, or above the class's, are ignored."""
-    names = [name for name in archive.namelist() if _is_picture(pathlib.PurePosixPath(name).parts)]
+    names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
     parts = {name: pathlib.PurePosixPath(name).parts for name in names}
     has_splits = any(len(p) >= 3 and p[-3] == "train" for p in parts.values())
     for name in sorted(names):
@@ -249,13 +249,6 @@ def _files_of_table(path):
             if split and split not in SPLITS:
                 raise ValueError(f"{path}: split must be train, val or test; got {split!r}.")
             yield split, row["label"], str(picture), lambda picture=picture: picture.open("rb")
-
-
-def _is_picture(parts):
-    """By its suffix, and not what systems and editors leave: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return False
-    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
 
 
 def _from_files(source, files, channels, prepare, on_bad_image):

@@ -62,15 +62,17 @@ def _expand(text):
     path = pathlib.Path(text).expanduser()
     if path.is_dir():
         inside = (child.relative_to(path) for child in path.rglob("*"))
-        return [
-            path / child
-            for child in sorted(inside)
-            if child.suffix.lower() in IMAGE_SUFFIXES
-            and not any(part.startswith(".") for part in child.parts)
-        ]
+        return [path / child for child in sorted(inside) if is_picture(child.parts)]
     if path.exists() or path.is_symlink():  # a dangling link is a bad picture, not a missing one
         return [path]
     return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
+
+
+def is_picture(parts):
+    """By its suffix, and not what systems and editors leave: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return False
+    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
 
 
 def read_pictures(files, channels=3, on_bad_image="error"):
