@@ -1,6 +1,9 @@
-"""Files and pictures: the only helper module. It knows neither keras nor any other part of focalnets."""
+"""Files, threads, progress: the only helper module. It knows no other part of focalnets, and no keras."""
 
+import collections
+import concurrent.futures
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -8,63 +11,10 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
-import zlib
-
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-# Checked before any pixel is decoded; Pillow's own limit raises from 179 megapixels on only.
-MAX_PIXELS = 64_000_000
-
-
-def read_image(source, channels=3, name=None):
-    """Decode one picture.
-
-    Args:
-        source: path or binary file object.
-        channels: 3 for RGB, 1 for grey.
-        name: how errors call it; the path where None.
-
-    Returns:
-        uint8 array (H, W, channels). The rules: EXIF orientation is applied; transparency is laid on
-        white; palette, grey and CMYK become RGB (or grey) by Pillow's conversion; 16-bit grey keeps its
-        high byte; of an animation the first frame is read; 32-bit pixels are refused, since nothing says
-        what their range is.
-
-    Raises:
-        ValueError: if it is no picture, is damaged, or has more than `MAX_PIXELS` pixels.
-    """
-    name = str(source) if name is None else name
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our limit is the lower one
-            opened = Image.open(source)
-        with opened as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"{image.width} x {image.height} pixels are more than the limit of "
-                    f"{MAX_PIXELS / 1e6:g} million"
-                )
-            image.draft("RGB" if channels == 3 else "L", None)
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_uint8(image, channels)
-    except UnidentifiedImageError as error:  # its own text names the stream object
-        empty = not (pathlib.Path(source).stat().st_size if _is_path(source) else source.seek(0, os.SEEK_END))
-        why = "an empty file" if empty else "not a picture, whatever its name says"
-        raise ValueError(f"{name}: {why}") from error
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: {reason(error)}") from error
-
-
-def _is_path(source):
-    return isinstance(source, str | os.PathLike)
 
 
 def reason(error):
-    """What went wrong, in words for the person whose picture it is."""
+    """What went wrong, in words for the person whose file it is."""
     if isinstance(error, FileNotFoundError):
         return "no such file (or a link to one that is gone)"
     if isinstance(error, IsADirectoryError):
@@ -72,16 +22,39 @@ def reason(error):
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _to_uint8(image, channels):
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    return pixels.reshape(*pixels.shape[:2], channels)
+def parallel_map(function, items, workers, ahead=None):
+    """Yield `function(item)` for each item, in order, computed by threads a bounded number ahead.
+
+    Args:
+        function: called in threads; its errors are raised here, at the place of their item.
+        items: iterable; it is read no further than `ahead` items before the one that is yielded.
+        workers: threads; 0 to compute without any.
+        ahead: how many results may wait; twice the threads if None. This bounds the memory.
+
+    >>> from focalnets._io import parallel_map
+    >>> list(parallel_map(str.upper, "abc", workers=2))
+    ['A', 'B', 'C']
+    """
+    if workers == 0:
+        yield from map(function, items)
+        return
+    items, waiting = iter(items), collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="focalnets")
+    try:
+        for item in itertools.islice(items, 2 * workers if ahead is None else ahead):
+            waiting.append(pool.submit(function, item))
+        while waiting:
+            result = waiting.popleft().result()
+            for item in itertools.islice(items, 1):
+                waiting.append(pool.submit(function, item))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def progress(items, text, total=None):
@@ -132,20 +105,25 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def atomic_directory(directory):
+def atomic_directory(directory, replace=False):
     """Yield a temporary directory that becomes `directory` when the block ends without an error.
 
+    Args:
+        replace: whether to remove a `directory` that is there, once the new one is complete.
+
     Raises:
-        FileExistsError: if `directory` exists.
+        FileExistsError: if `directory` exists, unless `replace`.
     """
     directory = pathlib.Path(directory)
-    if directory.exists():
+    if directory.exists() and not replace:
         raise FileExistsError(f"{directory} exists already; choose another name or remove it.")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield partial
         partial.chmod(0o755)  # mkdtemp's is for the owner alone
+        if directory.exists():
+            shutil.rmtree(directory)
         partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -7,6 +7,7 @@ import tyro
 
 Backend = Literal["torch", "jax", "tensorflow"]
 OnBadImage = Literal["error", "skip"]
+Keep = Literal["auto", "memory", "stream"]
 Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
@@ -33,6 +34,8 @@ class TrainArguments:
     """Seed of everything random, instead of the recipe's."""
     on_bad_image: OnBadImage = "error"
     """Name all pictures that cannot be read and stop, or leave them out."""
+    keep: Keep = "auto"
+    """Prepared images in memory, or read anew every time; auto: in memory up to 2 GiB."""
     force: bool = False
     """Replace the run that --out names."""
     backend: Backend | None = None
@@ -75,6 +78,8 @@ class EvaluateArguments:
     """Print JSON."""
     on_bad_image: OnBadImage = "error"
     """Name all pictures that cannot be read and stop, or leave them out."""
+    keep: Keep = "auto"
+    """Prepared images in memory, or read anew every time; auto: in memory up to 2 GiB."""
     force: bool = False
     """Write into the directory that --out names even if it is not empty."""
     backend: Backend | None = None
@@ -133,5 +138,30 @@ class ExplainArguments:
     """Write into the directory that --out names even if it is not empty."""
     backend: Backend | None = None
     """Keras backend."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class CacheArguments:
+    """Resize a data set once, into memory-mapped arrays, so that training on it decodes nothing.
+
+    Example: focalnets cache digits --grey --image-size 16 --out runs/digits16
+    """
+
+    data: tyro.conf.Positional[str]
+    """A name such as cifar10, or a folder, zip, csv or npz."""
+    out: str
+    """Directory to make; give it to --data afterwards."""
+    image_size: int = 256
+    """Side of the square images in pixels: the shorter side is resized to it, the centre kept."""
+    grey: bool = False
+    """One channel instead of three."""
+    on_bad_image: OnBadImage = "error"
+    """Name all pictures that cannot be read and stop, or leave them out."""
+    force: bool = False
+    """Replace the cache that --out names."""
+    backend: Backend | None = None
+    """Keras backend; only data sets that Keras loads need one."""
     debug: bool = False
     """Show the traceback of an error."""

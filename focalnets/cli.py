@@ -23,6 +23,7 @@ VERBS = {
         "focalnets.explain.command:run",
         "draw gates and modulators over pictures",
     ),
+    "cache": ("CacheArguments", "focalnets.data.command:run_cache", "resize a data set once"),
     "presets": ("PresetsArguments", "focalnets.presets.command:run", "list the architectures"),
 }
 

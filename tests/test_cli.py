@@ -88,7 +88,11 @@ def test_presets_lists_every_architecture(capsys):
         (["predict", "{preset}", "{tmp}/file", "--json", "--csv"], 2, "either --json or --csv"),
         (["evaluate", "{preset}"], 2, "--data"),
         (["evaluate", "{preset}", "--data", "digit"], 2, "is not a data set"),
-        (["evaluate", "{preset}", "--data", "digits", "--split", "dev"], 2, "no split 'dev'"),
+        (
+            ["evaluate", "{preset}", "--data", "digits", "--split", "dev"],
+            2,
+            "no split 'dev'; they have: train, test",
+        ),
         (["evaluate", "{preset}", "--data", "digits", "--batch-size", "0"], 2, "batch_size must be"),
         (["explain", "{preset}", "{tmp}/file"], 2, "--out"),
         (["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--stage", "7"], 2, "no stage 7"),

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from focalnets import ImageConverter, open_dataset
-from focalnets._io import read_image
-from focalnets.data.datasets import Split, split_validation
+from focalnets.data.augment import Augmentation
+from focalnets.data.decode import read_image
 from focalnets.data.loader import Loader
 from focalnets.data.pictures import describe_bad, find_pictures
+from focalnets.data.splits import Split, split_validation
 
 
 @pytest.fixture
@@ -49,7 +50,8 @@ def test_folder_and_zip_are_read_alike(folder, tmp_path):
         assert dataset.class_names == ("blue", "green", "red")
         assert dataset.splits["train"].images.shape == (12, 8, 8, 3)
         assert dataset.splits["test"].labels.tolist() == [0, 0, 1, 1, 2, 2]
-        for image, label in zip(*vars(dataset.splits["test"]).values(), strict=True):
+        test = dataset.splits["test"]
+        for image, label in zip(test.images, test.labels, strict=True):
             assert image[0, 0, 2 - label] == 255
 
 
@@ -89,7 +91,7 @@ def test_pictures_of_every_kind_become_uint8(tmp_path, monkeypatch):
     turned = Image.Exif()
     turned[0x0112] = 6
     assert saved(Image.new("RGB", (3, 2)), "turned.jpg", exif=turned).shape == (3, 2, 3)
-    monkeypatch.setattr("focalnets._io.MAX_PIXELS", 5)
+    monkeypatch.setattr("focalnets.data.decode.MAX_PIXELS", 5)
     with pytest.raises(ValueError, match="more than the limit"):
         read_image(tmp_path / "palette.png")
 
@@ -129,7 +131,8 @@ def test_batches_are_functions_of_seed_and_epoch():
     dataset = open_dataset("digits", channels=1)
 
     def batches(seed, epoch):
-        loader = Loader(dataset.splits["train"], 10, 100, shuffle=True, crop_padding=1, flip=True, seed=seed)
+        changes = Augmentation(pad_crop=1, flip=True)
+        loader = Loader(dataset.splits["train"], 10, 100, shuffle=True, augmentation=changes, seed=seed)
         loader.epoch = epoch
         return [loader[i] for i in range(len(loader))]
 

@@ -106,7 +106,7 @@ def test_evaluate_reports_what_training_reported(run, tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "out"), "--force"]) == 0
     assert capsys.readouterr().out.splitlines()[-2] == f"top-1 accuracy: {run.test_accuracy:.4f}"
     assert main([*command, "--split", "val"]) == 2
-    assert "it has: train, test" in capsys.readouterr().err
+    assert "they have: train, test" in capsys.readouterr().err
 
 
 def test_evaluate_refuses_data_of_other_classes(run, tmp_path, capsys):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
-from focalnets.data.datasets import Split
 from focalnets.data.loader import Loader
+from focalnets.data.splits import Split
 
 pytestmark = pytest.mark.core
 

@@ -1,59 +1,144 @@
-"""Batches of a split that lies in memory, in an order and with changes that depend on the epoch alone."""
+"""Batches of a split, in an order and with changes that depend on seed, epoch and index alone."""
+
+import concurrent.futures
+import functools
+import threading
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from focalnets._io import cores
 from focalnets.data import augment
+from focalnets.data.augment import Augmentation
+from focalnets.data.decode import as_image, as_pixels
+from focalnets.data.transforms import transform
 
 
 class Loader(keras.utils.PyDataset):
-    """Batches (uint8 images (B, H, W, C), float32 one-hot labels (B, classes)) for `fit` and `evaluate`.
+    """Batches (uint8 images (B, H, W, C), float32 targets (B, classes)) for `fit` and `evaluate`.
 
     Args:
         split: a `Split`.
-        num_classes: width of the one-hot labels.
+        num_classes: width of the one-hot targets.
         batch_size: images a batch; the last one of an epoch may be smaller.
         shuffle: a new order every epoch.
-        crop_padding: shift each image by up to so many pixels; 0 for none.
-        flip: mirror half of the images.
+        augmentation: an `Augmentation`; None for none.
+        image_size: (height, width), which an augmentation that crops or resizes has to deliver.
         seed: of order and augmentation.
+        threads: compute batches ahead of their turn in so many threads; 0 to compute each when it is
+            asked for; None to choose. The batches are the same.
 
     Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
     resumed run sees what an uninterrupted one would have seen.
+
+    Keras' own queue of a PyDataset is not used: it starts before the epoch is known, and keeps left-over
+    batches for the next one. At most `threads + 1` batches wait here.
     """
 
-    def __init__(self, split, num_classes, batch_size, shuffle=False, crop_padding=0, flip=False, seed=0):
+    def __init__(
+        self,
+        split,
+        num_classes,
+        batch_size,
+        shuffle=False,
+        augmentation=None,
+        image_size=None,
+        seed=0,
+        threads=None,
+    ):
         super().__init__()
         self.split = split
         self.num_classes = num_classes
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.crop_padding = crop_padding
-        self.flip = flip
+        self.augmentation = Augmentation() if augmentation is None else augmentation
+        self.image_size = image_size
         self.seed = seed
+        if self.augmentation.needs_originals and image_size is None:
+            raise ValueError("An augmentation that crops or resizes needs image_size.")
+        if threads is None:
+            threads = 1 if split.in_memory and not self.augmentation.changes_pictures else cores()
+        self.threads = threads
+        self._ahead = {}
+        self._lock = threading.Lock()
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "focalnets-loader") if threads else None
         self.epoch = 0
 
     @property
     def epoch(self):
-        return self._epoch
+        return self._draws.epoch
 
     @epoch.setter
     def epoch(self, epoch):
-        self._epoch = epoch
         count = len(self.split)
-        generator = augment.epoch_generator(self.seed, epoch, "order")
-        self._order = generator.permutation(count) if self.shuffle else np.arange(count)
-        self._offsets = augment.crop_offsets(self.seed, epoch, count, self.crop_padding)
-        self._flips = augment.flips(self.seed, epoch, count)
+        generator = augment.generator_of(self.seed, epoch, "order")
+        draws = _Draws(
+            epoch,
+            order=generator.permutation(count) if self.shuffle else np.arange(count),
+            offsets=augment.crop_offsets(self.seed, epoch, count, self.augmentation.pad_crop),
+            flips=augment.flips(self.seed, epoch, count),
+        )
+        with self._lock:
+            self._draws = draws
+            self._forget(self._ahead)
 
     def __len__(self):
         return -(-len(self.split) // self.batch_size)
 
     def __getitem__(self, index):
-        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        images = self.split.images[rows]
-        if self.crop_padding:
-            images = augment.crop(images, self._offsets[rows], self.crop_padding)
-        if self.flip:
-            images = augment.flip(images, self._flips[rows])
-        return images, np.eye(self.num_classes, dtype="float32")[self.split.labels[rows]]
+        if self._pool is None:
+            return self._batch(self._draws, index)
+        with self._lock:
+            window = range(index, min(index + self.threads + 1, len(self)))
+            self._forget(set(self._ahead) - set(window))
+            for later in window:
+                if later not in self._ahead:
+                    self._ahead[later] = self._pool.submit(self._batch, self._draws, later)
+            batch = self._ahead.pop(index)
+        return batch.result()
+
+    def _forget(self, indices):
+        for index in list(indices):
+            self._ahead.pop(index).cancel()
+
+    def _batch(self, draws, index):
+        rows = draws.order[index * self.batch_size : (index + 1) * self.batch_size]
+        changes = self.augmentation
+        images = self._varied(draws.epoch, rows) if changes.changes_pictures else self.split.batch(rows)
+        if changes.pad_crop:
+            images = augment.crop(images, draws.offsets[rows], changes.pad_crop)
+        if changes.flip:
+            images = augment.flip(images, draws.flips[rows])
+        if changes.erasing:
+            images = np.stack([self._erased(draws.epoch, *item) for item in zip(rows, images, strict=True)])
+        targets = np.eye(self.num_classes, dtype="float32")[self.split.labels[rows]]
+        if changes.mixup or changes.cutmix:
+            generator = augment.generator_of(self.seed, draws.epoch, "mix", index)
+            images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)
+        return images, targets
+
+    def _varied(self, epoch, rows):
+        if self.augmentation.needs_originals:
+            opened = [functools.partial(self.split.picture, row) for row in rows]
+        else:
+            opened = [lambda _, image=image: as_image(image) for image in self.split.batch(rows)]
+        images = []
+        for row, open_picture in zip(rows, opened, strict=True):
+            generator = augment.generator_of(self.seed, epoch, "picture", row)
+            images.append(as_pixels(transform(open_picture, self.image_size, self.augmentation, generator)))
+        return np.stack(images)
+
+    def _erased(self, epoch, row, image):
+        generator = augment.generator_of(self.seed, epoch, "erase", row)
+        return augment.erase(image, generator) if generator.random() < self.augmentation.erasing else image
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """What is drawn for a whole epoch at once; each of the arrays is indexed by the row of the split."""
+
+    epoch: int
+    order: np.ndarray
+    offsets: np.ndarray
+    flips: np.ndarray

@@ -3,12 +3,12 @@
 import glob
 import pathlib
 import sys
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import IMAGE_SUFFIXES, progress, read_image, reason
+from focalnets._io import cores, parallel_map, progress
+from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels, open_image
 
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
@@ -16,10 +16,11 @@ LISTED = 20
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture: its name and uint8 pixels (H, W, channels)."""
+    """A decoded picture: its name and uint8 pixels (H, W, channels), None if `problem` says what is wrong."""
 
     name: str
-    pixels: np.ndarray
+    pixels: np.ndarray | None
+    problem: str | None = None
 
 
 def find_pictures(inputs, stdin=None):
@@ -75,44 +76,24 @@ def is_picture(parts):
     return parts[-1].lower().endswith(IMAGE_SUFFIXES)
 
 
-def read_pictures(files, channels=3, on_bad_image="error"):
-    """Read pictures one after the other, and deal with all the bad ones at once.
+def read_pictures(files, channels=3, prepare=None):
+    """Yield a `Picture` for each path, in order, read by threads a few ahead of the one that is used.
 
     Args:
-        files: paths, or pairs (name, function that opens it as a binary stream).
-        channels: see `_io.read_image`, which also has the rules for each kind of picture.
-        on_bad_image: "error" to raise after all were tried, "skip" to leave them out.
-
-    Returns:
-        (list of `Picture`, list of texts that say what was wrong with each bad one).
-
-    Raises:
-        ValueError: with the names of all bad files and the fix, if `on_bad_image` is "error".
+        files: paths.
+        channels: see `decode.read_image`, which also has the rules for each kind of picture.
+        prepare: function PIL image -> uint8 (H, W, C), called in those threads; None to leave it as it is.
     """
-    pictures, bad = [], []
-    for file in progress(files, "reading pictures"):
-        picture, problem = try_picture(file, channels)
-        if problem is None:
-            pictures.append(picture)
-        else:
-            bad.append(problem)
-    if bad and on_bad_image == "error":
-        raise ValueError(describe_bad(bad))
-    return pictures, bad
 
+    def read(path):
+        try:
+            image = open_image(path, channels)
+        except ValueError as error:
+            return Picture(str(path), None, str(error))
+        return Picture(str(path), as_pixels(image) if prepare is None else prepare(image))
 
-def try_picture(file, channels):
-    """(`Picture`, None), or (None, what is wrong with it)."""
-    name, opener = file if isinstance(file, tuple) else (str(file), None)
-    try:
-        if opener is None:
-            return Picture(name, read_image(file, channels)), None
-        with opener() as stream:
-            return Picture(name, read_image(stream, channels, name)), None
-    except ValueError as error:  # read_image's, which begins with the name
-        return None, str(error)
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: an encrypted member
-        return None, f"{name}: {reason(error)}"
+    threads = cores() if len(files) > 1 else 0
+    yield from progress(parallel_map(read, files, threads), "reading pictures", len(files))
 
 
 def describe_bad(bad):

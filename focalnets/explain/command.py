@@ -1,9 +1,11 @@
 """`focalnets explain`."""
 
+import functools
+
 import numpy as np
 
-from focalnets._io import new_output_directory, progress
-from focalnets.data.pictures import find_pictures, read_pictures
+from focalnets._io import new_output_directory
+from focalnets.data.pictures import describe_bad, find_pictures, read_pictures
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
 from focalnets.presets.store import load_preset
@@ -17,13 +19,19 @@ def run(arguments):
     )
     channels = classifier.backbone.image_shape[-1]
     files = find_pictures(arguments.pictures)
-    pictures, bad = read_pictures(files, channels, arguments.on_bad_image)
+    prepare = None
+    if classifier.image_converter is not None:
+        prepare = functools.partial(classifier.image_converter.prepare, crop=arguments.crop)
+    # Read twice: bad pictures are named before anything is drawn, and pixels are not kept until then.
+    bad = [picture.problem for picture in read_pictures(files, channels, prepare) if picture.problem]
+    if bad and arguments.on_bad_image == "error":
+        raise ValueError(describe_bad(bad))
     directory = new_output_directory(arguments.out, arguments.force)
     used = set()
-    for picture in progress(pictures, "explaining"):
+    for picture in read_pictures(files, channels, prepare):
+        if picture.problem:
+            continue
         pixels = picture.pixels
-        if classifier.image_converter is not None:
-            pixels = classifier.image_converter.prepare(pixels, crop=arguments.crop)
         found = modulation_maps(classifier, pixels[None])
         stem = _free_name(picture.name, used)
         arrays = {"image": pixels}

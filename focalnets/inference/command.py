@@ -6,7 +6,7 @@ import sys
 
 from focalnets._io import new_output_directory, write_json
 from focalnets.data.datasets import open_dataset
-from focalnets.data.pictures import find_pictures, read_pictures
+from focalnets.data.pictures import describe_bad, find_pictures
 from focalnets.inference.evaluate import draw_confusion, evaluate
 from focalnets.inference.predictor import Predictor
 
@@ -19,8 +19,9 @@ def run_predict(arguments):
         raise ValueError("Give either --json or --csv, not both.")
     predictor = Predictor(arguments.preset)
     files = find_pictures(arguments.pictures)
-    pictures, bad = read_pictures(files, predictor.channels, arguments.on_bad_image)
-    predictions = predictor.predict(pictures, top=arguments.top)
+    predictions, bad = predictor.predict_files(files, top=arguments.top)
+    if bad and arguments.on_bad_image == "error":
+        raise ValueError(describe_bad(bad))
     if arguments.as_json:
         rows = [
             {
@@ -52,11 +53,14 @@ def run_predict(arguments):
 def run_evaluate(arguments):
     """Classify a split and compare with its labels."""
     predictor = Predictor(arguments.preset, arguments.batch_size)
-    dataset = open_dataset(arguments.data, predictor.channels, predictor.prepare, arguments.on_bad_image)
-    if arguments.split not in dataset.splits:
-        raise ValueError(
-            f"{arguments.data} has no split {arguments.split!r}; it has: {', '.join(dataset.splits)}."
-        )
+    dataset = open_dataset(
+        arguments.data,
+        predictor.channels,
+        predictor.prepare,
+        arguments.on_bad_image,
+        arguments.keep,
+        only=(arguments.split,),
+    )
     names = predictor.class_names
     if dataset.class_names != names:
         unknown = sorted(set(dataset.class_names) - set(names))
@@ -68,7 +72,7 @@ def run_evaluate(arguments):
         )
     split = dataset.splits[arguments.split]
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
-    found = evaluate(predictor.logits(split.images), split.labels, names)
+    found = evaluate(predictor.logits_of_split(split), split.labels, names)
 
     figures = {
         "data": str(arguments.data),

@@ -1,10 +1,12 @@
 """Predictor: a preset or run directory -> predictions for pictures of any size."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import progress
+from focalnets._io import cores, parallel_map, progress
+from focalnets.data.pictures import read_pictures
 from focalnets.presets.store import load_preset
 
 
@@ -65,22 +67,54 @@ class Predictor:
 
     def logits(self, images):
         """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
-        prepared = [self.prepare(image) for image in images]
-        rows = np.zeros((len(prepared), self.classifier.num_classes), "float32")
-        batches = list(_batches_of_one_size(prepared, self.batch_size))
-        for indices in progress(batches, "classifying"):
-            batch = np.stack([prepared[index] for index in indices])
-            rows[indices] = self.classifier.predict_on_batch(batch)
-        return rows
+        return self._logits(self.prepare(image) for image in images)
+
+    def logits_of_split(self, split):
+        """Logits (N, classes) of a `Split` that was opened with `prepare`, read as needed."""
+        starts = range(0, len(split), self.batch_size)
+        rows = [np.arange(start, min(start + self.batch_size, len(split))) for start in starts]
+        batches = parallel_map(split.batch, rows, workers=0 if split.in_memory else cores())
+        batches = progress(batches, "classifying", len(rows))
+        return np.concatenate([self.classifier.predict_on_batch(batch) for batch in batches])
 
     def predict(self, pictures, top=5):
         """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes."""
-        probabilities = softmax(self.logits([picture.pixels for picture in pictures]))
+        names = [picture.name for picture in pictures]
+        return self._ranked(names, self.logits([picture.pixels for picture in pictures]), top)
+
+    def predict_files(self, paths, top=5):
+        """The same for files, read a few ahead of their turn, so that a folder of any size is taken.
+
+        Returns:
+            (list of `Prediction`, list of texts that say what was wrong with each bad picture).
+        """
+        names, bad = [], []
+
+        def good():
+            for picture in read_pictures(paths, self.channels, self.prepare):
+                if picture.problem is None:
+                    names.append(picture.name)
+                    yield picture.pixels
+                else:
+                    bad.append(picture.problem)
+
+        logits = self._logits(good())
+        return self._ranked(names, logits, top), bad
+
+    def _logits(self, images):
+        """Logits of prepared images: batches of neighbours of one size."""
+        rows = [np.zeros((0, self.classifier.num_classes), "float32")]
+        for _, group in itertools.groupby(images, key=np.shape):
+            while batch := list(itertools.islice(group, self.batch_size)):
+                rows.append(self.classifier.predict_on_batch(np.stack(batch)))
+        return np.concatenate(rows)
+
+    def _ranked(self, names, logits, top):
         predictions = []
-        for picture, row in zip(pictures, probabilities, strict=True):
+        for name, row in zip(names, softmax(logits), strict=True):
             best = np.argsort(-row, kind="stable")[:top]
-            names = tuple(self.class_names[index] for index in best)
-            predictions.append(Prediction(picture.name, names, tuple(float(row[i]) for i in best)))
+            classes = tuple(self.class_names[index] for index in best)
+            predictions.append(Prediction(name, classes, tuple(float(row[i]) for i in best)))
         return predictions
 
 
@@ -94,13 +128,3 @@ def softmax(logits):
     """
     shifted = np.float64(logits) - np.max(logits, axis=-1, keepdims=True)
     return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
-
-
-def _batches_of_one_size(images, batch_size):
-    """Lists of indices, all images of a list having one shape."""
-    by_shape = {}
-    for index, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(index)
-    for indices in by_shape.values():
-        for start in range(0, len(indices), batch_size):
-            yield indices[start : start + batch_size]

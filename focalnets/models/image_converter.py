@@ -86,38 +86,37 @@ class ImageConverter(keras.layers.Layer):
         """Resize the shorter side to size / crop_fraction and crop the centre.
 
         Args:
-            image: uint8 array (H, W, C), C 1, 3 or 4.
+            image: uint8 array (H, W, C), C 1, 3 or 4; or a PIL image.
             crop: False to keep the whole picture and its aspect: the side that decides becomes
                 `image_size`'s, the other is at least that.
 
         Returns:
-            uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image itself if
-            it has that size already and nothing is to be cropped, or if `image_size` is None.
+            uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image's own
+            pixels if it has that size already and nothing is to be cropped, or if `image_size` is None.
         """
-        if image.ndim != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"prepare takes one image, uint8 (H, W, C); got {image.dtype} of shape {image.shape}."
-            )
+        if not isinstance(image, Image.Image):
+            if image.ndim != 3 or image.dtype != np.uint8:
+                raise ValueError(
+                    f"prepare takes one image, uint8 (H, W, C); got {image.dtype} of shape {image.shape}."
+                )
+            image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         fraction = self.crop_fraction if crop else 1.0
-        if self.image_size is None or (image.shape[:2] == self.image_size and fraction == 1.0):
-            return image
+        size = (image.height, image.width)
+        if self.image_size is None or (size == self.image_size and fraction == 1.0):
+            return _pixels(image)
         height, width = self.image_size
         # As timm and torchvision do it: the side that decides becomes floor(size / crop_fraction), the
         # other is truncated, the crop's corner rounded.
         high, wide = (math.floor(side / fraction) for side in self.image_size)
-        if high * image.shape[1] >= wide * image.shape[0]:
-            resized_height, resized_width = high, max(high * image.shape[1] // image.shape[0], width)
+        if high * image.width >= wide * image.height:
+            resized_height, resized_width = high, max(high * image.width // image.height, width)
         else:
-            resized_height, resized_width = max(wide * image.shape[0] // image.shape[1], height), wide
-        pixels = image[..., 0] if image.shape[-1] == 1 else image
-        resized = Image.fromarray(pixels).resize(
-            (resized_width, resized_height), INTERPOLATIONS[self.interpolation]
-        )
+            resized_height, resized_width = max(wide * image.height // image.width, height), wide
+        resized = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
         if not crop:
-            return np.asarray(resized).reshape(resized_height, resized_width, image.shape[-1])
+            return _pixels(resized)
         top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
-        cropped = resized.crop((left, top, left + width, top + height))
-        return np.asarray(cropped).reshape(height, width, image.shape[-1])
+        return _pixels(resized.crop((left, top, left + width, top + height)))
 
     def call(self, x):
         self._check_channels(x)
@@ -149,3 +148,8 @@ class ImageConverter(keras.layers.Layer):
             "mean": self.mean,
             "std": self.std,
         }
+
+
+def _pixels(image):
+    """A PIL image as uint8 (H, W, C)."""
+    return np.asarray(image).reshape(image.height, image.width, -1)

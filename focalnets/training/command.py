@@ -21,6 +21,7 @@ def run(arguments):
         out=arguments.out,
         force=arguments.force,
         on_bad_image=arguments.on_bad_image,
+        keep=arguments.keep,
         verbose=1 if sys.stdout.isatty() else 2,
     )
     seconds = sum(row["seconds"] for row in result.history)

@@ -2,7 +2,9 @@
 
 import importlib
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from focalnets.data.augment import Augmentation
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,7 @@ class Recipe:
         weight_decay: decoupled (AdamW), on kernels only: not on biases, norms and layer scales.
         label_smoothing: share of the target spread over all classes.
         clip_norm: largest global norm of the gradients.
-        crop_padding: random shift of up to so many pixels; 0 for none.
-        flip: mirror half of the training images.
+        augmentation: how training images are varied; see `Augmentation`.
         validation_fraction: share of the training images held out, where the data set has no "val" split.
         seed: of initial values, order, augmentation, dropout and drop path.
     """
@@ -41,8 +42,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.0
     clip_norm: float = 5.0
-    crop_padding: int = 0
-    flip: bool = False
+    augmentation: Augmentation = field(default_factory=Augmentation)
     validation_fraction: float = 0.1
     seed: int = 0
 
@@ -50,7 +50,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "learning_rate", "image_size"):
             if not getattr(self, name) > 0:  # also if it is not a number
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
-        for name in ("weight_decay", "clip_norm", "crop_padding"):
+        for name in ("weight_decay", "clip_norm"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 
 from focalnets._io import new_run_directory, write_json
-from focalnets.data.datasets import open_dataset, split_validation
+from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
+from focalnets.data.splits import split_validation
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.models.image_converter import ImageConverter
@@ -36,7 +37,9 @@ class TrainResult:
     skipped: list[str]
 
 
-def train(recipe, data=None, out="runs/latest", force=False, on_bad_image="error", verbose="auto"):
+def train(
+    recipe, data=None, out="runs/latest", force=False, on_bad_image="error", keep="auto", verbose="auto"
+):
     """Train a classifier and write what can be known about it.
 
     Args:
@@ -46,6 +49,8 @@ def train(recipe, data=None, out="runs/latest", force=False, on_bad_image="error
             `recipe.json`, `history.csv`, `curves.png` and `panels/`.
         force: replace a run that is there.
         on_bad_image: "error" to name all pictures that cannot be read, "skip" to leave them out.
+        keep: "memory", "stream" or "auto", see `open_dataset`; a recipe whose augmentation starts from the
+            original pictures streams them in any case.
         verbose: as in Keras' `fit`.
 
     Returns:
@@ -69,7 +74,8 @@ def train(recipe, data=None, out="runs/latest", force=False, on_bad_image="error
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     architecture = find_architecture(recipe.architecture)
     converter = ImageConverter((recipe.image_size,) * 2, mean=recipe.mean, std=recipe.std)
-    dataset = open_dataset(data, len(recipe.mean), converter.prepare, on_bad_image)
+    keep = "stream" if recipe.augmentation.needs_originals else keep
+    dataset = open_dataset(data, len(recipe.mean), converter.prepare, on_bad_image, keep)
     training, validation = _training_splits(dataset, recipe)
 
     directory = new_run_directory(out, force)
@@ -114,8 +120,8 @@ def _fit(classifier, recipe, training, validation, history_path, verbose):
         classifier.num_classes,
         recipe.batch_size,
         shuffle=True,
-        crop_padding=recipe.crop_padding,
-        flip=recipe.flip,
+        augmentation=recipe.augmentation,
+        image_size=(recipe.image_size,) * 2,
         seed=recipe.seed,
     )
     total_steps = recipe.epochs * len(loader)
@@ -180,7 +186,7 @@ def _draw_panels(classifier, split, kind, folder):
     """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
     labels, rows = np.unique(split.labels, return_index=True)
     labels, rows = labels[:PANEL_IMAGES], rows[:PANEL_IMAGES]
-    images = split.images[rows]
+    images = split.batch(rows)
     maps = modulation_maps(classifier, images)
     last_blocks = {name.split("_")[0]: name for name in maps}  # the last of a stage wins
     folder.mkdir()
@@ -193,5 +199,6 @@ def _draw_panels(classifier, split, kind, folder):
 
 
 def _accuracy(classifier, split, batch_size):
-    logits = classifier.predict(split.images, batch_size=batch_size, verbose=0)
-    return float(np.mean(np.argmax(logits, axis=-1) == split.labels))
+    loader = Loader(split, classifier.num_classes, batch_size)
+    hits = sum(np.sum(classifier.predict_on_batch(x).argmax(-1) == y.argmax(-1)) for x, y in loader)
+    return float(hits / len(split))

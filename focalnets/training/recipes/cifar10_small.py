@@ -3,6 +3,7 @@
 focalnets train --recipe cifar10_small --data cifar10.zip --out runs/cifar10_small
 """
 
+from focalnets.data.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
@@ -16,6 +17,5 @@ RECIPE = Recipe(
     batch_size=128,
     learning_rate=2e-3,
     label_smoothing=0.1,
-    crop_padding=4,
-    flip=True,
+    augmentation=Augmentation(pad_crop=4, flip=True),
 )

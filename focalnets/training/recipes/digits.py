@@ -3,6 +3,7 @@
 focalnets train --recipe digits --out runs/digits
 """
 
+from focalnets.data.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
@@ -16,5 +17,5 @@ RECIPE = Recipe(
     batch_size=64,
     learning_rate=3e-3,
     label_smoothing=0.1,
-    crop_padding=1,
+    augmentation=Augmentation(pad_crop=1),
 )

@@ -1,0 +1,92 @@
+"""A data set, resized once: uint8 arrays that are memory-mapped, so that an epoch decodes nothing."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from focalnets._io import atomic_directory, cores, parallel_map, progress, read_json, write_json
+from focalnets.data.decode import as_image, as_pixels
+
+_INDEX = "cache.json"
+_CHUNK = 64
+
+
+def square(side):
+    """Function picture -> uint8 (side, side, C): the shorter side resized (bicubic), the centre kept."""
+
+    def prepare(image):
+        image = image if isinstance(image, Image.Image) else as_image(image)
+        return as_pixels(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+
+    return prepare
+
+
+def write_cache(dataset, directory, source="", force=False):
+    """Write the prepared images of a data set; memory stays bounded whatever its size.
+
+    Args:
+        dataset: an `ImageDataset`, best opened with `keep="stream"` and `prepare=square(side)`.
+        directory: to make: cache.json, and <split>.images.npy and <split>.labels.npy for each split.
+        source: what it was made from, for the record.
+        force: replace a cache that is there.
+
+    Raises:
+        FileExistsError: if `directory` exists, unless it is a cache and `force`.
+        ValueError: naming all bad pictures, if some turn out so only now.
+
+    >>> import tempfile
+    >>> from focalnets.data.cache import square, write_cache
+    >>> from focalnets import open_dataset
+    >>> folder = tempfile.mkdtemp() + "/digits"
+    >>> write_cache(open_dataset("digits", channels=1, prepare=square(16)), folder)
+    >>> open_dataset(folder, channels=1).splits["test"].images.shape
+    (359, 16, 16, 1)
+    """
+    directory = pathlib.Path(directory)
+    if directory.exists() and not (force and is_cache(directory)):
+        raise FileExistsError(
+            f"{directory} exists already; give another --out"
+            + (", or --force to replace it." if is_cache(directory) else ".")
+        )
+    with atomic_directory(directory, replace=True) as partial:
+        for name, split in dataset.splits.items():
+            _write_images(partial / f"{name}.images.npy", name, split)
+            np.save(partial / f"{name}.labels.npy", split.labels)
+        write_json(
+            partial / _INDEX,
+            {
+                "focalnets_cache": 1,
+                "source": str(source),
+                "class_names": dataset.class_names,
+                "images": {name: len(split) for name, split in dataset.splits.items()},
+                "left_out": dataset.bad,
+            },
+        )
+
+
+def _write_images(path, name, split):
+    starts = range(0, len(split), _CHUNK)
+    rows = [np.arange(start, min(start + _CHUNK, len(split))) for start in starts]
+    batches = parallel_map(split.batch, rows, cores())
+    stored = None
+    for chunk, batch in zip(rows, progress(batches, f"writing {name}", len(rows)), strict=True):
+        if stored is None:
+            stored = np.lib.format.open_memmap(path, "w+", "uint8", (len(split), *batch.shape[1:]))
+        stored[chunk] = batch
+
+
+def is_cache(directory):
+    """Whether `write_cache` made that directory."""
+    index = pathlib.Path(directory) / _INDEX
+    return index.is_file() and "focalnets_cache" in read_json(index)
+
+
+def open_cache(directory):
+    """({split: (memory-mapped uint8 images, labels)}, class names)."""
+    index = read_json(directory / _INDEX)
+    parts = {}
+    for name in index["images"]:
+        images = np.load(directory / f"{name}.images.npy", mmap_mode="r")
+        parts[name] = (np.asarray(images), np.load(directory / f"{name}.labels.npy"))
+    return parts, index["class_names"]

@@ -1,0 +1,23 @@
+"""`focalnets cache`."""
+
+from focalnets.data.cache import square, write_cache
+from focalnets.data.datasets import open_dataset
+
+
+def run_cache(arguments):
+    """Resize a data set once, for epochs that decode nothing."""
+    if arguments.image_size < 1:
+        raise ValueError(f"image_size must be at least 1; got {arguments.image_size}.")
+    dataset = open_dataset(
+        arguments.data,
+        1 if arguments.grey else 3,
+        square(arguments.image_size),
+        arguments.on_bad_image,
+        keep="stream",
+    )
+    write_cache(dataset, arguments.out, arguments.data, arguments.force)
+    for name, split in dataset.splits.items():
+        print(f"{name}: {len(split)} images")
+    if dataset.bad:
+        print(f"left out {len(dataset.bad)} bad pictures:", *dataset.bad, sep="\n  ")
+    print(f"cache: {arguments.out}")

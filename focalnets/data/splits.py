@@ -1,0 +1,159 @@
+"""Split: pictures and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from focalnets._io import cores, parallel_map, progress, reason
+from focalnets.data.decode import as_image, as_pixels, check_image, open_image
+from focalnets.data.pictures import describe_bad
+
+
+class FilePictures:
+    """Pictures in files or archive members, decoded one at a time, by as many threads as ask.
+
+    Args:
+        names: one a picture.
+        opener: function name -> binary stream.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    def __init__(self, names, opener, channels):
+        self.names = names
+        self.opener = opener
+        self.channels = channels
+        self._lock = threading.Lock()
+
+    def __len__(self):
+        return len(self.names)
+
+    def read(self, index, smallest=None):
+        """A PIL image; see `decode.open_image`. ValueError that begins with the name if it is bad."""
+        with self._stream(index) as stream:
+            return open_image(stream, self.channels, self.names[index], smallest)
+
+    def check(self, index):
+        """ValueError if head or end of the file tells that it is bad; see `decode.check_image`."""
+        with self._stream(index) as stream:
+            check_image(stream, self.names[index])
+
+    def _stream(self, index):
+        try:
+            return self.opener(self.names[index])
+        except OSError as error:
+            raise ValueError(f"{self.names[index]}: {reason(error)}") from error
+
+    @functools.cached_property
+    def problems(self):
+        """What is wrong with each bad picture, by index: all are decoded."""
+
+        def problem(index):
+            try:
+                self.read(index)
+            except ValueError as error:
+                return str(error)
+
+        found = parallel_map(problem, range(len(self)), cores())
+        found = enumerate(progress(found, "looking for bad pictures", len(self)))
+        return {index: text for index, text in found if text is not None}
+
+    def read_or_name_all_bad(self, index, smallest=None):
+        """`read`, but its error names every bad picture, not only the first one met."""
+        try:
+            return self.read(index, smallest)
+        except ValueError as error:
+            with self._lock:
+                raise ValueError(describe_bad(list(self.problems.values()) or [str(error)])) from error
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with labels.
+
+    Attributes:
+        pictures: uint8 (M, H, W, C), in memory or memory-mapped, or `FilePictures`.
+        labels: int32 (N,).
+        rows: (N,) places in `pictures`; None if they are all, in their order.
+        prepare: function PIL image -> uint8 (H, W, C) that each picture still has to pass; None if they
+            have their size already.
+
+    >>> import numpy as np
+    >>> from focalnets.data.splits import Split
+    >>> split = Split(np.zeros((4, 8, 8, 1), "uint8"), np.array([0, 1, 0, 1]))
+    >>> split.take([1, 3]).images.shape
+    (2, 8, 8, 1)
+    """
+
+    pictures: np.ndarray | FilePictures
+    labels: np.ndarray
+    rows: np.ndarray | None = None
+    prepare: Callable | None = None
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def in_memory(self):
+        """Whether a batch is a look-up, with nothing to decode or resize."""
+        return isinstance(self.pictures, np.ndarray) and self.prepare is None
+
+    @property
+    def images(self):
+        """All of them, uint8 (N, H, W, C); read now if they lie in files."""
+        if self.in_memory and self.rows is None:
+            return self.pictures
+        return self.batch(np.arange(len(self)))
+
+    def take(self, indices):
+        """The split of those rows only; the pictures are shared, not copied."""
+        rows = np.asarray(indices) if self.rows is None else self.rows[indices]
+        return replace(self, labels=self.labels[indices], rows=rows)
+
+    def batch(self, indices):
+        """uint8 (B, H, W, C), prepared.
+
+        Raises:
+            ValueError: naming all bad pictures of the files if one of these is bad, or if sizes differ.
+        """
+        if self.in_memory:
+            return self.pictures[indices if self.rows is None else self.rows[indices]]
+        prepare = as_pixels if self.prepare is None else self.prepare
+        images = [prepare(self.picture(index)) for index in indices]
+        shapes = sorted({image.shape for image in images})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"Images differ in size, for instance {shapes[:3]}; choose a size to bring them to."
+            )
+        return np.stack(images)
+
+    def picture(self, index, smallest=None):
+        """One picture as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
+        row = index if self.rows is None else self.rows[index]
+        if isinstance(self.pictures, np.ndarray):
+            return as_image(self.pictures[row])
+        return self.pictures.read_or_name_all_bad(row, smallest)
+
+
+def split_validation(split, fraction, seed):
+    """Take `fraction` of a split for validation, the same share of every class, by a seeded draw.
+
+    Returns:
+        (train, validation), two `Split`s without a common row.
+    """
+    chosen = stratified_draw(split.labels, fraction, seed)
+    return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
+
+
+def stratified_draw(labels, fraction, seed):
+    """Sorted indices of `fraction` of every class."""
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        # Small classes, too, are worth one image, as long as another one remains.
+        least = 1 if fraction > 0 and len(rows) > 1 else 0
+        chosen.append(rows[: max(round(fraction * len(rows)), least)])
+    return np.sort(np.concatenate(chosen))
