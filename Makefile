@@ -10,11 +10,11 @@ $(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
 endif
 export KERAS_BACKEND = $(BACKEND)
 
-# What goes into the environment. Parity with transformers is tested beside torch; TensorFlow is
-# installed in its CPU build, a third of the full one.
+# What goes into the environment. Parity with transformers is tested beside torch, other libraries' data
+# sets beside TensorFlow, which is installed in its CPU build, a third of the full one.
 EXTRAS_torch := torch,dev,parity
 EXTRAS_jax := jax,dev
-EXTRAS_tensorflow := tensorflow-cpu,dev
+EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
 # On torch every test runs, on the others the core ones.
 TESTS_torch := tests
 TESTS_jax := tests -m core

@@ -165,3 +165,16 @@ class CacheArguments:
     """Keras backend; only data sets that Keras loads need one."""
     debug: bool = False
     """Show the traceback of an error."""
+
+
+@dataclass
+class CompletionArguments:
+    """Print a script that lets the shell complete verbs, options and their values.
+
+    Example: focalnets completion bash
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
+    """Which shell; put eval "$(focalnets completion bash)" into its start-up file."""
+    debug: bool = False
+    """Show the traceback of an error."""

@@ -1,5 +1,6 @@
 """The command line: verb -> argument dataclass and "module:function", imported only when the verb runs."""
 
+import contextlib
 import importlib
 import os
 import sys
@@ -25,13 +26,14 @@ VERBS = {
     ),
     "cache": ("CacheArguments", "focalnets.data.command:run_cache", "resize a data set once"),
     "presets": ("PresetsArguments", "focalnets.presets.command:run", "list the architectures"),
+    "completion": ("CompletionArguments", "focalnets.cli:print_completion", "let the shell complete words"),
 }
 
 _HELP = f"""focalnets {__version__}: Focal Modulation Networks for Keras 3
 
 usage: focalnets VERB [options]
 
-{chr(10).join(f"  {verb:<10}{text}" for verb, (_, _, text) in VERBS.items())}
+{chr(10).join(f"  {verb:<12}{text}" for verb, (_, _, text) in VERBS.items())}
 
 focalnets VERB --help tells the options of a verb; focalnets --version the version.
 Start here: focalnets train --recipe digits --out runs/digits
@@ -80,6 +82,22 @@ def main(argv=None):
             return _complain(f"the Keras backend {error.name} is not installed: {extra}.", 1)
         return _complain(error, 1)
     return 0
+
+
+def print_completion(options):
+    """Print the completion script of one shell, for all verbs and their options."""
+    import tyro
+
+    from focalnets import arguments
+
+    verbs = {verb: getattr(arguments, name) for verb, (name, _, _) in VERBS.items()}
+    with contextlib.suppress(SystemExit):  # it prints and exits
+        tyro.extras.subcommand_cli_from_dict(
+            verbs,
+            prog="focalnets",
+            args=["--tyro-print-completion", options.shell],
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
 
 
 def _complain(message, code):

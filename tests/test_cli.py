@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -75,6 +76,13 @@ def test_presets_lists_every_architecture(capsys):
         (["train", "--out", "{tmp}/r", "--epoch", "3"], 2, "--epoch"),
         (["train", "--out", "{tmp}/file"], 2, "exists and is a file"),
         (["presets", "--yaml"], 2, "--yaml"),
+        (["completion", "fish"], 2, "fish"),
+        (["cache", "digits", "--grey"], 2, "--out"),
+        (["cache", "digit", "--out", "{tmp}/c"], 2, "is not a data set"),
+        (["cache", "digits", "--grey", "--out", "{tmp}"], 2, "exists already; give another --out."),
+        (["cache", "digits", "--out", "{tmp}/c", "--image-size", "0"], 2, "image_size must be at least 1"),
+        (["train", "--out", "{tmp}/r", "--keep", "disk"], 2, "disk"),
+        (["train", "--out", "{tmp}/r", "--data", "hf:/x"], 2, "is not a data set"),
         (["presets", "tiny"], 2, "tiny"),
         (["predict"], 2, "required"),
         (["predict", "{tmp}/none", "{tmp}/file"], 2, "no preset directory"),
@@ -109,6 +117,24 @@ def test_misuse_gets_one_sentence_and_its_code(argv, code, words, tmp_path, capf
     assert found == code
     assert words in captured.err + captured.out
     assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["focalnets", "ev"], {"evaluate"}),
+        (["focalnets", "predict", "--js"], {"--json"}),
+        (["focalnets", "train", "--backend", ""], {"torch", "jax", "tensorflow", "None"}),
+    ],
+)
+def test_bash_completes_verbs_options_and_values(words, expected, capsys):
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    ask = f"\nCOMP_WORDS=({' '.join(repr(word) for word in words)}); COMP_CWORD={len(words) - 1}\n"
+    function = re.search(r"complete .*-F (\S+) focalnets", script)[1]
+    asked = f"{script}{ask}{function}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
+    assert set(ran.stdout.split()) == expected, ran.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -115,7 +115,24 @@ def test_evaluate_refuses_data_of_other_classes(run, tmp_path, capsys):
         for i in range(5):
             Image.new("L", (8, 8), i).save(tmp_path / "pets" / label / f"{i}.png")
     assert main(["evaluate", str(run.directory), "--data", str(tmp_path / "pets")]) == 2
-    assert "cat, dog" in capsys.readouterr().err
+    assert "does not know the classes cat, dog of the data; it knows 0, 1, 2" in capsys.readouterr().err
+
+
+def test_evaluate_takes_data_with_some_of_the_classes(run, tmp_path, capsys):
+    digits = open_dataset("digits", channels=1).splits["test"]
+    logits = Predictor(run.directory).logits(digits.images)
+    chosen = np.isin(digits.labels, (3, 7))
+    for split in ("train", "test"):
+        for label in (3, 7):
+            (tmp_path / "some" / split / str(label)).mkdir(parents=True)
+            for i in np.flatnonzero(digits.labels == label):
+                picture = Image.fromarray(digits.images[i, ..., 0])
+                picture.save(tmp_path / "some" / split / str(label) / f"{i}.png")
+    assert main(["evaluate", str(run.directory), "--data", str(tmp_path / "some"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    expected = np.mean(logits.argmax(-1)[chosen] == digits.labels[chosen])
+    assert figures["top1"] == pytest.approx(expected)
+    assert figures["per_class"]["4"] is None
 
 
 def test_explain_writes_panels_and_the_arrays_behind_them(run, pictures, tmp_path, capsys):

@@ -4,6 +4,8 @@ import csv
 import json
 import sys
 
+import numpy as np
+
 from focalnets._io import new_output_directory, write_json
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import describe_bad, find_pictures
@@ -62,17 +64,15 @@ def run_evaluate(arguments):
         only=(arguments.split,),
     )
     names = predictor.class_names
-    if dataset.class_names != names:
-        unknown = sorted(set(dataset.class_names) - set(names))
+    unknown = sorted(set(dataset.class_names) - set(names))
+    if unknown:
         raise ValueError(
-            f"The preset knows the classes {', '.join(names[:10])}, the data {', '.join(unknown[:10])}"
-            " as well: they do not fit."
-            if unknown
-            else f"The data lack classes of the preset: {sorted(set(names) - set(dataset.class_names))[:10]}."
+            f"The preset does not know the classes {_listed(unknown)} of the data; it knows {_listed(names)}."
         )
     split = dataset.splits[arguments.split]
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
-    found = evaluate(predictor.logits_of_split(split), split.labels, names)
+    places = np.array([names.index(name) for name in dataset.class_names])  # the data may lack some classes
+    found = evaluate(predictor.logits_of_split(split), places[split.labels], names)
 
     figures = {
         "data": str(arguments.data),
@@ -100,6 +100,12 @@ def run_evaluate(arguments):
         if directory is not None:
             print(f"confusion matrix: {directory / 'confusion.png'}")
     _report_skipped(dataset.bad)
+
+
+def _listed(names):
+    """The first ten of them, the rest counted."""
+    text = ", ".join(names[:10])
+    return text if len(names) <= 10 else f"{text} and {len(names) - 10} more"
 
 
 def _report_skipped(bad):

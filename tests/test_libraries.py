@@ -1,0 +1,101 @@
+"""Data sets of other libraries, from small ones made here: their real code, and no download."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalnets import ImageConverter, open_dataset
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """`<split>/<class>/<image>`, the classes told apart by their colour."""
+    for split, count in (("train", 3), ("test", 2)):
+        for label, colour in (("zebra", 250), ("ape", 10)):
+            folder = tmp_path / "pictures" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (12 + i, 10), (colour, i, 0)).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def assert_apes_are_dark(dataset):
+    assert set(dataset.splits) == {"train", "test"}
+    assert len(dataset.splits["train"]) == 6
+    test = dataset.splits["test"]
+    assert test.images.shape == (4, 8, 8, 3)
+    red = test.images[:, 4, 4, 0]
+    assert [dataset.class_names[label] for label in test.labels] == [
+        "ape" if r < 99 else "zebra" for r in red
+    ]
+    assert sorted(red) == [10, 10, 250, 250]
+
+
+def test_hugging_face(pictures, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    made = datasets.load_dataset("imagefolder", data_dir=str(pictures), cache_dir=str(tmp_path / "cache"))
+    for split in made:
+        made[split].to_parquet(str(tmp_path / "hub" / f"{split}.parquet"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    spec = f"hf://{tmp_path / 'hub'}"
+    for keep in ("memory", "stream"):
+        assert_apes_are_dark(open_dataset(spec, prepare=ImageConverter((8, 8)).prepare, keep=keep))
+    words = datasets.Dataset.from_dict({"text": ["no", "pictures"], "label": [0, 1]})
+    (tmp_path / "words").mkdir()
+    words.to_parquet(str(tmp_path / "words" / "train.parquet"))
+    with pytest.raises(ValueError, match="has no column of images; its columns: text, label"):
+        open_dataset(f"hf://{tmp_path / 'words'}")
+
+
+def test_tensorflow_datasets(pictures, tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class BlackAndRed(tfds.core.GeneratorBasedBuilder):
+        """Made for this test."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(shape=(None, None, 3)),
+                "label": tfds.features.ClassLabel(names=["zebra", "ape"]),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            return {split: self._generate_examples(split) for split in ("train", "test")}
+
+        def _generate_examples(self, split):
+            for path in (pictures / split).rglob("*.png"):
+                name = f"{path.parent.name}-{path.name}"
+                yield name, {"image": str(path), "label": path.parent.name}
+
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
+    for keep in ("memory", "stream"):  # prepared by the first
+        dataset = open_dataset("tfds:black_and_red", prepare=ImageConverter((8, 8)).prepare, keep=keep)
+        assert_apes_are_dark(dataset)
+        assert dataset.class_names == ("zebra", "ape"), "the order of the source"
+    with pytest.raises(ValueError, match="TensorFlow Datasets has no 'black_and_blue'"):
+        open_dataset("tfds:black_and_blue")
+
+
+def test_what_to_install_is_said(monkeypatch):
+    import sys
+
+    for module in ("datasets", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"pip install 'focalnets\[hf\]'"):
+        open_dataset("hf://somebody/something")
+    with pytest.raises(ImportError, match=r"pip install 'focalnets\[tfds\]'"):
+        open_dataset("tfds:something")
+
+
+def test_labels_are_those_of_the_pictures(pictures):
+    """The same folder read as it is, against which the two above are held."""
+    assert_apes_are_dark(open_dataset(str(pictures), prepare=ImageConverter((8, 8)).prepare))
+    assert np.bincount(
+        open_dataset(str(pictures), prepare=ImageConverter((8, 8)).prepare).splits["train"].labels
+    ).tolist() == [3, 3]
