@@ -5,6 +5,7 @@ import math
 from PIL import Image, ImageEnhance, ImageOps
 
 _RESAMPLING = {
+    "box": Image.Resampling.BOX,
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -27,11 +28,11 @@ def transform(opened, size, augmentation, generator):
     Returns:
         A PIL image of the same mode.
     """
-    resampling = _RESAMPLING[augmentation.interpolation]
+    interpolation = augmentation.interpolation
     if augmentation.random_resized_crop is not None:
-        image = _random_resized_crop(opened, size, augmentation.random_resized_crop, resampling, generator)
+        image = _random_resized_crop(opened, size, augmentation.random_resized_crop, interpolation, generator)
     elif augmentation.resize_crop:
-        image = _resize_crop(opened(None), size, augmentation.resize_crop, resampling, generator)
+        image = _resize_crop(opened(None), size, augmentation.resize_crop, interpolation, generator)
     else:
         image = opened(None)
     if augmentation.colour_jitter:
@@ -43,7 +44,7 @@ def transform(opened, size, augmentation, generator):
     return image
 
 
-def _random_resized_crop(opened, size, area, resampling, generator):
+def _random_resized_crop(opened, size, area, interpolation, generator):
     """The crop is drawn before decoding, so that a large JPEG is decoded no larger than the crop needs."""
     drawn = None
 
@@ -61,7 +62,14 @@ def _random_resized_crop(opened, size, area, resampling, generator):
         smallest(image.height, image.width)
     left, top, right, bottom = drawn
     box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
-    return image.resize(size[::-1], resampling, box=box)
+    return _resized(image, size, interpolation, box)
+
+
+def _resized(image, size, interpolation, box):
+    if interpolation == "area":
+        shrinks = box[2] - box[0] >= size[1] and box[3] - box[1] >= size[0]
+        interpolation = "box" if shrinks else "bilinear"
+    return image.resize(size[::-1], _RESAMPLING[interpolation], box=box)
 
 
 def crop_box(height, width, area, generator):
@@ -83,10 +91,10 @@ def crop_box(height, width, area, generator):
     return (left, top, left + wide, top + high)
 
 
-def _resize_crop(image, size, side, resampling, generator):
+def _resize_crop(image, size, side, interpolation, generator):
     if side < max(size):
         raise ValueError(f"resize_crop must be at least the image size, {max(size)}; got {side}.")
-    image = image.resize((side, side), resampling)
+    image = _resized(image, (side, side), interpolation, (0, 0, image.width, image.height))
     top, left = (int(generator.integers(side - part + 1)) for part in size)
     return image.crop((left, top, left + size[1], top + size[0]))
 
