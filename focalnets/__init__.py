@@ -35,6 +35,8 @@ _PUBLIC = {
     "open_dataset": "data.datasets",
     "modulation_model": "explain.modulation",
     "Recipe": "training.recipe",
+    "TrainMonitor": "training.callbacks",
+    "resume": "training.train",
     "train": "training.train",
 }
 __all__ = ["__version__", *_PUBLIC]

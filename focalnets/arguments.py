@@ -18,10 +18,12 @@ class TrainArguments:
     Example: focalnets train --recipe digits --out runs/digits
     """
 
-    out: str
-    """Run directory to make: weights, config, history.csv, curves.png, panels/."""
+    out: str | None = None
+    """Run directory to make: weights, config, history.csv, curves.png, report.html, panels/."""
+    resume: str | None = None
+    """Run directory to take up, after a crash or a time limit, instead of --out and the rest."""
     recipe: str = "digits"
-    """Recipe by name: digits, cifar10_small."""
+    """Recipe by name (focalnets recipes list), or a Python file that defines RECIPE."""
     data: str | None = None
     """A name such as digits, or a folder, zip, csv or npz; the recipe's own if left out."""
     epochs: int | None = None
@@ -32,6 +34,16 @@ class TrainArguments:
     """Peak learning rate, instead of the recipe's."""
     seed: int | None = None
     """Seed of everything random, instead of the recipe's."""
+    set: tuple[str, ...] = ()
+    """Other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
+    max_minutes: float | None = None
+    """Stop after so many minutes, saved, to be resumed."""
+    monitor_every: int | None = None
+    """Epochs between two panels of what the network looks at; 0 for none, about ten in all if left out."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard, too."""
+    force_bfloat16: bool = False
+    """Use bfloat16 even where it is slower than float32."""
     on_bad_image: OnBadImage = "error"
     """Name all pictures that cannot be read and stop, or leave them out."""
     keep: Keep = "auto"
@@ -40,6 +52,23 @@ class TrainArguments:
     """Replace the run that --out names."""
     backend: Backend | None = None
     """Keras backend; by default $KERAS_BACKEND, or the first installed of torch, jax, tensorflow."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class RecipesArguments:
+    """List the recipes, show one as JSON, or copy its file to change it.
+
+    Example: focalnets recipes list
+    """
+
+    action: tyro.conf.Positional[Literal["list", "show", "copy"]]
+    """What to do."""
+    name: tyro.conf.Positional[str | None] = None
+    """Recipe to show or copy."""
+    to: tyro.conf.Positional[str | None] = None
+    """File to copy it to, such as mine.py."""
     debug: bool = False
     """Show the traceback of an error."""
 

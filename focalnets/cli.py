@@ -9,6 +9,7 @@ from focalnets import __version__
 
 VERBS = {
     "train": ("TrainArguments", "focalnets.training.command:run", "train a network on images"),
+    "recipes": ("RecipesArguments", "focalnets.training.command:run_recipes", "list, show and copy recipes"),
     "evaluate": (
         "EvaluateArguments",
         "focalnets.inference.command:run_evaluate",
@@ -74,7 +75,7 @@ def main(argv=None):
         if options.debug:
             raise
         return _complain(error, 2)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, FloatingPointError) as error:
         if options.debug:
             raise
         if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):

@@ -15,8 +15,8 @@ from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.store import build_architecture
-from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.recipe import load_recipe, recipe_names
+from focalnets.training.optimizer import AdamW, learning_rate_schedule, make_optimizer
+from focalnets.training.recipe import change, load_recipe, recipe_from_json, recipe_names
 
 pytestmark = pytest.mark.core
 
@@ -35,9 +35,14 @@ def test_a_run_leaves_everything(run):
         "preprocessing.json",
         "labels.json",
         "recipe.json",
+        "run.json",
         "history.csv",
         "curves.png",
         "panels",
+        "monitor",
+        "report.html",
+        "best.npz",
+        "last.npz",
     }
     assert [path.name for path in run.panels] == ["stage1_block2.png", "stage2_block2.png"]
     for path in (run.curves, *run.panels):
@@ -102,22 +107,103 @@ def test_learning_rate_at_first_peak_and_last_step(name):
     assert 0 < rates[0] < 2 * recipe.learning_rate / warmup, "the first step is no dead one"
     assert np.argmax(rates) == warmup
     assert rates[warmup] == pytest.approx(recipe.learning_rate)
-    assert 0 < rates[total - 1] < 1e-4 * recipe.learning_rate
-    assert rates[total] == pytest.approx(0.0, abs=1e-9)
+    final = recipe.final_learning_rate
+    assert final < rates[total - 1] < final + 1e-4 * recipe.learning_rate
+    assert rates[total] == pytest.approx(final, abs=1e-9)
 
 
-def test_only_kernels_decay():
-    recipe = load_recipe("digits")
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_optimiser_equals_adamw_computed_by_hand(accumulation):
+    """float64, everything on: clipping, decay of kernels only, own rates, average, accumulation."""
+    generator = np.random.default_rng(0)
+    shapes, scales = [(3, 4), (4,), (2, 2, 2)], [0.5, 1.0, 0.25]
+    values = [generator.normal(size=shape) for shape in shapes]
+    variables = [keras.Variable(value.astype("float32"), name=f"v{i}") for i, value in enumerate(values)]
+    rate = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    steps = accumulation if accumulation > 1 else None
+    options = {"global_clipnorm": 2.0, "gradient_accumulation_steps": steps}
+    optimizer = AdamW(rate, weight_decay=0.3, average_decay=0.6, rate_scales=scales, **options)
+    optimizer.build(variables)
+    first, second = ([np.zeros(shape) for shape in shapes] for _ in range(2))
+    averages, update = [np.zeros(shape) for shape in shapes], 0
+    for step in range(12):
+        gradients = [generator.normal(size=shape) for shape in shapes]
+        tensors = [keras.ops.convert_to_tensor(gradient, "float32") for gradient in gradients]
+        optimizer.apply(tensors, variables)
+        if step % accumulation == 0:
+            total = [np.zeros(shape) for shape in shapes]
+        total = [a + b / accumulation for a, b in zip(total, gradients, strict=True)]
+        if (step + 1) % accumulation:
+            continue
+        update += 1
+        norm = np.sqrt(sum(np.sum(gradient**2) for gradient in total))
+        for i, gradient in enumerate(total):
+            gradient = gradient * min(1, 2.0 / norm)
+            first[i] = 0.9 * first[i] + 0.1 * gradient
+            second[i] = 0.999 * second[i] + 0.001 * gradient**2
+            direction = first[i] / (1 - 0.9**update) / (np.sqrt(second[i] / (1 - 0.999**update)) + 1e-8)
+            decay = 0.3 * values[i] if values[i].ndim > 1 else 0
+            now = 0.05 * (1 + np.cos(np.pi * step / 100)) * scales[i]
+            values[i] = values[i] - now * (direction + decay)
+            kept = min(0.6, (update - 1) / (update - 1 + 9))
+            averages[i] = kept * averages[i] + (1 - kept) * values[i]
+    assert update == 12 // accumulation
+    for i, variable in enumerate(variables):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), values[i], atol=1e-5)
+        found = keras.ops.convert_to_numpy(optimizer.averages[i])
+        np.testing.assert_allclose(found, averages[i], atol=1e-5)
+    optimizer.swap_averages(variables)
+    for i, variable in enumerate(variables):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), averages[i], atol=1e-5)
+        found = keras.ops.convert_to_numpy(optimizer.averages[i])
+        np.testing.assert_allclose(found, values[i], atol=1e-5)
+    again = AdamW.from_config(optimizer.get_config())
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_earlier_layers_learn_more_slowly():
+    recipe = dataclasses.replace(load_recipe("digits"), layer_decay=0.5)
     net = build_architecture(find_architecture("focalnet_pico"))
     optimizer = make_optimizer(recipe, net, 100)
-    optimizer.build(net.trainable_variables)
-    decayed = {v.path for v in net.trainable_variables if optimizer._use_weight_decay(v)}
-    assert decayed == {v.path for v in net.trainable_variables if len(v.shape) > 1}
-    assert 0 < len(decayed) < len(net.trainable_variables)
+    scales = dict(zip([v.path for v in net.trainable_variables], optimizer.rate_scales, strict=True))
+
+    def scale(part):
+        found = {value for path, value in scales.items() if part in path}
+        assert len(found) == 1, part
+        return found.pop()
+
+    blocks = ["stage1_block1", "stage1_block2", "stage2_block1", "stage2_block2"]
+    assert [scale(block) for block in blocks] == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
+    assert {value for path, value in scales.items() if "block" not in path} == {1 / 32, 1 / 8, 1 / 2, 1.0}
+    assert optimizer.rate_scales[-1] == 1.0, "the head"
+
+
+def test_fields_are_changed_by_their_types():
+    recipe = load_recipe("cifar10_small")
+    texts = ["epochs=3", "augmentation.mixup=0.2", "drop_path_rate=0.3", "mean=0.1,0.2,0.3", "name=mine"]
+    changed = change(recipe, texts)
+    assert (changed.epochs, changed.augmentation.mixup, changed.drop_path_rate) == (3, 0.2, 0.3)
+    assert (changed.mean, changed.name) == ((0.1, 0.2, 0.3), "mine")
+    assert changed.augmentation.flip
+    assert change(changed, ["drop_path_rate=none"]).drop_path_rate is None
+    for text, words in (
+        ("epoch=3", "no field 'epoch'; it has: name"),
+        ("augmentation.mix=1", "Augmentation has no field 'mix'"),
+        ("epochs=few", "epochs does not take 'few': it must be a whole number"),
+        ("augmentation.flip=yes", "must be true or false"),
+        ("epochs", "field=value"),
+        ("precision=float16", "precision must be float32 or bfloat16"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            change(recipe, [text])
+    stored = json.loads(json.dumps(dataclasses.asdict(changed)))
+    assert recipe_from_json(stored) == changed
+    with pytest.raises(ValueError, match="Unknown fields of a recipe: colour"):
+        recipe_from_json({**stored, "colour": "red"})
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="there are: cifar10_small, digits"):
+    with pytest.raises(ValueError, match="there are: cifar10_small, cifar10_tutorial, digits"):
         load_recipe("digit")
     with pytest.raises(ValueError, match="name a folder or zip"):
         train("cifar10_small")

@@ -30,7 +30,8 @@ class Loader(keras.utils.PyDataset):
             asked for; None to choose. The batches are the same.
 
     Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
-    resumed run sees what an uninterrupted one would have seen.
+    resumed run sees what an uninterrupted one would have seen. Set `first_batch` to leave out the batches
+    before it: the loader is then shorter by so many.
 
     Keras' own queue of a PyDataset is not used: it starts before the epoch is known, and keeps left-over
     batches for the next one. At most `threads + 1` batches wait here.
@@ -60,6 +61,7 @@ class Loader(keras.utils.PyDataset):
         if threads is None:
             threads = 1 if split.in_memory and not self.augmentation.changes_pictures else cores()
         self.threads = threads
+        self.first_batch = 0
         self._ahead = {}
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "focalnets-loader") if threads else None
@@ -83,14 +85,20 @@ class Loader(keras.utils.PyDataset):
             self._draws = draws
             self._forget(self._ahead)
 
-    def __len__(self):
+    @property
+    def batches(self):
+        """Batches of a whole epoch."""
         return -(-len(self.split) // self.batch_size)
 
+    def __len__(self):
+        return self.batches - self.first_batch
+
     def __getitem__(self, index):
+        index += self.first_batch
         if self._pool is None:
             return self._batch(self._draws, index)
         with self._lock:
-            window = range(index, min(index + self.threads + 1, len(self)))
+            window = range(index, min(index + self.threads + 1, self.batches))
             self._forget(set(self._ahead) - set(window))
             for later in window:
                 if later not in self._ahead:

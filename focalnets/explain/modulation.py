@@ -71,13 +71,14 @@ class _Observed(keras.layers.Layer):
         return self.block.compute_output_spec(x, return_modulation=True)
 
 
-def modulation_maps(classifier, images, batch_size=64):
+def modulation_maps(classifier, images, batch_size=64, graph=None):
     """Gates and modulator norms of every block, brought to the size of the images.
 
     Args:
         classifier: a `FocalNetClassifier`.
         images: (N, H, W, channels), as the classifier takes them.
         batch_size: images at a time.
+        graph: its `modulation_model`, if there is one already.
 
     Returns:
         Dict from block name to a `maps.BlockMaps`.
@@ -89,7 +90,8 @@ def modulation_maps(classifier, images, batch_size=64):
     >>> modulation_maps(net, np.zeros((1, 9, 9, 1), "uint8"))["stage2_block1"].gates.shape
     (1, 9, 9, 3)
     """
-    outputs = modulation_model(classifier).predict(images, batch_size=batch_size, verbose=0)
+    graph = modulation_model(classifier) if graph is None else graph
+    outputs = graph.predict(images, batch_size=batch_size, verbose=0)
     backbone = classifier.backbone
     size = images.shape[1:3]
     found = {}

@@ -70,6 +70,64 @@ def draw_panels(path, images, block_maps, titles, heading):
     figure.savefig(path)
 
 
+def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, most_frames=8):
+    """Write a PNG of how gates and modulator norms changed: one column a frame, one row an image and map.
+
+    Args:
+        path: file to write.
+        images: uint8 (N, H, W, 1 or 3).
+        gates: epoch -> float (N, H, W, L + 1); the last gate is the global one.
+        norms: epoch -> float (N, H, W).
+        titles: N texts.
+        heading: text above all.
+        most_images: the first so many images are shown.
+        most_frames: so many epochs, evenly chosen, first and last among them.
+    """
+    epochs = sorted(gates)
+    if len(epochs) > most_frames:
+        epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, most_frames).round().astype(int)]
+    count, levels = min(len(images), most_images), gates[epochs[0]].shape[-1]
+    rows, columns = count * (levels + 1), len(epochs) + 1
+    gate_scale = _scale([gates[epoch][:count] for epoch in epochs])
+    norm_scale = _scale([norms[epoch][:count] for epoch in epochs])
+    height = 1.05 * rows * images.shape[1] / images.shape[2] + 0.8
+    figure = matplotlib.figure.Figure(figsize=(1.1 * columns + 1.8, height), dpi=100)
+    figure.suptitle(f"{heading}, by epoch", y=1 - 0.2 / height)
+    grid = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.14,
+            "right": 0.98,
+            "bottom": 0.01,
+            "top": 1 - 0.65 / height,
+            "wspace": 0.05,
+            "hspace": 0.05,
+        },
+    )
+    for axis in grid.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    names = [*(f"gate {level + 1}" for level in range(levels - 1)), "global gate", "norm"]
+    for image in range(count):
+        for place, name in enumerate(names):
+            row = grid[image * len(names) + place]
+            row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+            if place == 0:
+                row[0].imshow(images[image].squeeze(), cmap="gray", vmin=0, vmax=255)
+                row[0].set_title(titles[image], fontsize=8, pad=2)
+            for axis, epoch in zip(row[1:], epochs, strict=True):
+                if name == "norm":
+                    axis.imshow(norms[epoch][image], norm=norm_scale, cmap="viridis")
+                else:
+                    axis.imshow(gates[epoch][image, ..., place], norm=gate_scale, cmap="inferno")
+                if image == place == 0:
+                    axis.set_title(f"epoch {epoch}", fontsize=8, pad=2)
+    figure.savefig(path)
+
+
 def draw_curves(path, history):
     """Write a PNG of loss and accuracy over epochs.
 

@@ -17,10 +17,9 @@ are worth writing by hand there, in `torch_ops.py`, `jax_ops.py` and `tensorflow
 - `gelu`, always the exact (erf) one: `keras.ops.gelu` defaults to the tanh approximation.
 """
 
-import importlib
-
-import keras
 from keras import ops
+
+from focalnets.ops.backend import backend_ops
 
 
 def focal_context(context, gates, kernels):
@@ -73,7 +72,7 @@ def depthwise_conv(x, kernel):
     >>> float(depthwise_conv(np.ones((1, 4, 4, 1), "float32"), box)[0, 0, 0, 0])
     4.0
     """
-    return _backend_ops().depthwise_conv(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
+    return backend_ops().depthwise_conv(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
 
 
 def gelu(x):
@@ -84,9 +83,4 @@ def gelu(x):
     >>> round(float(gelu(np.float32(1.0))), 4)
     0.8413
     """
-    return _backend_ops().gelu(ops.convert_to_tensor(x))
-
-
-def _backend_ops():
-    """The module of the active backend; imported on first use, since only one of them can be."""
-    return importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")
+    return backend_ops().gelu(ops.convert_to_tensor(x))

@@ -4,6 +4,7 @@ A (B,H,W,C) tensor permuted to (B,C,H,W) *is* torch's channels-last memory forma
 the native depthwise convolution runs several times faster in it than in the default format.
 """
 
+import torch
 import torch.nn.functional as F
 
 
@@ -16,3 +17,57 @@ def depthwise_conv(x, kernel):
 
 def gelu(x):
     return F.gelu(x)
+
+
+@torch.no_grad()
+def adamw(
+    variables,
+    gradients,
+    momentums,
+    velocities,
+    averages,
+    rates,
+    decays,
+    learning_rate,
+    betas,
+    corrections,
+    epsilon,
+    kept,
+):
+    """One AdamW update of lists of tensors, in place, in a dozen calls whatever their number.
+
+    Args:
+        rates: factor on the learning rate of each variable.
+        decays: weight decay of each.
+        corrections: 1 - beta^t for both betas.
+        kept: share of the averages that stays.
+    """
+    torch._foreach_lerp_(momentums, gradients, 1 - betas[0])
+    torch._foreach_mul_(velocities, betas[1])
+    torch._foreach_addcmul_(velocities, gradients, gradients, 1 - betas[1])
+    scale = torch.sqrt(torch.as_tensor(corrections[1]))
+    denominators = torch._foreach_sqrt(velocities)
+    torch._foreach_div_(denominators, scale)
+    torch._foreach_add_(denominators, epsilon)
+    steps = torch._foreach_div(momentums, denominators)
+    torch._foreach_mul_(steps, 1 / torch.as_tensor(corrections[0]))
+    decayed = [index for index, decay in enumerate(decays) if decay]
+    if decayed:
+        torch._foreach_add_(
+            [steps[index] for index in decayed],
+            torch._foreach_mul([variables[i] for i in decayed], [decays[i] for i in decayed]),
+        )
+    if any(rate != 1 for rate in rates):
+        torch._foreach_mul_(steps, rates)
+    torch._foreach_mul_(steps, torch.as_tensor(learning_rate))
+    torch._foreach_sub_(variables, steps)
+    if averages:
+        # Tensors, not Python numbers: to read them would wait for the device.
+        kept = torch.as_tensor(kept)
+        torch._foreach_mul_(averages, kept)
+        torch._foreach_add_(averages, torch._foreach_mul(variables, 1 - kept))
+
+
+def bfloat16_is_fast():
+    """On a GPU; on a CPU only with AVX-512 BF16 or AMX."""
+    return torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,37 +1,98 @@
-"""`focalnets train`."""
+"""`focalnets train` and `focalnets recipes`."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import shutil
 import sys
 
-from focalnets.training.recipe import load_recipe
-from focalnets.training.train import train
+from focalnets._io import read_json
+from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 
 
 def run(arguments):
-    """Carry out a recipe with the changes asked for, and say where everything is."""
-    recipe = load_recipe(arguments.recipe)
+    """Carry out a recipe with the changes asked for, or resume a run, and say where everything is."""
+    if (arguments.out is None) == (arguments.resume is None):
+        raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
+    verbose = 1 if sys.stdout.isatty() else 2
+    directory = arguments.resume or arguments.out
+    try:
+        result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
+    except KeyboardInterrupt:
+        if (pathlib.Path(directory) / "last.npz").exists():
+            print(f"go on with: focalnets train --resume {directory}", file=sys.stderr)
+        raise
+    if result.skipped:
+        print(f"skipped {len(result.skipped)} bad pictures:", *result.skipped, sep="\n  ")
+    if not result.complete:
+        print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
+        print(f"go on with: focalnets train --resume {directory}")
+        return
+    seconds = sum(row["seconds"] for row in result.history)
+    print(f"training: {seconds:.1f} s")
+    print(f"run directory: {result.directory}")
+    print(f"report: {result.report}")
+    print(f"curves: {result.curves}")
+    for path in result.panels:
+        print(f"panels: {path}")
+    best = max(row["val_accuracy"] for row in result.history)
+    print(f"validation accuracy: {best:.4f}")
+    if result.test_accuracy is not None:
+        print(f"test accuracy: {result.test_accuracy:.4f}")
+
+
+def _train(arguments, verbose):
+    from focalnets.training.train import train
+
+    recipe = change(load_recipe(arguments.recipe), arguments.set)
     changes = {
         name: getattr(arguments, name)
         for name in ("epochs", "batch_size", "learning_rate", "seed")
         if getattr(arguments, name) is not None
     }
-    result = train(
+    return train(
         dataclasses.replace(recipe, **changes),
         data=arguments.data,
         out=arguments.out,
         force=arguments.force,
         on_bad_image=arguments.on_bad_image,
         keep=arguments.keep,
-        verbose=1 if sys.stdout.isatty() else 2,
+        max_minutes=arguments.max_minutes,
+        monitor_every=arguments.monitor_every,
+        tensorboard=arguments.tensorboard,
+        force_bfloat16=arguments.force_bfloat16,
+        verbose=verbose,
     )
-    seconds = sum(row["seconds"] for row in result.history)
-    if result.skipped:
-        print(f"skipped {len(result.skipped)} bad pictures:", *result.skipped, sep="\n  ")
-    print(f"training: {seconds:.1f} s")
-    print(f"run directory: {result.directory}")
-    print(f"curves: {result.curves}")
-    for path in result.panels:
-        print(f"panels: {path}")
-    print(f"validation accuracy: {result.history[-1]['val_accuracy']:.4f}")
-    if result.test_accuracy is not None:
-        print(f"test accuracy: {result.test_accuracy:.4f}")
+
+
+def _resume(arguments, verbose):
+    path = pathlib.Path(arguments.resume) / "run.json"
+    if path.is_file() and arguments.backend is None:
+        os.environ["KERAS_BACKEND"] = read_json(path)["backend"]  # before keras is imported
+    from focalnets.training.train import resume
+
+    return resume(arguments.resume, arguments.max_minutes, verbose)
+
+
+def run_recipes(arguments):
+    """List the recipes, show one, or copy its file to begin one of one's own."""
+    if arguments.action == "list":
+        for name in recipe_names():
+            text = recipe_file(name).read_text(encoding="utf-8")
+            print(f"{name:<20}{text.split(chr(10))[0].strip(chr(34))}")
+        return
+    if arguments.name is None:
+        raise ValueError(f"Name a recipe: {', '.join(recipe_names())}.")
+    if arguments.action == "show":
+        print(json.dumps(dataclasses.asdict(load_recipe(arguments.name)), indent=2))
+        return
+    if arguments.to is None:
+        raise ValueError("Say where to: focalnets recipes copy NAME FILE.py.")
+    target = pathlib.Path(arguments.to)
+    if target.suffix != ".py":
+        raise ValueError(f"A recipe is a Python file; {arguments.to!r} does not end in .py.")
+    if target.exists():
+        raise FileExistsError(f"{target} exists already; choose another name.")
+    shutil.copyfile(recipe_file(arguments.name), target)
+    print(f"recipe: {target}; use it with --recipe {target}")

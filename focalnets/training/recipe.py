@@ -1,7 +1,12 @@
 """Recipe: everything that a training run depends on, in one record."""
 
+import dataclasses
 import importlib
+import importlib.util
+import pathlib
 import pkgutil
+import types
+import typing
 from dataclasses import dataclass, field
 
 from focalnets.data.augment import Augmentation
@@ -14,71 +19,207 @@ class Recipe:
     Attributes:
         name: what the recipe is called.
         data: default of `open_dataset`'s spec; "" if the user has to name it.
-        architecture: name in `ARCHITECTURES`.
-        image_size: side of the square images in pixels.
-        mean, std: per channel, for the ImageConverter.
+        architecture: name in `ARCHITECTURES`; "" with a `preset`.
+        preset: run or preset directory to start from: its backbone, its preprocessing, and its head if the
+            classes are the same; "" to start from random weights.
+        image_size: side of the square images in pixels; None for the preset's.
+        mean, std: per channel, for the ImageConverter; None for the preset's.
+        interpolation: of the ImageConverter.
+        crop_fraction: of the ImageConverter, for validation and test.
         epochs: passes over the training images.
         batch_size: images a step.
-        learning_rate: peak, reached after the warm-up; then half a cosine down to 0 at the last step.
+        accumulation: batches whose gradients are averaged before one update.
+        learning_rate: peak, reached after the warm-up; then half a cosine down to the final one.
+        final_learning_rate: at the last step.
         warmup_fraction: share of all steps in which the rate rises linearly.
         weight_decay: decoupled (AdamW), on kernels only: not on biases, norms and layer scales.
+        clip_norm: largest global norm of the gradients; 0 for no limit.
+        layer_decay: factor on the learning rate from each block to the one before it; 1 for none.
+        frozen_stages: so many stages, and the stem, keep their weights; 0 for none.
+        ema_decay: average the weights, an update keeping so much; validation and the preset take the
+            average. 0 for none.
+        drop_path_rate: instead of the architecture's; None for that.
         label_smoothing: share of the target spread over all classes.
-        clip_norm: largest global norm of the gradients.
+        precision: "float32", or "bfloat16" for mixed precision: weights stay float32.
         augmentation: how training images are varied; see `Augmentation`.
         validation_fraction: share of the training images held out, where the data set has no "val" split.
+        keep_weights: which epoch's become the preset: "best" by validation accuracy, or "last".
         seed: of initial values, order, augmentation, dropout and drop path.
+
+    Raises:
+        ValueError: on values out of range, or that exclude each other.
     """
 
     name: str
-    data: str
-    architecture: str
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    epochs: int
-    batch_size: int
-    learning_rate: float
+    data: str = ""
+    architecture: str = ""
+    preset: str = ""
+    image_size: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: str = "bicubic"
+    crop_fraction: float = 1.0
+    epochs: int = 10
+    batch_size: int = 128
+    accumulation: int = 1
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.0
     warmup_fraction: float = 0.1
     weight_decay: float = 0.05
-    label_smoothing: float = 0.0
     clip_norm: float = 5.0
+    layer_decay: float = 1.0
+    frozen_stages: int = 0
+    ema_decay: float = 0.0
+    drop_path_rate: float | None = None
+    label_smoothing: float = 0.0
+    precision: typing.Literal["float32", "bfloat16"] = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation_fraction: float = 0.1
+    keep_weights: typing.Literal["best", "last"] = "best"
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate", "image_size"):
+        for name in ("epochs", "batch_size", "accumulation", "learning_rate", "layer_decay"):
             if not getattr(self, name) > 0:  # also if it is not a number
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "final_learning_rate", "frozen_stages"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32); got {self.seed}.")
-        for name in ("warmup_fraction", "label_smoothing", "validation_fraction"):
+        for name in ("warmup_fraction", "label_smoothing", "validation_fraction", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
+        if self.preset and self.architecture:
+            raise ValueError("A recipe starts from a preset or from an architecture, not from both.")
+        if not self.preset and self.architecture and None in (self.image_size, self.mean, self.std):
+            raise ValueError("A recipe with an architecture needs image_size, mean and std.")
+        if self.image_size is not None and not self.image_size > 0:
+            raise ValueError(f"image_size must be positive; got {self.image_size}.")
+        for name, allowed in (("precision", ("float32", "bfloat16")), ("keep_weights", ("best", "last"))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be {' or '.join(allowed)}; got {getattr(self, name)!r}.")
 
 
 def recipe_names():
     """Names of the recipes that come with focalnets.
 
     >>> from focalnets.training.recipe import recipe_names
-    >>> recipe_names()
-    ['cifar10_small', 'digits']
+    >>> "digits" in recipe_names()
+    True
     """
     from focalnets.training import recipes
 
     return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
 
 
+def recipe_file(name):
+    """Path of the Python file of a recipe, by its name or by that path itself.
+
+    Raises:
+        ValueError: listing the names, if there is none.
+    """
+    from focalnets.training import recipes
+
+    if str(name).endswith(".py"):
+        path = pathlib.Path(name)
+        if not path.is_file():
+            raise ValueError(f"There is no recipe file {str(name)!r}; check the path.")
+        return path
+    if name not in recipe_names():
+        raise ValueError(f"There is no recipe {name!r}; there are: {', '.join(recipe_names())}.")
+    return pathlib.Path(recipes.__path__[0]) / f"{name}.py"
+
+
 def load_recipe(name):
-    """The `Recipe` of that name; ValueError listing the names if there is none.
+    """The `Recipe` of that name, or of the Python file of that path, which has to define RECIPE.
+
+    Raises:
+        ValueError: if there is no such recipe or file, or the file defines none.
 
     >>> from focalnets.training.recipe import load_recipe
     >>> load_recipe("digits").architecture
     'focalnet_pico'
     """
-    if name not in recipe_names():
-        raise ValueError(f"There is no recipe {name!r}; there are: {', '.join(recipe_names())}.")
-    return importlib.import_module(f"focalnets.training.recipes.{name}").RECIPE
+    path = recipe_file(name)
+    specification = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{path} does not define RECIPE, a focalnets.Recipe.")
+    return recipe
+
+
+def recipe_from_json(values):
+    """The `Recipe` of a run's `recipe.json`; ValueError naming fields that this focalnets does not know."""
+    augmentation = _checked(Augmentation, values.get("augmentation", {}))
+    recipe = _checked(Recipe, {**values, "augmentation": None})
+    return Recipe(**{**recipe, "augmentation": Augmentation(**augmentation)})
+
+
+def _checked(record, values):
+    unknown = sorted(set(values) - {one.name for one in dataclasses.fields(record)})
+    if unknown:
+        raise ValueError(f"Unknown fields of a recipe: {', '.join(unknown)}; another focalnets wrote it.")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def change(recipe, changes):
+    """A recipe with fields replaced, given as texts.
+
+    Args:
+        recipe: a `Recipe`.
+        changes: texts "field=value", such as "epochs=5", "augmentation.mixup=0.2", "mean=0.5,0.5,0.5" or
+            "drop_path_rate=none".
+
+    Raises:
+        ValueError: naming the fields there are, or the type that was expected.
+
+    >>> from focalnets.training.recipe import change, load_recipe
+    >>> change(load_recipe("digits"), ["epochs=5", "augmentation.flip=true"]).augmentation.flip
+    True
+    """
+    for text in changes:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"A change is field=value; got {text!r}.")
+        if name.startswith("augmentation."):
+            inner = _replaced(recipe.augmentation, name.removeprefix("augmentation."), value)
+            recipe = dataclasses.replace(recipe, augmentation=inner)
+        else:
+            recipe = _replaced(recipe, name, value)
+    return recipe
+
+
+def _replaced(record, name, text):
+    types_of = typing.get_type_hints(type(record))
+    if name not in types_of or dataclasses.is_dataclass(types_of[name]):
+        names = [
+            f"{key}.<field>" if dataclasses.is_dataclass(kind) else key for key, kind in types_of.items()
+        ]
+        raise ValueError(f"{type(record).__name__} has no field {name!r}; it has: {', '.join(names)}.")
+    try:
+        value = _parsed(types_of[name], text)
+    except ValueError as error:
+        raise ValueError(f"{name} does not take {text!r}: {error}.") from error
+    return dataclasses.replace(record, **{name: value})
+
+
+def _parsed(kind, text):
+    if isinstance(kind, types.UnionType):
+        if text.lower() == "none":
+            return None
+        return _parsed(next(part for part in typing.get_args(kind) if part is not type(None)), text)
+    if typing.get_origin(kind) is tuple:
+        return tuple(_parsed(typing.get_args(kind)[0], part) for part in text.split(","))
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("it must be true or false")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError("it must be a whole number" if kind is int else "it must be a number") from None
+    return text

@@ -1,44 +1,66 @@
 """train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
 
-import csv
 import dataclasses
+import hashlib
+import logging
 import pathlib
-import time
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from focalnets._io import new_run_directory, write_json
+from focalnets import __version__
+from focalnets._io import new_run_directory, read_json, write_json
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.data.splits import split_validation
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
+from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
+from focalnets.ops.backend import bfloat16_is_fast
 from focalnets.presets.architectures import find_architecture
-from focalnets.presets.store import build_architecture, write_preset_files
+from focalnets.presets.store import build_architecture, load_preset, write_preset_files
+from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
+from focalnets.training.checkpoint import read_snapshot, read_weights, restore
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.recipe import load_recipe
+from focalnets.training.recipe import load_recipe, recipe_from_json
+from focalnets.training.records import Averages, OutOfTime, Records, write_history
+from focalnets.training.report import write_report
 
 PANEL_IMAGES = 8
+
+_log = logging.getLogger("focalnets")
 
 
 @dataclass(frozen=True)
 class TrainResult:
     """What `train` leaves: paths, history rows, accuracy (0..1) on the test split (None without one), and
-    what was wrong with each picture left out."""
+    what was wrong with each picture left out. `complete` is False if it stopped at its time limit; then
+    there are no panels, report and test accuracy yet."""
 
     directory: pathlib.Path
     curves: pathlib.Path
     panels: list[pathlib.Path]
+    report: pathlib.Path | None
     history: list[dict]
     test_accuracy: float | None
     skipped: list[str]
+    complete: bool = True
 
 
 def train(
-    recipe, data=None, out="runs/latest", force=False, on_bad_image="error", keep="auto", verbose="auto"
+    recipe,
+    data=None,
+    out="runs/latest",
+    force=False,
+    on_bad_image="error",
+    keep="auto",
+    max_minutes=None,
+    monitor_every=None,
+    tensorboard=False,
+    force_bfloat16=False,
+    verbose="auto",
 ):
     """Train a classifier and write what can be known about it.
 
@@ -46,11 +68,16 @@ def train(
         recipe: a `Recipe`, or the name of one.
         data: spec for `open_dataset`; None for the recipe's own.
         out: run directory to make: a preset directory (`FocalNetClassifier.from_preset(out)`) with
-            `recipe.json`, `history.csv`, `curves.png` and `panels/`.
+            `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
+            the snapshot (`last.npz`) from which `resume` goes on.
         force: replace a run that is there.
         on_bad_image: "error" to name all pictures that cannot be read, "skip" to leave them out.
         keep: "memory", "stream" or "auto", see `open_dataset`; a recipe whose augmentation starts from the
             original pictures streams them in any case.
+        max_minutes: stop after so long, saved, to be resumed; None for no limit.
+        monitor_every: epochs between two panels in `monitor/`; None for about ten in the run, 0 for none.
+        tensorboard: write event files, too.
+        force_bfloat16: use bfloat16 even where it is slower than float32.
         verbose: as in Keras' `fit`.
 
     Returns:
@@ -59,6 +86,7 @@ def train(
     Raises:
         ValueError: on an unknown recipe or data set, or data that do not fit the recipe.
         FileExistsError: if `out` is not empty, unless `force`.
+        FloatingPointError: if the loss is no longer a number, see `StopOnNaN`.
 
     >>> import dataclasses, tempfile
     >>> from focalnets.training.recipe import load_recipe
@@ -72,36 +100,275 @@ def train(
     data = recipe.data if data is None else data
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
-    architecture = find_architecture(recipe.architecture)
-    converter = ImageConverter((recipe.image_size,) * 2, mean=recipe.mean, std=recipe.std)
-    keep = "stream" if recipe.augmentation.needs_originals else keep
-    dataset = open_dataset(data, len(recipe.mean), converter.prepare, on_bad_image, keep)
-    training, validation = _training_splits(dataset, recipe)
-
+    _refuse_slow_precision(recipe, force_bfloat16)
+    data = (
+        str(pathlib.Path(data).expanduser().resolve()) if pathlib.Path(data).expanduser().exists() else data
+    )
+    settings = {
+        "data": str(data),
+        "on_bad_image": on_bad_image,
+        "keep": keep,
+        "monitor_every": monitor_every,
+        "tensorboard": tensorboard,
+    }
+    job = _Job(recipe, settings)
     directory = new_run_directory(out, force)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
+    backend = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
+    write_json(directory / "run.json", {**settings, **backend, "fingerprint": job.fingerprint()})
+    return job.run(directory, None, max_minutes, verbose)
 
-    keras.utils.set_random_seed(recipe.seed)
-    architecture = dataclasses.replace(architecture, channels=len(recipe.mean))
-    classifier = build_architecture(
-        architecture,
-        num_classes=len(dataset.class_names),
-        image_converter=converter,
-        class_names=dataset.class_names,
-    )
-    history = _fit(classifier, recipe, training, validation, directory / "history.csv", verbose)
-    write_preset_files(classifier, directory)
 
-    curves = directory / "curves.png"
-    draw_curves(curves, history)
-    test = dataset.splits.get("test")
-    shown, kind = (validation, "validation") if test is None else (test, "test")
-    panels = _draw_panels(classifier, shown, kind, directory / "panels")
-    test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
-    return TrainResult(directory, curves, panels, history, test_accuracy, dataset.bad)
+def resume(directory, max_minutes=None, verbose="auto"):
+    """Take up a run that was stopped or killed, from its last snapshot, and carry it to its end.
+
+    On the same machine and backend, the weights in the end are those of a run that was never interrupted.
+
+    Args:
+        directory: run directory.
+        max_minutes: as in `train`, for this session.
+        verbose: as in Keras' `fit`.
+
+    Returns:
+        A `TrainResult`.
+
+    Raises:
+        ValueError: if it is no run, its data have changed, or it was begun on another backend.
+
+    >>> import dataclasses, tempfile
+    >>> from focalnets import resume, train
+    >>> from focalnets.training.recipe import load_recipe
+    >>> short = dataclasses.replace(load_recipe("digits"), epochs=1)
+    >>> stopped = train(short, out=tempfile.mkdtemp(), max_minutes=1e-6, monitor_every=0, verbose=0)
+    >>> stopped.complete, resume(stopped.directory, verbose=0).complete
+    (False, True)
+    """
+    directory = pathlib.Path(directory)
+    if not (directory / "run.json").is_file():
+        raise ValueError(f"{directory} is not a run that can be resumed: it has no run.json.")
+    values, settings = read_json(directory / "recipe.json"), read_json(directory / "run.json")
+    if settings["backend"] != keras.backend.backend():
+        raise ValueError(
+            f"{directory} was begun on {settings['backend']}, not on {keras.backend.backend()}; resume it "
+            f"with --backend {settings['backend']}."
+        )
+    for partial in directory.glob("partial-*"):  # of a write that a crash cut short
+        partial.unlink()
+    snapshot = read_snapshot(directory / "last.npz")
+    job = _Job(recipe_from_json(values), settings)
+    if job.fingerprint() != settings["fingerprint"]:
+        raise ValueError(
+            f"The data at {settings['data']} are not those the run was begun with; restore them, or begin "
+            "anew."
+        )
+    return job.run(directory, snapshot, max_minutes, verbose)
+
+
+def _refuse_slow_precision(recipe, force_bfloat16):
+    if recipe.precision == "bfloat16" and not force_bfloat16 and not bfloat16_is_fast():
+        raise ValueError(
+            "This processor has no units for bfloat16, and torch without them is about 150 times slower than "
+            "with float32. Leave precision at float32, or force it with --force-bfloat16."
+        )
+
+
+class _Job:
+    """A network, compiled, and its data: the part that is the same for a new run and a resumed one."""
+
+    def __init__(self, recipe, settings):
+        self.recipe, self.settings = recipe, settings
+        keras.utils.set_random_seed(recipe.seed)
+        start = load_preset(recipe.preset) if recipe.preset else None
+        self.converter = _converter(recipe, start)
+        channels = len(self.converter.mean)
+        keep = "stream" if recipe.augmentation.needs_originals else settings["keep"]
+        self.dataset = open_dataset(
+            settings["data"], channels, self.converter.prepare, settings["on_bad_image"], keep
+        )
+        self.training, self.validation = _training_splits(self.dataset, recipe)
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+        try:
+            self.classifier = _classifier(recipe, start, self.converter, self.dataset.class_names)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        _freeze(self.classifier, recipe.frozen_stages)
+        self.loader = Loader(
+            self.training,
+            self.classifier.num_classes,
+            recipe.batch_size,
+            shuffle=True,
+            augmentation=recipe.augmentation,
+            image_size=self.converter.image_size,
+            seed=recipe.seed,
+        )
+        self.total_steps = recipe.epochs * self.loader.batches
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+        optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
+        self.classifier.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        self.classifier.optimizer.build(self.classifier.trainable_variables)
+        self.validation_loader = Loader(self.validation, self.classifier.num_classes, recipe.batch_size)
+
+    def fingerprint(self):
+        """A text that changes when the data do: classes, labels and their order."""
+        found = hashlib.sha256("\n".join(self.dataset.class_names).encode())
+        for split in (self.training, self.validation):
+            found.update(split.labels.tobytes() + str(len(split)).encode())
+        return found.hexdigest()[:16]
+
+    def run(self, directory, snapshot, max_minutes, verbose):
+        """Train to the end, or to the time limit, and write everything."""
+        schedule = learning_rate_schedule(self.recipe, self.total_steps)
+        averaged = self.recipe.ema_decay > 0
+        records = Records(directory, self.loader, schedule, averaged, snapshot, max_minutes)
+        complete = True
+        try:
+            self._fit(directory, records, snapshot, verbose)
+        except OutOfTime:
+            complete = False
+        if records.rows:
+            write_history(directory / "history.csv", records.rows)
+            draw_curves(directory / "curves.png", records.rows)
+        if not complete:
+            return TrainResult(
+                directory, directory / "curves.png", [], None, records.rows, None, self.dataset.bad, False
+            )
+        return self._finish(directory, records)
+
+    def _fit(self, directory, records, snapshot, verbose):
+        callbacks = [StopOnNaN(), *([Averages()] if self.recipe.ema_decay else []), records]
+        every = self.settings["monitor_every"]
+        every = max(1, round(self.recipe.epochs / 10)) if every is None else every
+        if every:
+            images, titles = _examples(self.classifier, self.validation, 3)
+            callbacks.insert(0, TrainMonitor(images, directory / "monitor", every, titles=titles))
+        if self.settings["tensorboard"]:
+            callbacks.append(TensorBoard(directory / "tensorboard"))
+        first = 0 if snapshot is None else snapshot.epoch
+        if snapshot is not None:
+            self._make_metrics()
+            restore(snapshot, self.classifier)
+        if snapshot is not None and snapshot.batch:
+            # Keras takes all epochs of a fit to be as long as its first: the rest of one is a fit of its own.
+            self.loader.first_batch = snapshot.batch
+            self._fit_epochs(callbacks, first, first + 1, verbose)
+            self.loader.first_batch = 0
+            first += 1
+        if first < self.recipe.epochs:
+            self._fit_epochs(callbacks, first, self.recipe.epochs, verbose)
+
+    def _fit_epochs(self, callbacks, first, last, verbose):
+        self.classifier.fit(
+            self.loader,
+            initial_epoch=first,
+            epochs=last,
+            shuffle=False,  # Keras would shuffle batches by Python's generator; the loader has its own order
+            validation_data=self.validation_loader,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
+
+    def _make_metrics(self):
+        """Keras makes the variables of metrics with the first batch; `evaluate` changes nothing else."""
+        images, targets = self.validation_loader[0]
+        self.classifier.evaluate(images[:1], targets[:1], verbose=0)
+
+    def _finish(self, directory, records):
+        """Put the chosen weights in place and write the preset, the pictures and the report."""
+        classifier, recipe = self.classifier, self.recipe
+        if recipe.keep_weights == "best":
+            for variable, value in zip(
+                classifier.trainable_variables, read_weights(directory / "best.npz"), strict=True
+            ):
+                variable.assign(value)
+        elif recipe.ema_decay:
+            classifier.optimizer.swap_averages(classifier.trainable_variables)
+        write_preset_files(classifier, directory)
+        test = self.dataset.splits.get("test")
+        shown, kind = (self.validation, "validation") if test is None else (test, "test")
+        panels = _draw_panels(classifier, shown, kind, directory / "panels")
+        test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
+        rows = records.rows
+        best = max(rows, key=lambda row: row["val_accuracy"])
+        facts = {
+            "best validation accuracy": f"{best['val_accuracy']:.4f} in epoch {best['epoch']}",
+            "test accuracy": "no test split" if test_accuracy is None else f"{test_accuracy:.4f}",
+            "training": f"{records.minutes:.1f} minutes, {rows[-1]['images_per_second']:.0f} images/s",
+            "data": self.settings["data"],
+            "images": f"{len(self.training):,} to train, {len(self.validation):,} to validate",
+            "parameters": f"{classifier.count_params():,}",
+            "backend": f"{keras.backend.backend()}, Keras {keras.__version__}, focalnets {__version__}",
+        }
+        filmstrips = sorted((directory / "monitor").glob("filmstrip.*.png"))
+        sections = [
+            ("Curves", [directory / "curves.png"]),
+            (f"Gates and modulators, {kind} images", panels),
+            ("While it learned", filmstrips),
+        ]
+        report = directory / "report.html"
+        write_report(report, recipe, facts, rows, sections)
+        curves = directory / "curves.png"
+        return TrainResult(directory, curves, panels, report, rows, test_accuracy, self.dataset.bad)
+
+
+def _converter(recipe, start):
+    """The ImageConverter of a recipe; what the recipe leaves open is the preset's."""
+    if start is None:
+        return ImageConverter(
+            (recipe.image_size,) * 2,
+            crop_fraction=recipe.crop_fraction,
+            interpolation=recipe.interpolation,
+            mean=recipe.mean,
+            std=recipe.std,
+        )
+    if start.image_converter is None:
+        raise ValueError(f"The preset {recipe.preset} has no preprocessing to go on with.")
+    config = start.image_converter.get_config()
+    if recipe.image_size is not None:
+        config["image_size"] = (recipe.image_size,) * 2
+    return ImageConverter.from_config(config)
+
+
+def _classifier(recipe, start, converter, class_names):
+    names = {"num_classes": len(class_names), "image_converter": converter, "class_names": class_names}
+    if start is None:
+        architecture = find_architecture(recipe.architecture)
+        backbone = dict(architecture.backbone)
+        if recipe.drop_path_rate is not None:
+            backbone["drop_path_rate"] = recipe.drop_path_rate
+        architecture = dataclasses.replace(architecture, backbone=backbone, channels=len(converter.mean))
+        return build_architecture(architecture, **names)
+    config = start.backbone.get_config()
+    if recipe.drop_path_rate is not None:
+        config["drop_path_rate"] = recipe.drop_path_rate
+    config.pop("dtype", None)
+    classifier = FocalNetClassifier(type(start.backbone).from_config(config), **names)
+    classifier.backbone.set_weights(start.backbone.get_weights())
+    if start.class_names == tuple(class_names):
+        classifier.set_weights(start.get_weights())
+    else:
+        _log.warning("new head for %d classes; the preset's has %d", len(class_names), start.num_classes)
+    return classifier
+
+
+def _freeze(classifier, stages):
+    """Keep the weights of the stem and of the first stages, with the down-sampling that ends each."""
+    if stages == 0:
+        return
+    blocks = [block.name for block in classifier.backbone.blocks]
+    last = max(int(name.removeprefix("stage").split("_")[0]) for name in blocks)
+    if stages > last:
+        raise ValueError(f"frozen_stages must be at most {last}, the stages of this network; got {stages}.")
+    after = next((name for name in blocks if name.startswith(f"stage{stages + 1}_")), None)
+    for layer in classifier.backbone.layers:
+        if layer.name == after:
+            return
+        layer.trainable = False
 
 
 def _training_splits(dataset, recipe):
+    if "train" not in dataset.splits:
+        raise ValueError(f"The data have no split train; they have: {', '.join(dataset.splits)}.")
     training = dataset.splits["train"]
     if "val" in dataset.splits:
         return training, dataset.splits["val"]
@@ -114,86 +381,22 @@ def _training_splits(dataset, recipe):
     return training, validation
 
 
-def _fit(classifier, recipe, training, validation, history_path, verbose):
-    loader = Loader(
-        training,
-        classifier.num_classes,
-        recipe.batch_size,
-        shuffle=True,
-        augmentation=recipe.augmentation,
-        image_size=(recipe.image_size,) * 2,
-        seed=recipe.seed,
-    )
-    total_steps = recipe.epochs * len(loader)
-    optimizer = make_optimizer(recipe, classifier, total_steps)
-    classifier.compile(
-        optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        metrics=["accuracy"],
-    )
-    recorder = _Recorder(loader, learning_rate_schedule(recipe, total_steps), history_path)
-    classifier.fit(
-        loader,
-        epochs=recipe.epochs,
-        shuffle=False,  # Keras would shuffle batches by Python's generator; the loader has its own order
-        validation_data=Loader(validation, classifier.num_classes, recipe.batch_size),
-        callbacks=[recorder],
-        verbose=verbose,
-    )
-    return recorder.rows
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Tells the loader which epoch it is and appends one row an epoch to `history.csv`."""
-
-    def __init__(self, loader, schedule, path):
-        super().__init__()
-        self.schedule = schedule
-        self.loader = loader
-        self.path = path
-        self.rows = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.loader.epoch = epoch
-        self.started = time.perf_counter()
-
-    def on_test_begin(self, logs=None):
-        self.trained = time.perf_counter()
-
-    def rate_of_last_step(self):
-        optimizer = self.model.optimizer  # its `learning_rate` is the next step's
-        steps = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        return float(keras.ops.convert_to_numpy(self.schedule(steps - 1)))
-
-    def on_epoch_end(self, epoch, logs=None):
-        seconds = self.trained - self.started  # without validation
-        row = {
-            "epoch": epoch + 1,
-            **{name: float(value) for name, value in logs.items()},
-            "learning_rate": self.rate_of_last_step(),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(len(self.loader.split) / seconds, 1),
-        }
-        self.rows.append(row)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
-            if epoch == 0:
-                writer.writeheader()
-            writer.writerow(row)
+def _examples(classifier, split, most):
+    """(images, class names) of the first image of up to `most` classes."""
+    labels, rows = np.unique(split.labels, return_index=True)
+    labels, rows = labels[:most], rows[:most]
+    return split.batch(rows), [classifier.class_names[label] for label in labels]
 
 
 def _draw_panels(classifier, split, kind, folder):
     """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
-    labels, rows = np.unique(split.labels, return_index=True)
-    labels, rows = labels[:PANEL_IMAGES], rows[:PANEL_IMAGES]
-    images = split.batch(rows)
+    images, titles = _examples(classifier, split, PANEL_IMAGES)
     maps = modulation_maps(classifier, images)
     last_blocks = {name.split("_")[0]: name for name in maps}  # the last of a stage wins
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     paths = []
     for name in last_blocks.values():
         paths.append(folder / f"{name}.png")
-        titles = [classifier.class_names[label] for label in labels]
         draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, {kind} images")
     return paths
 

@@ -8,7 +8,6 @@ from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
     name="cifar10_small",
-    data="",
     architecture="focalnet_nano",
     image_size=32,
     mean=(0.4914, 0.4822, 0.4465),
@@ -17,5 +16,6 @@ RECIPE = Recipe(
     batch_size=128,
     learning_rate=2e-3,
     label_smoothing=0.1,
+    ema_decay=0.998,
     augmentation=Augmentation(pad_crop=4, flip=True),
 )

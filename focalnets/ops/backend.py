@@ -1,0 +1,20 @@
+"""What else differs between backends: optional functions of `torch_ops.py` and its like."""
+
+import importlib
+
+import keras
+
+
+def backend_ops():
+    """The module of the active backend; imported on first use, since only one of them can be."""
+    return importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")
+
+
+def fused_adamw():
+    """A function that updates all variables together, or None: XLA and TensorFlow fuse the plain loop."""
+    return getattr(backend_ops(), "adamw", None)
+
+
+def bfloat16_is_fast():
+    """Whether bfloat16 computes at least as fast as float32; without units for it, torch is 150x slower."""
+    return getattr(backend_ops(), "bfloat16_is_fast", lambda: True)()

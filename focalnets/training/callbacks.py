@@ -1,0 +1,166 @@
+"""What happens while a network trains. `TrainMonitor` and `StopOnNaN` serve in anyone's `fit`."""
+
+import math
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from focalnets.explain.modulation import modulation_maps, modulation_model
+from focalnets.explain.render import draw_filmstrip, draw_panels
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """End the training when the loss is no longer a number, and say where and what to try.
+
+    Args:
+        every: look at the loss every so many batches. To look is to wait for the device; a loss of Keras is
+            a mean over the epoch so far, so that none goes unnoticed.
+
+    Raises:
+        FloatingPointError: in `fit`, naming epoch and batches.
+
+    >>> import keras, numpy as np
+    >>> from focalnets.training.callbacks import StopOnNaN
+    >>> net = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    >>> net.compile("sgd", "mse")
+    >>> try:
+    ...     net.fit(np.array([[np.nan]]), np.array([[0.0]]), callbacks=[StopOnNaN()], verbose=0)
+    ... except FloatingPointError as error:
+    ...     print(str(error)[:46])
+    The loss became nan in epoch 1, between batche
+    """
+
+    def __init__(self, every=16):
+        super().__init__()
+        self.every = every
+        self.first_batch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) % self.every == 0:
+            self._look(batch, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look(None, logs)
+        self.first_batch = 0
+
+    def _look(self, batch, logs):
+        loss = float(ops.convert_to_numpy(logs["loss"]))
+        if math.isfinite(loss):
+            return
+        end = "its last" if batch is None else self.first_batch + batch + 1
+        start = 1 if batch is None else max(1, self.first_batch + batch + 2 - self.every)
+        raise FloatingPointError(
+            f"The loss became {loss} in epoch {self.epoch + 1}, between batches {start} and {end}. Try a "
+            "lower learning rate or a longer warm-up, clip_norm=1 if it is off, and float32 if this is "
+            "bfloat16; and check that the labels are right."
+        )
+
+
+class TrainMonitor(keras.callbacks.Callback):
+    """Draw what a `FocalNetClassifier` looks at while it learns.
+
+    Every `epoch_interval` epochs, and at the end of the first, a panel of gates and modulators of each
+    chosen block goes to `directory`, with the arrays behind it; at the end of the training, a filmstrip of
+    each block.
+
+    Args:
+        images: (N, H, W, C) as the classifier takes them, always the same; a handful.
+        directory: where to write, made if it is not there.
+        epoch_interval: epochs between two panels.
+        blocks: names such as "stage2_block1"; None for the last of every stage.
+        titles: N texts for the rows; None for numbers.
+
+    Source: `TrainMonitor` of the 2023 Keras tutorial, which drew one random image.
+
+    >>> import tempfile
+    >>> from focalnets import FocalNetClassifier, TrainMonitor, open_dataset
+    >>> digits = open_dataset("digits", channels=1).splits["test"].take(range(64))
+    >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> net.compile("adam", "sparse_categorical_crossentropy")
+    >>> monitor = TrainMonitor(digits.images[:3], tempfile.mkdtemp() + "/monitor")
+    >>> history = net.fit(digits.images, digits.labels, callbacks=[monitor], verbose=0)
+    >>> sorted(path.name for path in monitor.directory.iterdir())[:2]
+    ['epoch0001.npz', 'epoch0001.stage1_block2.png']
+    """
+
+    def __init__(self, images, directory, epoch_interval=1, blocks=None, titles=None):
+        super().__init__()
+        if epoch_interval < 1:
+            raise ValueError(f"epoch_interval must be at least 1; got {epoch_interval}.")
+        self.images = np.asarray(images)
+        self.directory = pathlib.Path(directory)
+        self.epoch_interval = epoch_interval
+        self.blocks = blocks
+        self.titles = [str(i + 1) for i in range(len(self.images))] if titles is None else list(titles)
+
+    def on_train_begin(self, logs=None):
+        if self.blocks is None:
+            of_stage = {block.name.split("_")[0]: block.name for block in self.model.backbone.blocks}
+            self.blocks = list(of_stage.values())
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._graph = modulation_model(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch and (epoch + 1) % self.epoch_interval:
+            return
+        maps = modulation_maps(self.model, self.images, graph=self._graph)
+        arrays = {"images": self.images}
+        for name in self.blocks:
+            arrays[f"{name}.gates"] = maps[name].gates
+            arrays[f"{name}.modulator_norm"] = maps[name].modulator_norm
+            arrays[f"{name}.receptive_fields"] = np.array(maps[name].receptive_fields)
+            path = self.directory / f"epoch{epoch + 1:04}.{name}.png"
+            draw_panels(path, self.images, maps[name], self.titles, f"{name}, epoch {epoch + 1}")
+        np.savez_compressed(self.directory / f"epoch{epoch + 1:04}.npz", **arrays)
+
+    def on_train_end(self, logs=None):
+        self.draw_filmstrips()
+
+    def draw_filmstrips(self):
+        """Write filmstrip.<block>.png from the arrays on disk, those of earlier sessions included.
+
+        Returns:
+            Paths of the pictures.
+        """
+        files = {int(path.stem.removeprefix("epoch")): path for path in self.directory.glob("epoch*.npz")}
+        if not files:
+            return []
+        frames = {epoch: dict(np.load(path)) for epoch, path in sorted(files.items())}
+        paths = []
+        for name in self.blocks:
+            paths.append(self.directory / f"filmstrip.{name}.png")
+            gates = {epoch: arrays[f"{name}.gates"] for epoch, arrays in frames.items()}
+            norms = {epoch: arrays[f"{name}.modulator_norm"] for epoch, arrays in frames.items()}
+            draw_filmstrip(paths[-1], self.images, gates, norms, self.titles, name)
+        return paths
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Scalars of every epoch as TensorBoard event files, by tensorboardX, which needs no backend.
+
+    Args:
+        directory: where the event files go.
+
+    Raises:
+        ImportError: naming the extra to install.
+    """
+
+    def __init__(self, directory):
+        super().__init__()
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
+            ) from error
+        self.writer = SummaryWriter(str(directory))
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name, value in logs.items():
+            self.writer.add_scalar(name, float(value), epoch + 1)
+        self.writer.flush()

@@ -1,0 +1,231 @@
+"""A run that is killed, and taken up again, ends with the weights of one that never stopped."""
+
+import csv
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from focalnets import FocalNetClassifier, open_dataset, resume, train
+from focalnets.cli import main
+from focalnets.data.augment import Augmentation
+from focalnets.presets.architectures import find_architecture
+from focalnets.training import checkpoint, records
+from focalnets.training.recipe import load_recipe
+
+pytestmark = pytest.mark.core
+
+# Everything that could be forgotten is on: drop path, average, mixing, accumulation over epochs' ends.
+EVERYTHING = dataclasses.replace(
+    load_recipe("digits"),
+    epochs=3,
+    batch_size=100,
+    accumulation=2,
+    ema_decay=0.9,
+    drop_path_rate=0.2,
+    augmentation=Augmentation(pad_crop=1, mixup=0.4, erasing=0.2),
+    keep_weights="last",
+)
+QUIET = {"verbose": 0, "monitor_every": 0}
+
+
+def weights(directory):
+    return FocalNetClassifier.from_preset(directory).get_weights()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run that nothing interrupts."""
+    return train(EVERYTHING, out=tmp_path_factory.mktemp("whole") / "run", **QUIET)
+
+
+def assert_same_run(directory, whole):
+    for found, expected in zip(weights(directory), weights(whole.directory), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with (directory / "history.csv").open() as file, (whole.directory / "history.csv").open() as other:
+        rows, expected = list(csv.DictReader(file)), list(csv.DictReader(other))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    for row, right in zip(rows, expected, strict=True):
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+            assert row[name] == right[name], name
+
+
+class KilledError(Exception):
+    """Stands for a crash, where the process shall live on to look at what is left."""
+
+
+@pytest.mark.parametrize("last", [5, 16, 26])
+def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
+    """Of 13 batches an epoch: in the first epoch, in the second, at the end of the second."""
+    seen = []
+    original = records.Records.on_train_batch_end
+
+    def crashes(self, batch, logs=None):
+        seen.append(1)
+        if len(seen) == last:
+            raise KilledError
+        return original(self, batch, logs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.Records, "on_train_batch_end", crashes)
+        with pytest.raises(KilledError):
+            train(EVERYTHING, out=tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run" / "config.json").exists(), "no preset of a net that is not trained"
+    resume(tmp_path / "run", verbose=0)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
+    """Snapshots within epochs: metrics, accumulators and the place in the epoch go on, too."""
+    monkeypatch.setattr(records, "SNAPSHOT_MINUTES", 0.0)  # after every batch
+    result = train(EVERYTHING, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
+    sessions = 1
+    while not result.complete:
+        assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch * 13 < 39
+        limit = 1e-9 if sessions < 4 else None
+        result = resume(tmp_path / "run", max_minutes=limit, verbose=0)
+        sessions += 1
+    assert sessions == 5
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):
+    replaced = os.replace
+
+    def crashes(source, target):
+        if pathlib.Path(target).name == "last.npz" and (tmp_path / "run" / "last.npz").exists():
+            pathlib.Path(source).write_bytes(b"half")
+            raise KilledError
+        replaced(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", crashes)
+        with pytest.raises(KilledError):
+            train(EVERYTHING, out=tmp_path / "run", **QUIET)
+    assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
+    (tmp_path / "run" / "partial-last.npz").write_bytes(b"half")  # as a real crash leaves it
+    resume(tmp_path / "run", verbose=0)
+    assert_same_run(tmp_path / "run", whole)
+    assert not list((tmp_path / "run").glob("partial-*"))
+
+
+def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsys):
+    saved = np.savez
+
+    def full(file, **arrays):
+        if "last" in file.name and (tmp_path / "run" / "last.npz").exists():
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        saved(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    assert main(["train", "--out", str(tmp_path / "run"), "--epochs", "3", "--monitor-every", "0"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
+    assert not list((tmp_path / "run").glob("partial-*"))
+
+
+def test_a_process_that_is_killed(tmp_path):
+    """The real thing, once: SIGKILL from outside, resumed by another process."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "focalnets", "train", "--monitor-every", "0"]
+    command += ["--backend", keras.backend.backend()]
+    running = subprocess.Popen(
+        [*command, "--out", str(run), "--epochs", "2000", "--set", "batch_size=500"],
+        stdout=subprocess.DEVNULL,
+    )
+    for _ in range(1200):
+        if (run / "history.csv").exists():
+            break
+        time.sleep(0.1)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    done = checkpoint.read_snapshot(run / "last.npz").epoch
+    assert 1 <= done < 2000
+    record = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**record, "epochs": done + 1}))
+    ran = subprocess.run([*command, "--resume", str(run)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    with (run / "history.csv").open() as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, done + 2))
+
+
+def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch):
+    with pytest.raises(ValueError, match="not a run that can be resumed"):
+        resume(tmp_path)
+    record = json.loads((whole.directory / "run.json").read_text())
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.json", "last.npz", "best.npz"):
+        (tmp_path / "run" / name).write_bytes((whole.directory / name).read_bytes())
+    for change, words in (
+        ({"backend": "theano"}, "was begun on theano"),
+        ({"fingerprint": "other"}, "are not those the run was begun with"),
+    ):
+        (tmp_path / "run" / "run.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(ValueError, match=words):
+            resume(tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run" / "last.npz").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"last\.npz is damaged"):
+        resume(tmp_path / "run")
+    assert main(["train", "--out", "a", "--resume", "b"]) == 2
+    assert "either --out for a new run, or --resume" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
+    command = ["train", "--out", str(tmp_path / "run"), "--learning-rate", "1e30"]
+    command += ["--set", "warmup_fraction=0", "clip_norm=0", "--monitor-every", "0"]
+    assert main(command) == 1
+    text = capsys.readouterr().err
+    assert "became nan in epoch 1" in text or "became inf in epoch 1" in text
+    assert "lower learning rate" in text
+
+
+def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path):
+    """Other classes: the backbone's weights, a new head, frozen stages."""
+    digits = open_dataset("digits", channels=1)
+    arrays = {}
+    for name, split in digits.splits.items():
+        few = split.take(np.flatnonzero(split.labels < 3))
+        arrays |= {f"x_{name}": few.images, f"y_{name}": few.labels}
+    np.savez(tmp_path / "three.npz", **arrays, class_names=["zero", "one", "two"])
+    augmentation = Augmentation(pad_crop=1)
+    recipe = dataclasses.replace(
+        load_recipe("finetune"),
+        preset=str(whole.directory),
+        epochs=1,
+        frozen_stages=1,
+        augmentation=augmentation,
+    )
+    result = train(recipe, data=str(tmp_path / "three.npz"), out=tmp_path / "run", **QUIET)
+    tuned = FocalNetClassifier.from_preset(result.directory)
+    start = FocalNetClassifier.from_preset(whole.directory)
+    assert tuned.class_names == ("zero", "one", "two")
+    changed = {
+        old.path: bool(np.any(np.asarray(a) != np.asarray(b)))
+        for old, a, b in zip(
+            start.backbone.weights, start.backbone.get_weights(), tuned.backbone.get_weights(), strict=True
+        )
+    }
+    frozen = {path for path in changed if "stage2" not in path and not path.startswith("norm")}
+    assert len(frozen) > 20
+    assert not any(changed[path] for path in frozen)
+    assert all(changed[path] for path in changed if "stage2" in path and "kernel" in path)
+    with pytest.raises(ValueError, match="frozen_stages must be at most 2"):
+        train(
+            dataclasses.replace(recipe, frozen_stages=5),
+            data=str(tmp_path / "three.npz"),
+            out=tmp_path / "r",
+            **QUIET,
+        )
+    backbone = find_architecture("focalnet_pico").backbone
+    assert tuned.backbone.get_config()["embed_dim"] == backbone["embed_dim"]
