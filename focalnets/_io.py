@@ -149,8 +149,7 @@ def new_run_directory(directory, force=False):
         if not _is_run(directory):
             raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
         shutil.rmtree(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+    return _made(directory)
 
 
 def new_output_directory(directory, force=False):
@@ -163,7 +162,14 @@ def new_output_directory(directory, force=False):
     _refuse_file(directory)
     if directory.is_dir() and any(directory.iterdir()) and not force:
         raise FileExistsError(f"{directory} is not empty; give another --out, or --force to write into it.")
-    directory.mkdir(parents=True, exist_ok=True)
+    return _made(directory)
+
+
+def _made(directory):
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{directory} cannot be made ({error.strerror}); choose another --out.") from error
     return directory
 
 

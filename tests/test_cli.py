@@ -60,7 +60,7 @@ def test_presets_lists_every_architecture(capsys):
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
-        (["trian"], 2, "there is no verb 'trian'; there are: train, evaluate, predict"),
+        (["trian"], 2, "there is no verb 'trian'; there are: train, recipes, evaluate"),
         (["train"], 2, "--out"),
         (["train", "--out", "{tmp}/r", "--recipe", "digit"], 2, "no recipe 'digit'; there are:"),
         (["train", "--out", "{tmp}/r", "--epochs", "many"], 2, "many"),

@@ -193,9 +193,9 @@ def test_table_and_arrays(folder, tmp_path):
     with pytest.raises(ValueError, match="must be uint8"):
         open_dataset(str(tmp_path / "c.npz"))
     for labels, words in (
-        (split.labels[:5], "one integer an image"),
+        (split.labels[:5], "as many labels"),
         (np.eye(3)[split.labels], "one integer an image"),
-        (split.labels - 1, "run from -1 to 1"),
+        (split.labels - 1, "must not be negative"),
     ):
         np.savez(tmp_path / "e.npz", x_train=split.images, y_train=labels)
         with pytest.raises(ValueError, match=words):
@@ -229,6 +229,68 @@ def test_the_loaders_of_keras_read_their_cache(tmp_path):
     environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": keras.backend.backend()}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert ran.stdout.strip() == "(2, 28, 28, 1) [4, 5] 9", ran.stderr
+
+
+def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
+    archive = tmp_path / "deflated.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*.png")):
+            picture = tmp_path / "same.bmp"
+            Image.open(path).save(picture)
+            file.write(picture, path.relative_to(folder).with_suffix(".bmp"))
+        damaged = file.infolist()[2]
+    content = bytearray(archive.read_bytes())
+    start = damaged.header_offset + 30 + len(damaged.filename)
+    content[start : start + 20] = b"\xff" * 20
+    archive.write_bytes(content)
+    for keep in ("memory", "stream"):
+        with pytest.raises(ValueError, match="1 picture cannot be used"):
+            open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare, keep=keep)
+        found = open_dataset(
+            str(archive), prepare=ImageConverter((8, 8)).prepare, keep=keep, on_bad_image="skip"
+        )
+        assert damaged.filename in found.bad[0]
+    archive.write_bytes(content[:200])
+    with pytest.raises(ValueError, match="not a zip, or an incomplete one"):
+        open_dataset(str(archive))
+    (tmp_path / "excel.csv").write_bytes("path,label\nä.png,katze\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"excel\.csv is not UTF-8"):
+        open_dataset(str(tmp_path / "excel.csv"))
+    paths = [path.relative_to(tmp_path) for path in (folder / "train").rglob("0.png")]
+    rows = "".join(f"{path},{path.parent.name}\n" for path in paths)
+    (tmp_path / "one.csv").write_text(f"path,label\n{rows}")
+    with pytest.raises(ValueError, match=r"The split test of .* no class has a second picture"):
+        open_dataset(str(tmp_path / "one.csv"), prepare=ImageConverter((8, 8)).prepare, only=("test",))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"x_train": np.zeros((4, 2, 2, 3), "uint8")}, "needs images x_train"),
+        ({"x_train": np.zeros((4, 2, 2, 3), "uint8"), "y_train": np.zeros(3, int)}, "as many labels y_train"),
+        (
+            {"x_train": np.zeros((4, 2, 2, 3), "uint8"), "y_train": np.array(list("abcd"))},
+            "one integer an image",
+        ),
+        ({"x_train": np.uint8(3), "y_train": np.zeros(1, int)}, "needs images x_train"),
+        ({"x_train": np.zeros((0, 2, 2, 3), "uint8"), "y_train": np.zeros(0, int)}, "no images in x_train"),
+        (
+            {
+                "x_train": np.zeros((2, 2, 2, 3), "uint8"),
+                "y_train": np.arange(2),
+                "class_names": np.array(["a", "a"]),
+            },
+            "a name twice",
+        ),
+    ],
+)
+def test_wrong_arrays_are_explained(arrays, words, tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=words):
+        open_dataset(str(tmp_path / "a.npz"))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"is no \.npz file, or a damaged one"):
+        open_dataset(str(tmp_path / "a.npz"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open
 from focalnets.cli import main
 from focalnets.data.pictures import Picture
 from focalnets.explain.command import chosen_blocks
-from focalnets.inference.evaluate import evaluate
+from focalnets.inference.evaluate import draw_confusion, evaluate
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.training.recipe import load_recipe
 
@@ -53,6 +53,12 @@ def test_evaluation_equals_a_computation_by_hand():
         evaluate(logits[:0], labels[:0], tuple("abcdefg"))
     with pytest.raises(ValueError, match="do not fit"):
         evaluate(logits, labels + 5, tuple("abcdefg"))
+
+
+def test_a_confusion_matrix_takes_names_of_any_kind(tmp_path):
+    names = ("cost_$x_$", "$a^^b$", "a very long name of a flower that grows where nobody goes")
+    draw_confusion(tmp_path / "c.png", evaluate(np.eye(3), np.arange(3), names))
+    assert np.asarray(Image.open(tmp_path / "c.png").convert("L")).std() > 10
 
 
 def test_softmax_survives_large_logits():

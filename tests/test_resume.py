@@ -22,8 +22,6 @@ from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, records
 from focalnets.training.recipe import load_recipe
 
-pytestmark = pytest.mark.core
-
 # Everything that could be forgotten is on: drop path, average, mixing, accumulation over epochs' ends.
 EVERYTHING = dataclasses.replace(
     load_recipe("digits"),
@@ -63,7 +61,7 @@ class KilledError(Exception):
     """Stands for a crash, where the process shall live on to look at what is left."""
 
 
-@pytest.mark.parametrize("last", [5, 16, 26])
+@pytest.mark.parametrize("last", [5, pytest.param(16, marks=pytest.mark.core), 26])
 def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
     """Of 13 batches an epoch: in the first epoch, in the second, at the end of the second."""
     seen = []
@@ -84,6 +82,7 @@ def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.core
 def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
     """Snapshots within epochs: metrics, accumulators and the place in the epoch go on, too."""
     monkeypatch.setattr(records, "SNAPSHOT_MINUTES", 0.0)  # after every batch

@@ -152,6 +152,14 @@ def test_the_quick_check_finds_files_that_are_cut(tmp_path):
         (tmp_path / f"cut.{suffix}").write_bytes(path.read_bytes()[:-100])
         with pytest.raises(ValueError, match=rf"cut\.{suffix}: the file is truncated"):
             check_image(tmp_path / f"cut.{suffix}")
+    exif = Image.Exif()
+    thumbnail = (tmp_path / "whole.jpg").read_bytes()
+    exif[0x9286] = b"ASCII\0\0\0" + thumbnail[:2000] + b"\xff\xd9"  # a JPEG within the head
+    photo(90, 90, 1).save(tmp_path / "camera.jpg", exif=exif)
+    check_image(tmp_path / "camera.jpg")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "camera.jpg").read_bytes()[:-300])
+    with pytest.raises(ValueError, match="the file is truncated"):
+        check_image(tmp_path / "half.jpg")
     (tmp_path / "more.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes() + b"camera notes" * 50)
     check_image(tmp_path / "more.jpg")
 
@@ -198,6 +206,11 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
     assert main(command) == 2
     assert "--force to replace it" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
+    for text in ("5", "{}", '{"focalnets_cache": 1}'):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "cache.json").write_text(text)
+        assert main(["cache", str(tmp_path / "other"), "--out", str(tmp_path / "x")]) == 2
+        assert "holds no images" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert main(["cache", str(photos), "--out", str(tmp_path / "mine"), "--force"]) == 2

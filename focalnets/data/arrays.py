@@ -1,5 +1,7 @@
 """Data sets that come as arrays: each source gives ({split: (images, labels)}, class names)."""
 
+import zipfile
+
 import numpy as np
 
 from focalnets.data.files import SPLITS
@@ -45,18 +47,33 @@ def keras_dataset(name):
 def npz(path):
     """Arrays x_train, y_train and so on of a file; plain arrays only, nothing is unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where the file is no zip, NumPy leaves it open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
-    except ValueError as error:
-        raise ValueError(f"{path} holds objects, not plain arrays; save it anew without them.") from error
+    except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        if "allow_pickle=False" in str(error) and zipfile.is_zipfile(path):
+            raise ValueError(f"{path} holds objects, not plain arrays; save it anew without them.") from error
+        raise ValueError(f"{path} is no .npz file, or a damaged one: write it anew.") from error
+    for name in [name for name in arrays if name.startswith("x_")]:
+        labels = arrays.get(f"y_{name[2:]}")
+        if labels is None or np.ndim(arrays[name]) < 3 or len(labels) != len(arrays[name]):
+            raise ValueError(
+                f"{path} needs images {name} (N, H, W, C) and as many labels y_{name[2:]}; it has "
+                + ", ".join(f"{key} {value.shape}" for key, value in sorted(arrays.items()))
+            )
+        checked_labels(name[2:], labels, len(labels), np.inf)
     parts = {
         split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS if f"x_{split}" in arrays
     }
     if "train" not in parts:
         raise ValueError(f"{path} holds {', '.join(sorted(arrays))}; it needs x_train and y_train.")
+    if len(parts["train"][1]) == 0:
+        raise ValueError(f"{path} has no images in x_train.")
     classes = 1 + int(np.max(parts["train"][1], initial=0))
-    names = arrays.get("class_names", [f"class {label}" for label in range(classes)])
-    return parts, [str(name) for name in names]
+    names = [str(name) for name in arrays.get("class_names", [f"class {label}" for label in range(classes)])]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has a name twice among its class_names: {', '.join(names)}.")
+    return parts, names
 
 
 def checked_labels(split, labels, images, classes):
@@ -68,6 +85,8 @@ def checked_labels(split, labels, images, classes):
             f"shape {labels.shape}, {labels.dtype}."
         )
     if images and not 0 <= labels.min() <= labels.max() < classes:
+        if labels.min() < 0:
+            raise ValueError(f"Labels must not be negative; the split {split} has {labels.min()}.")
         raise ValueError(
             f"Labels of the split {split} run from {labels.min()} to {labels.max()}; with {classes} classes "
             f"they must be in 0..{classes - 1}."

@@ -49,8 +49,9 @@ def write_cache(dataset, directory, source="", force=False):
             f"{directory} exists already; give another --out"
             + (", or --force to replace it." if is_cache(directory) else ".")
         )
+    splits = {name: split for name, split in dataset.splits.items() if len(split)}
     with atomic_directory(directory, replace=True) as partial:
-        for name, split in dataset.splits.items():
+        for name, split in splits.items():
             _write_images(partial / f"{name}.images.npy", name, split)
             np.save(partial / f"{name}.labels.npy", split.labels)
         write_json(
@@ -59,7 +60,7 @@ def write_cache(dataset, directory, source="", force=False):
                 "focalnets_cache": 1,
                 "source": str(source),
                 "class_names": dataset.class_names,
-                "images": {name: len(split) for name, split in dataset.splits.items()},
+                "images": {name: len(split) for name, split in splits.items()},
                 "left_out": dataset.bad,
             },
         )
@@ -79,7 +80,10 @@ def _write_images(path, name, split):
 def is_cache(directory):
     """Whether `write_cache` made that directory."""
     index = pathlib.Path(directory) / _INDEX
-    return index.is_file() and "focalnets_cache" in read_json(index)
+    if not index.is_file():
+        return False
+    content = read_json(index)
+    return isinstance(content, dict) and {"focalnets_cache", "images", "class_names"} <= set(content)
 
 
 def open_cache(directory):

@@ -90,6 +90,8 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
         return _from_listing(path, files.list_table(path), *how)
     if zipfile.is_zipfile(path):
         return _from_listing(path, files.list_zip(path), *how)
+    if path.is_file() and path.suffix.lower() == ".zip":
+        raise ValueError(f"{path} is not a zip, or an incomplete one: copy or download it anew.")
     known = ", ".join(("digits", *arrays.KERAS_DATASETS))
     raise ValueError(
         f"{str(spec)!r} is not a data set: give {known}, a folder or zip of train/<class>/<image> and "
@@ -162,6 +164,12 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     else:
         test = stratified_draw(everything.labels, TEST_FRACTION, seed=0)
         chosen = {"train": np.setdiff1d(np.arange(len(good)), test), "test": test}
+    for split in only or ():
+        if len(chosen[split]) == 0:
+            raise ValueError(
+                f"The split {split} of {source} is empty"
+                + ("." if named else ": no class has a second picture to put there.")
+            )
     splits = {
         split: everything.take(places)
         for split, places in chosen.items()

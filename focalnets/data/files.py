@@ -4,6 +4,7 @@ import csv
 import io
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def list_zip(path):
         # Read whole: decoders seek, which in a compressed member means to start over.
         try:
             return io.BytesIO(archive.read(name))
-        except (zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: it is encrypted
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted
             raise OSError(str(error)) from error
 
     return Listing(rows, open_member)
@@ -66,8 +67,12 @@ def list_zip(path):
 
 def list_table(path):
     """A CSV with the columns path and label, and maybe split; paths are relative to it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text; save it anew as CSV in UTF-8.") from error
     rows = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with io.StringIO(text, newline="") as file:
         lines = csv.DictReader(file)
         if not {"path", "label"} <= set(lines.fieldnames or ()):
             raise ValueError(

@@ -3,6 +3,7 @@
 import matplotlib.cm
 import matplotlib.colors
 import matplotlib.figure
+import matplotlib.ticker
 import numpy as np
 
 
@@ -34,7 +35,7 @@ def draw_panels(path, images, block_maps, titles, heading):
     aspect = images.shape[1] / images.shape[2]
     height = 1.55 * aspect * count + 0.9
     figure = matplotlib.figure.Figure(figsize=(1.6 * len(columns) + 2.4, height), dpi=100)
-    figure.suptitle(heading, y=1 - 0.2 / height)
+    figure.suptitle(label(heading, 80), y=1 - 0.2 / height)
     grid = figure.subplots(
         count,
         len(columns),
@@ -50,7 +51,7 @@ def draw_panels(path, images, block_maps, titles, heading):
     )
     for row in range(count):
         grid[row, 0].imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
-        grid[row, 0].set_ylabel(titles[row], rotation=0, ha="right", va="center")
+        grid[row, 0].set_ylabel(label(titles[row], 14), rotation=0, ha="right", va="center")
         for level in range(levels + 1):
             grid[row, level + 1].imshow(block_maps.gates[row, ..., level], norm=gate_scale, cmap="inferno")
         grid[row, -1].imshow(block_maps.modulator_norm[row], norm=norm_scale, cmap="viridis")
@@ -59,14 +60,14 @@ def draw_panels(path, images, block_maps, titles, heading):
     for axis in grid.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    for left, scale, colours, label in (
+    for left, scale, colours, name in (
         (0.86, gate_scale, "inferno", "gate value"),
         (0.93, norm_scale, "viridis", "modulator norm"),
     ):
         axis = figure.add_axes((left, 0.02, 0.012, 0.96 - 0.75 / height))
         mappable = matplotlib.cm.ScalarMappable(scale, colours)
         figure.colorbar(mappable, cax=axis).ax.tick_params(labelsize=7)
-        axis.set_title(label, fontsize=7)
+        axis.set_title(name, fontsize=7)
     figure.savefig(path)
 
 
@@ -92,7 +93,7 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
     norm_scale = _scale([norms[epoch][:count] for epoch in epochs])
     height = 1.05 * rows * images.shape[1] / images.shape[2] + 0.8
     figure = matplotlib.figure.Figure(figsize=(1.1 * columns + 1.8, height), dpi=100)
-    figure.suptitle(f"{heading}, by epoch", y=1 - 0.2 / height)
+    figure.suptitle(label(f"{heading}, by epoch", 80), y=1 - 0.2 / height)
     grid = figure.subplots(
         rows,
         columns,
@@ -117,7 +118,7 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
             row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
             if place == 0:
                 row[0].imshow(images[image].squeeze(), cmap="gray", vmin=0, vmax=255)
-                row[0].set_title(titles[image], fontsize=8, pad=2)
+                row[0].set_title(label(titles[image], 14), fontsize=8, pad=2)
             for axis, epoch in zip(row[1:], epochs, strict=True):
                 if name == "norm":
                     axis.imshow(norms[epoch][image], norm=norm_scale, cmap="viridis")
@@ -139,13 +140,25 @@ def draw_curves(path, history):
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 3 else None  # a line of one point cannot be seen
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for key, label in ((name, "training"), (f"val_{name}", "validation")):
-            axis.plot(epochs, [row[key] for row in history], label=label, marker=marker)
+        for key, what in ((name, "training"), (f"val_{name}", "validation")):
+            axis.plot(epochs, [row[key] for row in history], label=what, marker=marker)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
         axis.set_title(name)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path)
+
+
+def label(text, most):
+    """A user's text for a figure: shortened to `most` characters, and no mathematics between dollar signs.
+
+    >>> from focalnets.explain.render import label
+    >>> label("$5 and $6", 6)
+    '\\\\$5 an…'
+    """
+    text = text if len(text) <= most else f"{text[: most - 1]}…"
+    return text.replace("$", r"\$")
 
 
 def _scale(values):

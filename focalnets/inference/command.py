@@ -110,4 +110,4 @@ def _listed(names):
 
 def _report_skipped(bad):
     if bad:
-        print(f"skipped {len(bad)} bad pictures:", *bad, sep="\n  ", file=sys.stderr)
+        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", *bad, sep="\n  ", file=sys.stderr)

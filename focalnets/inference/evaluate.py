@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import matplotlib.figure
 import numpy as np
 
+from focalnets.explain.render import label
 from focalnets.inference.predictor import softmax
 
 
@@ -72,7 +73,7 @@ def evaluate(logits, labels, class_names):
 
 def draw_confusion(path, evaluation):
     """Write a PNG of the confusion matrix: shares of each true class, with counts where they fit."""
-    names = list(evaluation.per_class)
+    names = [label(name, 24) for name in evaluation.per_class]
     shares = evaluation.confusion / evaluation.confusion.sum(axis=1, keepdims=True).clip(1)
     side = float(np.clip(0.45 * len(names) + 2.0, 4.5, 16.0))
     figure = matplotlib.figure.Figure(figsize=(side + 0.8, side), dpi=100, layout="constrained")

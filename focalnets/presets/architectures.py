@@ -150,4 +150,6 @@ def find_architecture(name):
 
     near = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.4)
     hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(f"There is no architecture {name!r}.{hint} `focalnets presets` lists all.")
+    raise ValueError(
+        f"There is no architecture, and no directory, {name!r}.{hint} `focalnets presets` lists all."
+    )

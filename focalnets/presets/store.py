@@ -102,7 +102,7 @@ def build_architecture(architecture, **arguments):
 
 def _load_directory(directory, load_weights):
     config = read_json(directory / CONFIG)
-    if config.get("format") != FORMAT:
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{directory / CONFIG} was not written by focalnets: it is another library's.")
     version = config.get("format_version")
     if version != FORMAT_VERSION:
@@ -118,7 +118,7 @@ def _load_directory(directory, load_weights):
     classifier = FocalNetClassifier(
         FocalNetBackbone(**config["backbone"]),
         num_classes=config["num_classes"],
-        image_converter=ImageConverter(**read_json(preprocessing))
+        image_converter=ImageConverter(**_object(preprocessing))
         if PREPROCESSING in config["files"]
         else None,
         class_names=read_json(labels) if LABELS in config["files"] else None,
@@ -138,6 +138,13 @@ def _load_weights(classifier, path):
         raise ValueError(
             f"{path} is damaged, or belongs to another network than {CONFIG} describes: {reason}"
         ) from error
+
+
+def _object(path):
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object. Copy or write the preset anew.")
+    return value
 
 
 def _stored(config):

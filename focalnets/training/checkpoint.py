@@ -119,7 +119,8 @@ def _write(path, arrays):
 
 def _read(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: where the file is no zip, NumPy leaves it open.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
