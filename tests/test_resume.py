@@ -90,10 +90,10 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
     sessions = 1
     while not result.complete:
         assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch * 13 < 39
-        limit = 1e-9 if sessions < 4 else None
+        limit = 1e-9 if sessions < 2 else None
         result = resume(tmp_path / "run", max_minutes=limit, verbose=0)
         sessions += 1
-    assert sessions == 5
+    assert sessions == 3
     assert_same_run(tmp_path / "run", whole)
 
 
