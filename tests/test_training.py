@@ -100,7 +100,7 @@ def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_learning_rate_at_first_peak_and_last_step(name):
     recipe = load_recipe(name)
-    total = 1000
+    total = 100
     schedule = learning_rate_schedule(recipe, total)
     rates = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(total + 1)]
     warmup = round(recipe.warmup_fraction * total)
@@ -108,7 +108,7 @@ def test_learning_rate_at_first_peak_and_last_step(name):
     assert np.argmax(rates) == warmup
     assert rates[warmup] == pytest.approx(recipe.learning_rate)
     final = recipe.final_learning_rate
-    assert final < rates[total - 1] < final + 1e-4 * recipe.learning_rate
+    assert final < rates[total - 1] < final + 1e-3 * recipe.learning_rate
     assert rates[total] == pytest.approx(final, abs=1e-9)
 
 
