@@ -18,11 +18,13 @@ import pytest
 from focalnets import FocalNetClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
+from focalnets.ops.backend import bfloat16_is_fast
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, records
 from focalnets.training.recipe import load_recipe
 
-# Everything that could be forgotten is on: drop path, average, mixing, accumulation over epochs' ends.
+# Everything that could be forgotten is on: dropout, drop path, average, mixing, accumulation over ends of
+# epochs.
 EVERYTHING = dataclasses.replace(
     load_recipe("digits"),
     epochs=3,
@@ -30,6 +32,7 @@ EVERYTHING = dataclasses.replace(
     accumulation=2,
     ema_decay=0.9,
     drop_path_rate=0.2,
+    dropout_rate=0.1,
     augmentation=Augmentation(pad_crop=1, mixup=0.4, erasing=0.2),
     keep_weights="last",
 )
@@ -95,6 +98,18 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
         sessions += 1
     assert sessions == 3
     assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.core
+@pytest.mark.skipif(not bfloat16_is_fast(), reason="150 times slower on this processor")
+def test_mixed_precision_goes_on(tmp_path):
+    recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=300)
+    whole = train(recipe, out=tmp_path / "whole", **QUIET)
+    stopped = train(recipe, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
+    assert not stopped.complete
+    resume(stopped.directory, verbose=0)
+    for found, expected in zip(weights(stopped.directory), weights(whole.directory), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):

@@ -41,6 +41,8 @@ def test_a_run_leaves_everything(run):
         "panels",
         "monitor",
         "report.html",
+        "evaluation.json",
+        "confusion.png",
         "best.npz",
         "last.npz",
     }
@@ -110,6 +112,49 @@ def test_learning_rate_at_first_peak_and_last_step(name):
     final = recipe.final_learning_rate
     assert final < rates[total - 1] < final + 1e-3 * recipe.learning_rate
     assert rates[total] == pytest.approx(final, abs=1e-9)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_rates_that_updates_really_have(name, accumulation):
+    """Read off the weights: without gradients, an update multiplies a kernel by 1 - rate * decay."""
+    total = 60
+    recipe = dataclasses.replace(load_recipe(name), accumulation=accumulation, layer_decay=1.0)
+    recipe = dataclasses.replace(recipe, weight_decay=0.5 / recipe.learning_rate)
+    kernel = keras.Variable(np.ones((2, 2), "float32"))
+    optimizer = make_optimizer(recipe, None, total)
+    optimizer.build([kernel])
+    rates, before = [], 1.0
+    for _ in range(total):
+        optimizer.apply([keras.ops.zeros((2, 2))], [kernel])
+        after = float(keras.ops.convert_to_numpy(kernel)[0, 0])
+        rates.append((1 - after / before) / recipe.weight_decay)
+        before = after
+    updates = rates[accumulation - 1 :: accumulation]
+    assert np.count_nonzero(rates) == np.count_nonzero(updates) == total // accumulation, "no dead update"
+    schedule = learning_rate_schedule(recipe, total)
+    expected = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(total)]
+    peak = recipe.learning_rate
+    np.testing.assert_allclose(updates, expected[accumulation - 1 :: accumulation], atol=2e-6 * peak)
+    assert max(updates) >= (1.0 if accumulation == 1 else 0.98) * peak * (1 - 1e-5)
+    assert updates[-1] < recipe.final_learning_rate + 2e-3 * peak
+
+
+def test_only_kernels_decay():
+    """Norms, biases and layer scales stay where they are; the gates' and depthwise kernels do decay."""
+    architecture = find_architecture("focalnet_pico")
+    backbone = {**architecture.backbone, "layer_scale_init": 0.1, "norm_after_modulation": True}
+    net = build_architecture(dataclasses.replace(architecture, backbone=backbone))
+    for variable in net.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = make_optimizer(load_recipe("digits"), net, 100)
+    optimizer.build(net.trainable_variables)
+    optimizer.apply([keras.ops.zeros(v.shape) for v in net.trainable_variables], net.trainable_variables)
+    decayed = {v.path for v in net.trainable_variables if keras.ops.convert_to_numpy(v).max() < 1}
+    assert decayed == {v.path for v in net.trainable_variables if len(v.shape) > 1}
+    kept = {v.path.rsplit("/", 1)[1] for v in net.trainable_variables if v.path not in decayed}
+    assert kept == {"bias", "gamma", "beta"}
+    assert {path.rsplit("/", 1)[1].rstrip("01") for path in decayed} == {"kernel", "focal_kernel_"}
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])

@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 
-from focalnets._io import new_output_directory, write_json
+from focalnets._io import new_output_directory
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import describe_bad, find_pictures
-from focalnets.inference.evaluate import draw_confusion, evaluate
+from focalnets.inference.evaluate import evaluate, figures, write_evaluation
 from focalnets.inference.predictor import Predictor
 
 
@@ -74,20 +74,11 @@ def run_evaluate(arguments):
     places = np.array([names.index(name) for name in dataset.class_names])  # the data may lack some classes
     found = evaluate(predictor.logits_of_split(split), places[split.labels], names)
 
-    figures = {
-        "data": str(arguments.data),
-        "split": arguments.split,
-        "images": found.images,
-        "top1": found.top1,
-        "top5": found.top5,
-        "loss": found.loss,
-        "per_class": found.per_class,
-    }
     if directory is not None:
-        write_json(directory / "evaluation.json", {**figures, "confusion": found.confusion.tolist()})
-        draw_confusion(directory / "confusion.png", found)
+        write_evaluation(directory, found, arguments.data, arguments.split)
     if arguments.as_json:
-        print(json.dumps(figures, indent=2, ensure_ascii=False))
+        record = figures(found, arguments.data, arguments.split)
+        print(json.dumps(record, indent=2, ensure_ascii=False))
     else:
         width = max(len(name) for name in names)
         for name, share in found.per_class.items():

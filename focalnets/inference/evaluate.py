@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import matplotlib.figure
 import numpy as np
 
+from focalnets._io import write_json
 from focalnets.explain.render import label
 from focalnets.inference.predictor import softmax
 
@@ -69,6 +70,32 @@ def evaluate(logits, labels, class_names):
         },
         confusion=confusion,
     )
+
+
+def figures(evaluation, data, split):
+    """The record of an evaluation, without its confusion matrix.
+
+    Args:
+        evaluation: an `Evaluation`.
+        data: what was classified, as the user named it.
+        split: name of the split.
+    """
+    return {
+        "data": str(data),
+        "split": split,
+        "images": evaluation.images,
+        "top1": evaluation.top1,
+        "top5": evaluation.top5,
+        "loss": evaluation.loss,
+        "per_class": evaluation.per_class,
+    }
+
+
+def write_evaluation(directory, evaluation, data, split):
+    """Write evaluation.json and confusion.png into a directory that is there; arguments as in `figures`."""
+    record = {**figures(evaluation, data, split), "confusion": evaluation.confusion.tolist()}
+    write_json(directory / "evaluation.json", record)
+    draw_confusion(directory / "confusion.png", evaluation)
 
 
 def draw_confusion(path, evaluation):

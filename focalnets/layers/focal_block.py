@@ -7,6 +7,7 @@ from focalnets.layers.drop_path import DropPath
 from focalnets.layers.focal_modulation import FocalModulation
 from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
+from focalnets.layers.pointwise import pointwise
 from focalnets.layers.seeds import child_seed, resolve_seed
 from focalnets.ops.focal_context import gelu
 
@@ -184,8 +185,8 @@ class FocalBlock(keras.layers.Layer):
     def _mlp_branch(self, x, masks):
         if self.norm_placement != "post":
             x = self.norm2(x)
-        x = _apply(masks["hidden"], gelu(self.fc1(x)))
-        x = _apply(masks["output"], self.fc2(x))
+        x = _apply(masks["hidden"], gelu(pointwise(self.fc1, x)))
+        x = _apply(masks["output"], pointwise(self.fc2, x))
         if self.norm_placement == "post":
             x = self.norm2(x)
         return x if self.scale2 is None else self.scale2(x)

@@ -22,6 +22,7 @@ from focalnets.layers.initializers import (
     dense_initializers,
     depthwise_initializer,
 )
+from focalnets.layers.pointwise import pointwise
 from focalnets.ops.focal_context import focal_context
 
 
@@ -125,7 +126,7 @@ class FocalModulation(keras.layers.Layer):
 
     def call(self, x_BHWC, return_modulation=False):
         channels = x_BHWC.shape[-1]
-        projected = self.f(x_BHWC)
+        projected = pointwise(self.f, x_BHWC)
         query_BHWC = projected[..., :channels]
         context_BHWC = projected[..., channels : 2 * channels]
         gates_BHWL = projected[..., 2 * channels :]  # L + 1 of them
@@ -133,12 +134,12 @@ class FocalModulation(keras.layers.Layer):
         aggregated_BHWC = focal_context(context_BHWC, gates_BHWL, list(self.kernels))
         if self.normalize_modulator:
             aggregated_BHWC = aggregated_BHWC / (self.focal_levels + 1)
-        modulator_BHWC = self.h(aggregated_BHWC)
+        modulator_BHWC = pointwise(self.h, aggregated_BHWC)
 
         y_BHWC = query_BHWC * modulator_BHWC
         if self.norm is not None:
             y_BHWC = self.norm(y_BHWC)
-        y_BHWC = self.proj(y_BHWC)
+        y_BHWC = pointwise(self.proj, y_BHWC)
         return (y_BHWC, gates_BHWL, modulator_BHWC) if return_modulation else y_BHWC
 
     def compute_output_spec(self, x_BHWC, return_modulation=False):

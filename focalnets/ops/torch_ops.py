@@ -15,6 +15,10 @@ def depthwise_conv(x, kernel):
     return y.permute(0, 2, 3, 1)
 
 
+def linear(x, kernel, bias):
+    return F.linear(x, kernel.t(), bias)
+
+
 def gelu(x):
     return F.gelu(x)
 

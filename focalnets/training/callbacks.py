@@ -15,11 +15,10 @@ class StopOnNaN(keras.callbacks.Callback):
     """End the training when the loss is no longer a number, and say where and what to try.
 
     Args:
-        every: look at the loss every so many batches. To look is to wait for the device; a loss of Keras is
-            a mean over the epoch so far, so that none goes unnoticed.
+        every: look at the losses every so many batches, at all of them: to look is to wait for the device.
 
     Raises:
-        FloatingPointError: in `fit`, naming epoch and batches.
+        FloatingPointError: in `fit`, naming epoch and batch.
 
     >>> import keras, numpy as np
     >>> from focalnets.training.callbacks import StopOnNaN
@@ -28,37 +27,40 @@ class StopOnNaN(keras.callbacks.Callback):
     >>> try:
     ...     net.fit(np.array([[np.nan]]), np.array([[0.0]]), callbacks=[StopOnNaN()], verbose=0)
     ... except FloatingPointError as error:
-    ...     print(str(error)[:46])
-    The loss became nan in epoch 1, between batche
+    ...     print(str(error)[:40])
+    The loss became nan in epoch 1, batch 1.
     """
 
     def __init__(self, every=16):
         super().__init__()
         self.every = every
         self.first_batch = 0
+        self._unseen = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
+        self._unseen = []
 
     def on_train_batch_end(self, batch, logs=None):
-        if (batch + 1) % self.every == 0:
-            self._look(batch, logs)
+        self._unseen.append((batch, logs["loss"]))  # on the device, still
+        if len(self._unseen) >= self.every:
+            self._look()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._look(None, logs)
+        self._look()
         self.first_batch = 0
 
-    def _look(self, batch, logs):
-        loss = float(ops.convert_to_numpy(logs["loss"]))
-        if math.isfinite(loss):
-            return
-        end = "its last" if batch is None else self.first_batch + batch + 1
-        start = 1 if batch is None else max(1, self.first_batch + batch + 2 - self.every)
-        raise FloatingPointError(
-            f"The loss became {loss} in epoch {self.epoch + 1}, between batches {start} and {end}. Try a "
-            "lower learning rate or a longer warm-up, clip_norm=1 if it is off, and float32 if this is "
-            "bfloat16; and check that the labels are right."
-        )
+    def _look(self):
+        for batch, loss in self._unseen:
+            value = float(ops.convert_to_numpy(loss))
+            if math.isfinite(value):
+                continue
+            raise FloatingPointError(
+                f"The loss became {value} in epoch {self.epoch + 1}, batch {self.first_batch + batch + 1}. "
+                "Try a lower learning rate or a longer warm-up, clip_norm=1 if it is off, and float32 if "
+                "this is bfloat16; and check that the labels are right."
+            )
+        self._unseen = []
 
 
 class TrainMonitor(keras.callbacks.Callback):
@@ -131,8 +133,8 @@ class TrainMonitor(keras.callbacks.Callback):
         if not files:
             return []
         frames = {epoch: dict(np.load(path)) for epoch, path in sorted(files.items())}
-        paths = []
-        for name in self.blocks:
+        first, paths = frames[min(frames)], []
+        for name in [key.removesuffix(".gates") for key in first if key.endswith(".gates")]:
             paths.append(self.directory / f"filmstrip.{name}.png")
             gates = {epoch: arrays[f"{name}.gates"] for epoch, arrays in frames.items()}
             norms = {epoch: arrays[f"{name}.modulator_norm"] for epoch, arrays in frames.items()}

@@ -38,7 +38,7 @@ class Recipe:
         frozen_stages: so many stages, and the stem, keep their weights; 0 for none.
         ema_decay: average the weights, an update keeping so much; validation and the preset take the
             average. 0 for none.
-        drop_path_rate: instead of the architecture's; None for that.
+        drop_path_rate, dropout_rate: instead of the architecture's; None for that.
         label_smoothing: share of the target spread over all classes.
         precision: "float32", or "bfloat16" for mixed precision: weights stay float32.
         augmentation: how training images are varied; see `Augmentation`.
@@ -71,6 +71,7 @@ class Recipe:
     frozen_stages: int = 0
     ema_decay: float = 0.0
     drop_path_rate: float | None = None
+    dropout_rate: float | None = None
     label_smoothing: float = 0.0
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import logging
 import pathlib
 from dataclasses import dataclass
 
@@ -13,24 +12,20 @@ from focalnets import __version__
 from focalnets._io import new_run_directory, read_json, write_json
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
-from focalnets.data.splits import split_validation
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
-from focalnets.models.classifier import FocalNetClassifier
-from focalnets.models.image_converter import ImageConverter
+from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.ops.backend import bfloat16_is_fast
-from focalnets.presets.architectures import find_architecture
-from focalnets.presets.store import build_architecture, load_preset, write_preset_files
+from focalnets.presets.store import load_preset, write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import read_snapshot, read_weights, restore
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
+from focalnets.training.prepare import freeze, make_classifier, make_converter, training_splits
 from focalnets.training.recipe import load_recipe, recipe_from_json
 from focalnets.training.records import Averages, OutOfTime, Records, write_history
 from focalnets.training.report import write_report
 
 PANEL_IMAGES = 8
-
-_log = logging.getLogger("focalnets")
 
 
 @dataclass(frozen=True)
@@ -179,20 +174,20 @@ class _Job:
         self.recipe, self.settings = recipe, settings
         keras.utils.set_random_seed(recipe.seed)
         start = load_preset(recipe.preset) if recipe.preset else None
-        self.converter = _converter(recipe, start)
+        self.converter = make_converter(recipe, start)
         channels = len(self.converter.mean)
         keep = "stream" if recipe.augmentation.needs_originals else settings["keep"]
         self.dataset = open_dataset(
             settings["data"], channels, self.converter.prepare, settings["on_bad_image"], keep
         )
-        self.training, self.validation = _training_splits(self.dataset, recipe)
+        self.training, self.validation = training_splits(self.dataset, recipe)
         policy = keras.config.dtype_policy()
         keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
         try:
-            self.classifier = _classifier(recipe, start, self.converter, self.dataset.class_names)
+            self.classifier = make_classifier(recipe, start, self.converter, self.dataset.class_names)
         finally:
             keras.config.set_dtype_policy(policy)
-        _freeze(self.classifier, recipe.frozen_stages)
+        freeze(self.classifier, recipe.frozen_stages)
         self.loader = Loader(
             self.training,
             self.classifier.num_classes,
@@ -236,12 +231,15 @@ class _Job:
         return self._finish(directory, records)
 
     def _fit(self, directory, records, snapshot, verbose):
-        callbacks = [StopOnNaN(), *([Averages()] if self.recipe.ema_decay else []), records]
+        stop = StopOnNaN()
+        callbacks = [stop, *([Averages()] if self.recipe.ema_decay else []), records]
         every = self.settings["monitor_every"]
         every = max(1, round(self.recipe.epochs / 10)) if every is None else every
+        monitor = None
         if every:
             images, titles = _examples(self.classifier, self.validation, 3)
-            callbacks.insert(0, TrainMonitor(images, directory / "monitor", every, titles=titles))
+            monitor = TrainMonitor(images, directory / "monitor", every, titles=titles)
+            callbacks.insert(0, monitor)
         if self.settings["tensorboard"]:
             callbacks.append(TensorBoard(directory / "tensorboard"))
         first = 0 if snapshot is None else snapshot.epoch
@@ -250,12 +248,14 @@ class _Job:
             restore(snapshot, self.classifier)
         if snapshot is not None and snapshot.batch:
             # Keras takes all epochs of a fit to be as long as its first: the rest of one is a fit of its own.
-            self.loader.first_batch = snapshot.batch
+            self.loader.first_batch = stop.first_batch = snapshot.batch
             self._fit_epochs(callbacks, first, first + 1, verbose)
             self.loader.first_batch = 0
             first += 1
         if first < self.recipe.epochs:
             self._fit_epochs(callbacks, first, self.recipe.epochs, verbose)
+        elif monitor is not None:  # the run was killed after its last epoch, maybe before this
+            monitor.draw_filmstrips()
 
     def _fit_epochs(self, callbacks, first, last, verbose):
         self.classifier.fit(
@@ -287,7 +287,9 @@ class _Job:
         test = self.dataset.splits.get("test")
         shown, kind = (self.validation, "validation") if test is None else (test, "test")
         panels = _draw_panels(classifier, shown, kind, directory / "panels")
-        test_accuracy = None if test is None else _accuracy(classifier, test, recipe.batch_size)
+        found = evaluate(_logits(classifier, shown, recipe.batch_size), shown.labels, classifier.class_names)
+        write_evaluation(directory, found, self.settings["data"], kind)
+        test_accuracy = None if test is None else found.top1
         rows = records.rows
         best = max(rows, key=lambda row: row["val_accuracy"])
         facts = {
@@ -302,6 +304,7 @@ class _Job:
         filmstrips = sorted((directory / "monitor").glob("filmstrip.*.png"))
         sections = [
             ("Curves", [directory / "curves.png"]),
+            (f"Confusion of {kind} images", [directory / "confusion.png"]),
             (f"Gates and modulators, {kind} images", panels),
             ("While it learned", filmstrips),
         ]
@@ -309,76 +312,6 @@ class _Job:
         write_report(report, recipe, facts, rows, sections)
         curves = directory / "curves.png"
         return TrainResult(directory, curves, panels, report, rows, test_accuracy, self.dataset.bad)
-
-
-def _converter(recipe, start):
-    """The ImageConverter of a recipe; what the recipe leaves open is the preset's."""
-    if start is None:
-        return ImageConverter(
-            (recipe.image_size,) * 2,
-            crop_fraction=recipe.crop_fraction,
-            interpolation=recipe.interpolation,
-            mean=recipe.mean,
-            std=recipe.std,
-        )
-    if start.image_converter is None:
-        raise ValueError(f"The preset {recipe.preset} has no preprocessing to go on with.")
-    config = start.image_converter.get_config()
-    if recipe.image_size is not None:
-        config["image_size"] = (recipe.image_size,) * 2
-    return ImageConverter.from_config(config)
-
-
-def _classifier(recipe, start, converter, class_names):
-    names = {"num_classes": len(class_names), "image_converter": converter, "class_names": class_names}
-    if start is None:
-        architecture = find_architecture(recipe.architecture)
-        backbone = dict(architecture.backbone)
-        if recipe.drop_path_rate is not None:
-            backbone["drop_path_rate"] = recipe.drop_path_rate
-        architecture = dataclasses.replace(architecture, backbone=backbone, channels=len(converter.mean))
-        return build_architecture(architecture, **names)
-    config = start.backbone.get_config()
-    if recipe.drop_path_rate is not None:
-        config["drop_path_rate"] = recipe.drop_path_rate
-    config.pop("dtype", None)
-    classifier = FocalNetClassifier(type(start.backbone).from_config(config), **names)
-    classifier.backbone.set_weights(start.backbone.get_weights())
-    if start.class_names == tuple(class_names):
-        classifier.set_weights(start.get_weights())
-    else:
-        _log.warning("new head for %d classes; the preset's has %d", len(class_names), start.num_classes)
-    return classifier
-
-
-def _freeze(classifier, stages):
-    """Keep the weights of the stem and of the first stages, with the down-sampling that ends each."""
-    if stages == 0:
-        return
-    blocks = [block.name for block in classifier.backbone.blocks]
-    last = max(int(name.removeprefix("stage").split("_")[0]) for name in blocks)
-    if stages > last:
-        raise ValueError(f"frozen_stages must be at most {last}, the stages of this network; got {stages}.")
-    after = next((name for name in blocks if name.startswith(f"stage{stages + 1}_")), None)
-    for layer in classifier.backbone.layers:
-        if layer.name == after:
-            return
-        layer.trainable = False
-
-
-def _training_splits(dataset, recipe):
-    if "train" not in dataset.splits:
-        raise ValueError(f"The data have no split train; they have: {', '.join(dataset.splits)}.")
-    training = dataset.splits["train"]
-    if "val" in dataset.splits:
-        return training, dataset.splits["val"]
-    training, validation = split_validation(training, recipe.validation_fraction, recipe.seed)
-    if len(validation) == 0:
-        raise ValueError(
-            f"The recipe's validation_fraction, {recipe.validation_fraction}, leaves no validation images; "
-            "raise it, or give the data set a val/ folder."
-        )
-    return training, validation
 
 
 def _examples(classifier, split, most):
@@ -401,7 +334,6 @@ def _draw_panels(classifier, split, kind, folder):
     return paths
 
 
-def _accuracy(classifier, split, batch_size):
+def _logits(classifier, split, batch_size):
     loader = Loader(split, classifier.num_classes, batch_size)
-    hits = sum(np.sum(classifier.predict_on_batch(x).argmax(-1) == y.argmax(-1)) for x, y in loader)
-    return float(hits / len(split))
+    return np.concatenate([classifier.predict_on_batch(images) for images, _ in loader])

@@ -1,0 +1,152 @@
+"""Kill a training run again and again, resume it each time, and compare it with one that was left alone.
+
+    .venv/bin/python benchmarks/resume_after_kill.py --backend torch --kills 10 --in-snapshots 2
+
+Everything that could be forgotten is on: dropout, drop path, average, MixUp, erasing, accumulation over the
+ends of epochs, bfloat16. SIGKILL comes at random moments, the start of a session included; some of the kills
+wait until a snapshot is being written and count only if they left half of one behind.
+"""
+
+import argparse
+import csv
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from measure import machine, write_rows
+
+OPTIONS = [
+    "batch_size=100",
+    "accumulation=2",
+    "ema_decay=0.9",
+    "drop_path_rate=0.2",
+    "dropout_rate=0.1",
+    "augmentation.mixup=0.4",
+    "augmentation.erasing=0.2",
+    "precision=bfloat16",
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--in-snapshots", type=int, default=2, help="so many of the kills")
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--most-seconds", type=float, default=15.0, help="of a session before its kill")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="resume-after-kill-"))
+    whole, run = folder / "whole", folder / "run"
+    begin = [
+        *command(options.backend),
+        "--recipe",
+        "digits",
+        "--monitor-every",
+        "0",
+        "--epochs",
+        str(options.epochs),
+    ]
+    begin += ["--force-bfloat16", "--set", *OPTIONS, "--out"]
+    subprocess.run([*begin, str(whole)], check=True, stdout=subprocess.DEVNULL)
+
+    kinds = ["snapshot"] * options.in_snapshots + ["random"] * (options.kills - options.in_snapshots)
+    chance.shuffle(kinds)
+    sessions = []
+    while kinds:
+        argv = [*command(options.backend), "--resume", str(run)]
+        if not (run / "run.json").exists():  # killed before it had begun
+            shutil.rmtree(run, ignore_errors=True)
+            argv = [*begin, str(run)]
+        seconds = kill(argv, run, kinds[0], chance, options.most_seconds)
+        if seconds is None:
+            sys.exit("The run ended before it was killed often enough: raise --epochs.")
+        half = (run / "partial-last.npz").exists()
+        sessions.append((kinds[0], seconds, epochs_done(run), half))
+        print(*sessions[-1], flush=True)
+        if kinds[0] == "random" or half:
+            kinds.pop(0)
+    subprocess.run([*command(options.backend), "--resume", str(run)], check=True, stdout=subprocess.DEVNULL)
+
+    difference = largest_difference(whole / "last.npz", run / "last.npz")
+    same = history(whole) == history(run)
+    print(f"largest difference of any variable: {difference}; history equal: {same}")
+    write_rows(
+        f"resume_digits_bfloat16_{options.backend}_{machine()}",
+        [
+            {
+                "backend": options.backend,
+                "kill": number,
+                "when": kind,
+                "seconds_into_session": round(seconds, 2),
+                "epochs_in_history": epochs,
+                "half_a_snapshot_left": half,
+                "largest_difference_in_the_end": difference,
+                "history_equal": same,
+            }
+            for number, (kind, seconds, epochs, half) in enumerate(sessions, start=1)
+        ],
+    )
+    shutil.rmtree(folder)
+
+
+def command(backend):
+    return [sys.executable, "-m", "focalnets", "train", "--backend", backend]
+
+
+def kill(argv, run, kind, chance, most_seconds):
+    """Start a session and kill it; seconds it lived, None if it ended by itself."""
+    start = time.monotonic()
+    session = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    partial = os.fspath(run / "partial-last.npz")
+    if kind == "random":
+        wait = chance.uniform(0, most_seconds)
+        while time.monotonic() - start < wait and session.poll() is None:
+            time.sleep(0.005)
+    else:
+        before = epochs_done(run)
+        writings = chance.randint(1, 4)
+        while session.poll() is None:
+            if os.path.exists(partial) and epochs_done(run) >= before + writings:
+                break
+    if session.poll() is not None:
+        return None
+    session.send_signal(signal.SIGKILL)
+    session.wait()
+    return time.monotonic() - start
+
+
+def epochs_done(run):
+    """Rows of the history on disk."""
+    path = run / "history.csv"
+    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def history(run):
+    """The columns that do not depend on the clock."""
+    with (run / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    clock = ("seconds", "images_per_second", "minutes")
+    return [{key: value for key, value in row.items() if key not in clock} for row in rows]
+
+
+def largest_difference(path, other):
+    """Over weights, averages, moments, seeds and metrics of two snapshots."""
+    with np.load(path) as one, np.load(other) as two:
+        keys = [key for key in one if key != "meta"]
+        assert set(one) == set(two)
+        return max(
+            float(np.max(np.abs(np.float64(one[key]) - np.float64(two[key])), initial=0)) for key in keys
+        )
+
+
+if __name__ == "__main__":
+    main()

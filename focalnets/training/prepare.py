@@ -1,0 +1,90 @@
+"""What a recipe is made into: preprocessing, network and splits."""
+
+import dataclasses
+import logging
+
+from focalnets.data.splits import split_validation
+from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.image_converter import ImageConverter
+from focalnets.presets.architectures import find_architecture
+from focalnets.presets.store import build_architecture
+
+_log = logging.getLogger("focalnets")
+
+
+def make_converter(recipe, start):
+    """The ImageConverter of a recipe; what the recipe leaves open is the preset's."""
+    if start is None:
+        return ImageConverter(
+            (recipe.image_size,) * 2,
+            crop_fraction=recipe.crop_fraction,
+            interpolation=recipe.interpolation,
+            mean=recipe.mean,
+            std=recipe.std,
+        )
+    if start.image_converter is None:
+        raise ValueError(f"The preset {recipe.preset} has no preprocessing to go on with.")
+    config = start.image_converter.get_config()
+    if recipe.image_size is not None:
+        config["image_size"] = (recipe.image_size,) * 2
+    return ImageConverter.from_config(config)
+
+
+def make_classifier(recipe, start, converter, class_names):
+    """The network of the recipe's architecture, or the preset's, with its head if classes are the same."""
+    names = {"num_classes": len(class_names), "image_converter": converter, "class_names": class_names}
+    if start is None:
+        architecture = find_architecture(recipe.architecture)
+        backbone = {**architecture.backbone, **_rates(recipe)}
+        architecture = dataclasses.replace(architecture, backbone=backbone, channels=len(converter.mean))
+        return build_architecture(architecture, **names)
+    config = {**start.backbone.get_config(), **_rates(recipe)}
+    config.pop("dtype", None)
+    classifier = FocalNetClassifier(type(start.backbone).from_config(config), **names)
+    classifier.backbone.set_weights(start.backbone.get_weights())
+    if start.class_names == tuple(class_names):
+        classifier.set_weights(start.get_weights())
+    else:
+        _log.warning("new head for %d classes; the preset's has %d", len(class_names), start.num_classes)
+    return classifier
+
+
+def _rates(recipe):
+    """The backbone's arguments that the recipe replaces."""
+    rates = {name: getattr(recipe, name) for name in ("drop_path_rate", "dropout_rate")}
+    return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+def freeze(classifier, stages):
+    """Keep the weights of the stem and of the first stages, with the down-sampling that ends each."""
+    if stages == 0:
+        return
+    blocks = [block.name for block in classifier.backbone.blocks]
+    last = max(int(name.removeprefix("stage").split("_")[0]) for name in blocks)
+    if stages > last:
+        raise ValueError(f"frozen_stages must be at most {last}, the stages of this network; got {stages}.")
+    after = next((name for name in blocks if name.startswith(f"stage{stages + 1}_")), None)
+    for layer in classifier.backbone.layers:
+        if layer.name == after:
+            return
+        layer.trainable = False
+
+
+def training_splits(dataset, recipe):
+    """(train, val) of a data set; without a val split of its own, the recipe's share of train.
+
+    Raises:
+        ValueError: if there is no train split, or nothing to validate with.
+    """
+    if "train" not in dataset.splits:
+        raise ValueError(f"The data have no split train; they have: {', '.join(dataset.splits)}.")
+    training = dataset.splits["train"]
+    if "val" in dataset.splits:
+        return training, dataset.splits["val"]
+    training, validation = split_validation(training, recipe.validation_fraction, recipe.seed)
+    if len(validation) == 0:
+        raise ValueError(
+            f"The recipe's validation_fraction, {recipe.validation_fraction}, leaves no validation images; "
+            "raise it, or give the data set a val/ folder."
+        )
+    return training, validation
