@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -57,13 +58,15 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def progress(items, text, total=None):
+def progress(items, text, total=None, done=0, size=None):
     """Yield `items`, with a bar on a terminal's standard error once two seconds have passed.
 
     Args:
         items: iterable.
         text: what is being done, for the bar.
-        total: how many items; their length if None.
+        total: how many items; their length if None. With `size`: how many bytes, None if nobody knows.
+        done: how many of them are done already.
+        size: function item -> its bytes, where the bar is to count those.
     """
     if not sys.stderr.isatty():
         yield from items
@@ -71,20 +74,74 @@ def progress(items, text, total=None):
     import rich.console
     import rich.progress
 
-    total = len(items) if total is None else total
+    columns = ()  # rich's own
+    if size is None:
+        total = len(items) if total is None else total
+    else:
+        speed = rich.progress.DownloadColumn(), rich.progress.TransferSpeedColumn()
+        columns = (*rich.progress.Progress.get_default_columns(), *speed)
     bar, task, start = None, None, time.monotonic()
     try:
-        for done, item in enumerate(items):
+        for item in items:
             if bar is None and time.monotonic() - start > 2:
-                bar = rich.progress.Progress(console=rich.console.Console(stderr=True), transient=True)
+                console = rich.console.Console(stderr=True)
+                bar = rich.progress.Progress(*columns, console=console, transient=True)
                 bar.start()
-                task = bar.add_task(text, total=total)
+                task = bar.add_task(text, total=total, completed=done)
             if bar is not None:
                 bar.update(task, completed=done)
             yield item
+            done += 1 if size is None else size(item)
     finally:
         if bar is not None:
             bar.stop()
+
+
+@contextlib.contextmanager
+def locked(path, text):
+    """Hold the lock file `path` for the block, waiting for the process that holds it.
+
+    The system takes a lock back from a process that ends, however it ended. The file stays: were it
+    removed, a third process could lock a new one while the second still waits for the old.
+
+    Args:
+        path: of the lock file, which is made.
+        text: what the other process is doing, for a terminal where the wait takes two seconds.
+    """
+    with open(path, "ab", opener=no_links) as file:
+        start, said = time.monotonic(), not sys.stderr.isatty()
+        while not _lock(file):
+            if not said and time.monotonic() - start > 2:
+                said = True
+                print(f"waiting for another process that is {text}", file=sys.stderr)
+            time.sleep(0.1)
+        yield
+
+
+def _lock(file):
+    """Whether this process got the lock; it is given back when `file` is closed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EDEADLK):
+                raise
+            return False
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def no_links(path, flags):
+    """An `opener` for `open` that refuses a symbolic link: in a shared folder it may lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def read_json(path):
