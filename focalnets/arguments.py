@@ -75,7 +75,7 @@ class RecipesArguments:
 
 @dataclass
 class PresetsArguments:
-    """List the architectures with parameters and multiply-accumulates.
+    """List the architectures with parameters and multiply-accumulates, and published weights.
 
     Example: focalnets presets
     """
@@ -94,11 +94,13 @@ class EvaluateArguments:
     """
 
     preset: tyro.conf.Positional[str]
-    """Run or preset directory."""
+    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
     data: str
     """A name such as digits, or a folder, zip, csv or npz."""
     split: str = "test"
     """Split of the data to classify."""
+    restrict: bool = False
+    """Choose among the classes of the data alone: a 22k net on ImageNet-1k, for instance."""
     out: str | None = None
     """Directory for evaluation.json and confusion.png."""
     batch_size: int = 64
@@ -125,7 +127,7 @@ class PredictArguments:
     """
 
     preset: tyro.conf.Positional[str]
-    """Run or preset directory."""
+    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
     pictures: tyro.conf.Positional[tuple[str, ...]]
     """Files, folders, patterns, or - for one path a line on standard input."""
     top: int = 5
@@ -150,7 +152,7 @@ class ExplainArguments:
     """
 
     preset: tyro.conf.Positional[str]
-    """Run or preset directory."""
+    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
     pictures: tyro.conf.Positional[tuple[str, ...]]
     """Files, folders, patterns, or - for one path a line on standard input."""
     out: str
@@ -165,6 +167,37 @@ class ExplainArguments:
     """Name all pictures that cannot be read and stop, or leave them out."""
     force: bool = False
     """Write into the directory that --out names even if it is not empty."""
+    backend: Backend | None = None
+    """Keras backend."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ConvertArguments:
+    """Turn a checkpoint of microsoft/FocalNet, timm or transformers into a preset, or a preset into one.
+
+    Example: focalnets convert focalnet_tiny_srf.pth runs/tiny_srf
+    """
+
+    source: tyro.conf.Positional[str]
+    """A .pth or .safetensors file, a directory with one, a URL, hf://..., or, with --to, a preset."""
+    out: tyro.conf.Positional[str]
+    """Preset directory to make; with --to a .pth or .safetensors file."""
+    to: Literal["official", "timm", "transformers"] | None = None
+    """Write a checkpoint of that library; for transformers a directory serves for from_pretrained."""
+    variant: str | None = None
+    """Name of the architecture (focalnets presets); recognised from the weights if left out."""
+    set: tuple[str, ...] = ()
+    """What weights cannot tell: --set normalize_modulator=true norm_placement=post."""
+    labels: str | None = None
+    """Text file of class names: a name a line, or a name and its number."""
+    window: int | None = None
+    """Enlarge the first focal window to this, in every stage."""
+    levels: int | None = None
+    """Add focal levels up to so many, in every stage."""
+    force: bool = False
+    """Replace what OUT names."""
     backend: Backend | None = None
     """Keras backend."""
     debug: bool = False

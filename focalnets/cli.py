@@ -25,8 +25,17 @@ VERBS = {
         "focalnets.explain.command:run",
         "draw gates and modulators over pictures",
     ),
+    "convert": (
+        "ConvertArguments",
+        "focalnets.convert.command:run",
+        "weights of other libraries, in and out",
+    ),
     "cache": ("CacheArguments", "focalnets.data.command:run_cache", "resize a data set once"),
-    "presets": ("PresetsArguments", "focalnets.presets.command:run", "list the architectures"),
+    "presets": (
+        "PresetsArguments",
+        "focalnets.presets.command:run",
+        "list architectures and published weights",
+    ),
     "completion": ("CompletionArguments", "focalnets.cli:print_completion", "let the shell complete words"),
 }
 

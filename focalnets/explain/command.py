@@ -5,15 +5,15 @@ import functools
 import numpy as np
 
 from focalnets._io import new_output_directory
+from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import describe_bad, find_pictures, read_pictures
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
-from focalnets.presets.store import load_preset
 
 
 def run(arguments):
     """Write, for each picture, a panel of what each block modulates with, and the arrays behind it."""
-    classifier = load_preset(arguments.preset)
+    classifier = open_classifier(arguments.preset)
     blocks = chosen_blocks(
         [block.name for block in classifier.backbone.blocks], arguments.block, arguments.stage
     )

@@ -11,6 +11,8 @@ from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import describe_bad, find_pictures
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
 from focalnets.inference.predictor import Predictor
+from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.presets.labels import in_words
 
 
 def run_predict(arguments):
@@ -64,15 +66,21 @@ def run_evaluate(arguments):
         only=(arguments.split,),
     )
     names = predictor.class_names
-    unknown = sorted(set(dataset.class_names) - set(names))
+    data_names = in_words(dataset.class_names)  # ImageNet's folders have WordNet's identifiers for names
+    unknown = sorted(set(data_names) - set(names))
     if unknown:
         raise ValueError(
             f"The preset does not know the classes {_listed(unknown)} of the data; it knows {_listed(names)}."
         )
     split = dataset.splits[arguments.split]
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
-    places = np.array([names.index(name) for name in dataset.class_names])  # the data may lack some classes
-    found = evaluate(predictor.logits_of_split(split), places[split.labels], names)
+    places = np.array([names.index(name) for name in data_names])  # the data may lack some classes
+    logits = predictor.logits_of_split(split)
+    if arguments.restrict:
+        kept = np.sort(places)
+        names = tuple(names[place] for place in kept)
+        logits, places = logits[:, kept], np.searchsorted(kept, places)
+    found = evaluate(logits, places[split.labels], names)
 
     if directory is not None:
         write_evaluation(directory, found, arguments.data, arguments.split)
@@ -88,6 +96,8 @@ def run_evaluate(arguments):
         if found.top5 is not None:
             print(f"top-5 accuracy: {found.top5:.4f}")
         print(f"top-1 accuracy: {found.top1:.4f}")
+        if arguments.preset in CHECKPOINTS and (published := CHECKPOINTS[arguments.preset].published_top1):
+            print(f"published by its authors, on ImageNet-1k's validation images: {published / 100:.4f}")
         if directory is not None:
             print(f"confusion matrix: {directory / 'confusion.png'}")
     _report_skipped(dataset.bad)

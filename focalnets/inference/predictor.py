@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets._io import cores, parallel_map, progress
+from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import read_pictures
-from focalnets.presets.store import load_preset
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Predictor:
     """A classifier with the preprocessing and labels of its preset.
 
     Args:
-        preset: preset or run directory.
+        preset: preset or run directory, or whatever else `FocalNetClassifier.from_preset` takes.
         batch_size: pictures at a time.
 
     >>> import tempfile
@@ -46,7 +46,7 @@ class Predictor:
     def __init__(self, preset, batch_size=64):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        self.classifier = load_preset(preset)
+        self.classifier = open_classifier(preset)
         self.batch_size = batch_size
 
     @property

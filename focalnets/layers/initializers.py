@@ -12,11 +12,26 @@ Each function takes the user's `kernel_initializer`, which wins over upstream's 
 None, and returns fresh initializers: a Keras initializer gives the same values each time it is called.
 """
 
+import contextlib
+import contextvars
+
 import keras
 import numpy as np
 from keras import ops
 
 from focalnets.layers.seeds import resolve_seed
+
+_DRAW = contextvars.ContextVar("draw", default=True)
+
+
+@contextlib.contextmanager
+def weights_follow():
+    """In this block `HostInitializer` gives zeros: weights will be loaded, and drawing takes seconds."""
+    token = _DRAW.set(False)
+    try:
+        yield
+    finally:
+        _DRAW.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -39,6 +54,8 @@ class HostInitializer(keras.initializers.Initializer):
         self.seed = resolve_seed(seed)
 
     def __call__(self, shape, dtype=None):
+        if not _DRAW.get():
+            return ops.convert_to_tensor(np.zeros(shape, "float32"), dtype=dtype)
         generator = np.random.default_rng(self.seed)
         if self.distribution == "normal":
             values = generator.standard_normal(shape, dtype="float32")

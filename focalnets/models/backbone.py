@@ -34,6 +34,8 @@ class FocalNetBackbone(keras.Model):
         norm_epsilon: epsilon of the norms in the blocks.
         embedding_norm_epsilon: epsilon of the patch embeddings' norms and of the final one; None for
             `norm_epsilon`.
+        pyramid_norm: a norm for each stage's output in the pyramid, as upstream's detection and
+            segmentation backbones have; that of the last stage is the final norm.
         rematerialize: see `FocalBlock`.
         kernel_initializer: Keras initializer without a seed, for every kernel; None for upstream's rule.
         seed: integer from which all dropout and drop path streams derive, or None to draw one.
@@ -44,8 +46,9 @@ class FocalNetBackbone(keras.Model):
 
     Attributes:
         pyramid_outputs: dict "P<n>" -> symbolic output of each stage at stride 2**n, before any
-            down-sampling and without norm; `keras.Model(net.inputs, net.pyramid_outputs)` computes them.
-            A patch size that is no power of two rounds n down.
+            down-sampling, without norm unless `pyramid_norm`;
+            `keras.Model(net.inputs, net.pyramid_outputs)` computes them. A patch size that is no power
+            of two rounds n down.
 
     Raises:
         ValueError: if a per-stage list has another length than `depths`, or an argument of the layers is
@@ -82,6 +85,7 @@ class FocalNetBackbone(keras.Model):
         drop_path_rate=0.0,
         norm_epsilon=1e-5,
         embedding_norm_epsilon=None,
+        pyramid_norm=False,
         rematerialize=False,
         kernel_initializer=None,
         seed=None,
@@ -148,7 +152,13 @@ class FocalNetBackbone(keras.Model):
             if stage + 1 < len(depths):
                 kernel = 3 if overlap_embed else 2
                 downsamples.append(embedding(stage + 1, f"stage{stage + 1}_downsample", kernel, 2, None))
-        norm = keras.layers.LayerNormalization(epsilon=embedding_norm_epsilon, dtype=dtype, name="norm")
+
+        def norm_layer(name):
+            return keras.layers.LayerNormalization(epsilon=embedding_norm_epsilon, dtype=dtype, name=name)
+
+        norm = norm_layer("norm")
+        last = len(depths) if pyramid_norm else 1  # stages before it have a norm of their own
+        stage_norms = [norm_layer(f"stage{stage}_norm") for stage in range(1, last)]
 
         # === Functional model ===
         inputs = keras.Input(image_shape, name="images")
@@ -158,10 +168,14 @@ class FocalNetBackbone(keras.Model):
             for block in blocks:
                 x = block(x)
             stride = patch_size * 2**stage
-            pyramid_outputs[f"P{stride.bit_length() - 1}"] = x
+            pyramid_outputs[f"P{stride.bit_length() - 1}"] = (
+                stage_norms[stage](x) if stage < len(stage_norms) else x
+            )
             if stage < len(downsamples):
                 x = downsamples[stage](x)
         outputs = norm(x)
+        if pyramid_norm:
+            pyramid_outputs[f"P{stride.bit_length() - 1}"] = outputs
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         if dtype is not None:  # Keras' functional models ignore the argument
             self.dtype_policy = keras.dtype_policies.get(dtype)
@@ -185,10 +199,12 @@ class FocalNetBackbone(keras.Model):
         self.drop_path_rate = drop_path_rate
         self.norm_epsilon = norm_epsilon
         self.embedding_norm_epsilon = embedding_norm_epsilon
+        self.pyramid_norm = pyramid_norm
         self.rematerialize = rematerialize
         self.kernel_initializer = kernel_initializer
         self.seed = seed
         self.image_shape = tuple(image_shape)
+        self.stage_norms = stage_norms  # they stand beside the way from input to output
         # A tuple: Keras would wrap a dict, and JAX then refuses it as the outputs of a model.
         self._pyramid_outputs = tuple(pyramid_outputs.items())
 
@@ -207,7 +223,7 @@ class FocalNetBackbone(keras.Model):
             "embed_dim depths focal_levels focal_window focal_factor normalize_modulator "
             "norm_after_modulation patch_size overlap_embed stem_padding mlp_ratio norm_placement "
             "layer_scale_init dropout_rate mlp_hidden_dropout_rate drop_path_rate norm_epsilon "
-            "embedding_norm_epsilon rematerialize seed image_shape name trainable"
+            "embedding_norm_epsilon pyramid_norm rematerialize seed image_shape name trainable"
         )
         initializer = self.kernel_initializer
         if initializer is not None and not isinstance(initializer, str):
@@ -230,10 +246,16 @@ class FocalNetBackbone(keras.Model):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True):
-        """The backbone of a preset directory (also a classifier's), or of a name in `ARCHITECTURES`.
+        """The backbone of a preset directory (also a classifier's), or of another source.
 
         See `FocalNetClassifier.from_preset`.
         """
+        from focalnets.convert.open import open_backbone
+
+        return open_backbone(preset, load_weights)
+
+    def save_to_preset(self, directory):
+        """Write config and weights as a preset directory, atomically; FileExistsError if it is there."""
         from focalnets.presets import store
 
-        return store.load_preset(preset, load_weights=load_weights).backbone
+        store.save_preset(self, directory)

@@ -104,23 +104,29 @@ class FocalNetClassifier(keras.Model):
         return classifier
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True):
-        """A classifier from a preset directory, or, with random weights, from an architecture's name.
+    def from_preset(cls, preset, load_weights=True, num_classes=None):
+        """A classifier with trained weights, or, with random ones, from an architecture's name.
 
         Args:
-            preset: path of a preset or run directory, or a name in `ARCHITECTURES`.
-            load_weights: False for random weights; a name has no others.
+            preset: path of a preset or run directory; a name in `CHECKPOINTS`, which is downloaded and
+                converted once; a checkpoint of microsoft/FocalNet, timm or transformers: file, directory,
+                https:// URL, or hf://organisation/name; or, without weights, a name in `ARCHITECTURES`.
+            load_weights: False for random weights.
+            num_classes: if it is not what the preset has, the classifier gets a new head with random
+                weights, which is logged.
 
         Raises:
-            ValueError: if `preset` is neither, or a name is asked for its weights.
+            ValueError: if `preset` is none of these, or an architecture is asked for its weights.
+            OSError: if it cannot be downloaded.
+            ImportError: naming what has to be installed to read it.
 
         >>> from focalnets import FocalNetClassifier
         >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).num_classes
         10
         """
-        from focalnets.presets import store
+        from focalnets.convert.open import open_classifier
 
-        return store.load_preset(preset, load_weights=load_weights)
+        return open_classifier(preset, load_weights, num_classes)
 
     def save_to_preset(self, directory):
         """Write config, weights, preprocessing and labels as a preset directory, atomically.

@@ -3,6 +3,7 @@
 import json
 
 from focalnets.presets.architectures import ARCHITECTURES
+from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.cost import count_macs, count_parameters
 
 
@@ -16,6 +17,7 @@ def run(arguments):
             "image_size": architecture.image_size,
             "num_classes": architecture.num_classes,
             "channels": architecture.channels,
+            "checkpoints": [key for key, row in CHECKPOINTS.items() if row.architecture == name],
         }
         for name, architecture in ARCHITECTURES.items()
     ]
@@ -28,3 +30,8 @@ def run(arguments):
             f"{row['name']:<20}{row['parameters']:>14,}{row['macs'] / 1e9:>10.3f}"
             f"{row['image_size']:>8}{row['num_classes']:>9}"
         )
+    print("\npublished weights, by name or through focalnets convert:")
+    print(f"{'name':<34}{'data':<14}{'top-1':>6}  first source")
+    for name, row in CHECKPOINTS.items():
+        top1 = "" if row.published_top1 is None else f"{row.published_top1:.1f}"
+        print(f"{name:<34}{row.data:<14}{top1:>6}  {row.sources[0] if row.sources else 'none left'}")

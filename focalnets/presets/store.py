@@ -1,6 +1,6 @@
 """The preset directory: the one artefact in which a network travels.
 
-    config.json           format version, backbone arguments, number of classes
+    config.json           format version, backbone arguments, number of classes (null: a backbone alone)
     model.weights.h5      Keras weights, the same file on every backend
     preprocessing.json    arguments of the ImageConverter; absent if inputs come normalised
     labels.json           list of class names; absent if there are none
@@ -8,11 +8,14 @@
 A training run writes these files among its own; predict, evaluate, explain and export read them.
 """
 
+import contextlib
+import logging
 import pathlib
 import warnings
 
 from focalnets import __version__
 from focalnets._io import atomic_directory, read_json, write_json
+from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
@@ -22,62 +25,120 @@ FORMAT, FORMAT_VERSION = "focalnets preset", 1
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
 
+_log = logging.getLogger("focalnets")
+
 # Keras bookkeeping that says nothing about the network.
 _NOT_STORED = ("name", "dtype", "trainable")
 
 
-def save_preset(classifier, directory):
-    """Write `classifier` as the new preset directory `directory`, atomically.
+def save_preset(network, directory, replace=False, image_converter=None):
+    """Write a classifier or backbone as the preset directory `directory`, atomically.
+
+    Args:
+        network, image_converter: see `write_preset_files`.
+        directory: its path.
+        replace: a preset that is there.
 
     Raises:
-        FileExistsError: if `directory` exists.
+        FileExistsError: if `directory` exists, unless `replace`.
     """
-    with atomic_directory(directory) as partial:
-        write_preset_files(classifier, partial)
+    with atomic_directory(directory, replace) as partial:
+        write_preset_files(network, partial, image_converter)
 
 
-def write_preset_files(classifier, directory):
-    """Write the files of a preset into an existing directory, each by write-then-rename."""
+def write_preset_files(network, directory, image_converter=None):
+    """Write the files of a preset into an existing directory, each by write-then-rename.
+
+    Args:
+        network: a `FocalNetClassifier` or `FocalNetBackbone`.
+        directory: its path.
+        image_converter: preprocessing that belongs to a backbone; a classifier has its own.
+    """
     directory = pathlib.Path(directory)
+    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    image_converter = getattr(network, "image_converter", image_converter)
+    class_names = getattr(network, "class_names", None)
     partial_weights = directory / f"partial-{WEIGHTS}"
-    classifier.save_weights(partial_weights)
+    network.save_weights(partial_weights)
     partial_weights.replace(directory / WEIGHTS)
-    if classifier.image_converter is not None:
-        write_json(directory / PREPROCESSING, _stored(classifier.image_converter.get_config()))
-    if classifier.class_names is not None:
-        write_json(directory / LABELS, classifier.class_names)
-    files = {
-        WEIGHTS: True,
-        PREPROCESSING: classifier.image_converter is not None,
-        LABELS: classifier.class_names is not None,
-    }
+    if image_converter is not None:
+        write_json(directory / PREPROCESSING, _stored(image_converter.get_config()))
+    if class_names is not None:
+        write_json(directory / LABELS, class_names)
+    files = {WEIGHTS: True, PREPROCESSING: image_converter is not None, LABELS: class_names is not None}
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "focalnets_version": __version__,
         "files": [name for name, present in files.items() if present],
-        "num_classes": classifier.num_classes,
-        "parameters": classifier.count_params(),
-        "backbone": _stored(classifier.backbone.get_config()),
+        "num_classes": getattr(network, "num_classes", None),
+        "parameters": network.count_params(),
+        "backbone": _stored(backbone.get_config()),
     }
     write_json(directory / CONFIG, config)  # last: a directory with a config is complete
 
 
-def load_preset(preset, load_weights=True):
+def load_preset(preset, load_weights=True, num_classes=None):
     """A classifier from a preset directory or an architecture's name.
 
-    See `FocalNetClassifier.from_preset`, which is the public way here.
+    See `FocalNetClassifier.from_preset`, which is the public way here and also knows other sources.
     """
+    if not is_preset_directory(preset):
+        return _new_network(preset, load_weights, num_classes)
     directory = pathlib.Path(preset)
-    if (directory / CONFIG).is_file():
-        return _load_directory(directory, load_weights)
+    config, image_converter = read_config(directory)
+    saved = config["num_classes"]
+    if saved is None and num_classes is None:
+        raise ValueError(
+            f"The preset {directory} is a backbone without a head: give num_classes for a new head, or load "
+            "it with FocalNetBackbone.from_preset."
+        )
+    with weights_follow() if load_weights else contextlib.nullcontext():
+        backbone = FocalNetBackbone(**config["backbone"])
+    if saved is None:
+        if load_weights:
+            _load_weights(backbone, directory / WEIGHTS)
+        return FocalNetClassifier(backbone, num_classes, image_converter)
+    labels = read_json(directory / LABELS) if LABELS in config["files"] else None
+    classifier = FocalNetClassifier(backbone, saved, image_converter, labels)
+    if load_weights:
+        _load_weights(classifier, directory / WEIGHTS)
+    if num_classes in (None, saved):
+        return classifier
+    _log.warning("new head for %d classes; that of the preset, for %d, is left out", num_classes, saved)
+    return FocalNetClassifier(backbone, num_classes, image_converter)
+
+
+def load_backbone(preset, load_weights=True):
+    """The backbone of a preset directory, with a head or without, or of an architecture's name."""
+    if not is_preset_directory(preset):
+        return _new_network(preset, load_weights, None).backbone
+    config, _ = read_config(pathlib.Path(preset))
+    if config["num_classes"] is not None:
+        return load_preset(preset, load_weights).backbone
+    return load_preset(preset, load_weights, num_classes=1).backbone
+
+
+def load_any(directory):
+    """The classifier of a preset directory, or the backbone where it holds no head."""
+    config, _ = read_config(pathlib.Path(directory))
+    return load_backbone(directory) if config["num_classes"] is None else load_preset(directory)
+
+
+def is_preset_directory(preset):
+    """Whether focalnets, or something that looks like it, wrote a preset there."""
+    return (pathlib.Path(preset) / CONFIG).is_file()
+
+
+def _new_network(preset, load_weights, num_classes):
+    path = pathlib.Path(preset)
     if str(preset) not in ARCHITECTURES:
-        if directory.exists():
+        if path.exists():
             raise ValueError(
                 f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
                 "ended its training has none yet."
             )
-        if directory.name != str(preset):
+        if path.name != str(preset):
             raise ValueError(f"There is no preset directory {str(preset)!r}; check the path.")
     architecture = find_architecture(str(preset))
     if load_weights:
@@ -85,7 +146,7 @@ def load_preset(preset, load_weights=True):
             f"{str(preset)!r} is an architecture: it has no trained weights. Give the path of a preset or "
             "run directory (or, in Python, load_weights=False for random weights)."
         )
-    return build_architecture(architecture)
+    return build_architecture(architecture, **({} if num_classes is None else {"num_classes": num_classes}))
 
 
 def build_architecture(architecture, **arguments):
@@ -100,7 +161,8 @@ def build_architecture(architecture, **arguments):
     return FocalNetClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 
-def _load_directory(directory, load_weights):
+def read_config(directory):
+    """(config, `ImageConverter` or None) of a preset directory, checked."""
     config = read_json(directory / CONFIG)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{directory / CONFIG} was not written by focalnets: it is another library's.")
@@ -114,25 +176,16 @@ def _load_directory(directory, load_weights):
     missing = [name for name in config["files"] if not (directory / name).is_file()]
     if missing:
         raise ValueError(f"The preset {directory} lacks {', '.join(missing)}: copy or write it anew.")
-    preprocessing, labels = directory / PREPROCESSING, directory / LABELS
-    classifier = FocalNetClassifier(
-        FocalNetBackbone(**config["backbone"]),
-        num_classes=config["num_classes"],
-        image_converter=ImageConverter(**_object(preprocessing))
-        if PREPROCESSING in config["files"]
-        else None,
-        class_names=read_json(labels) if LABELS in config["files"] else None,
-    )
-    if load_weights:
-        _load_weights(classifier, directory / WEIGHTS)
-    return classifier
+    if PREPROCESSING not in config["files"]:
+        return config, None
+    return config, ImageConverter(**_object(directory / PREPROCESSING))
 
 
-def _load_weights(classifier, path):
+def _load_weights(network, path):
     try:
         with warnings.catch_warnings():  # Keras warns of each layer first, then raises
             warnings.simplefilter("ignore")
-            classifier.load_weights(path)
+            network.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

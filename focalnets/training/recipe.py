@@ -20,8 +20,8 @@ class Recipe:
         name: what the recipe is called.
         data: default of `open_dataset`'s spec; "" if the user has to name it.
         architecture: name in `ARCHITECTURES`; "" with a `preset`.
-        preset: run or preset directory to start from: its backbone, its preprocessing, and its head if the
-            classes are the same; "" to start from random weights.
+        preset: what to start from, anything that `FocalNetClassifier.from_preset` takes: its backbone, its
+            preprocessing, and its head if the classes are the same; "" to start from random weights.
         image_size: side of the square images in pixels; None for the preset's.
         mean, std: per channel, for the ImageConverter; None for the preset's.
         interpolation: of the ImageConverter.

@@ -10,13 +10,14 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets._io import new_run_directory, read_json, write_json
+from focalnets.convert.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.ops.backend import bfloat16_is_fast
-from focalnets.presets.store import load_preset, write_preset_files
+from focalnets.presets.store import write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import read_snapshot, read_weights, restore
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
@@ -173,7 +174,7 @@ class _Job:
     def __init__(self, recipe, settings):
         self.recipe, self.settings = recipe, settings
         keras.utils.set_random_seed(recipe.seed)
-        start = load_preset(recipe.preset) if recipe.preset else None
+        start = open_classifier(recipe.preset) if recipe.preset else None
         self.converter = make_converter(recipe, start)
         channels = len(self.converter.mean)
         keep = "stream" if recipe.augmentation.needs_originals else settings["keep"]

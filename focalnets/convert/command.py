@@ -1,0 +1,95 @@
+"""`focalnets convert`."""
+
+import pathlib
+import shutil
+import tempfile
+
+from focalnets._io import atomic_directory, read_json
+from focalnets.convert.architecture import FLAGS
+from focalnets.convert.convert import REPORT, convert_checkpoint, export_checkpoint
+from focalnets.convert.grow import grow
+from focalnets.convert.open import preset_directory
+from focalnets.hub import local_file
+from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.presets.labels import read_labels
+from focalnets.presets.store import is_preset_directory, load_any, read_config, save_preset
+
+
+def run(arguments):
+    """Convert, say what was found, chosen, assumed and verified."""
+    out = pathlib.Path(arguments.out)
+    if out.exists() and not arguments.force:
+        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    growing = arguments.window is not None or arguments.levels is not None
+    if arguments.to is None and not growing:
+        notes = _to_preset(arguments, out)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            source = _as_preset(arguments, pathlib.Path(folder) / "preset")
+            if growing:
+                source = _grown(source, pathlib.Path(folder) / "grown", arguments)
+            if arguments.to is None:
+                with atomic_directory(out, replace=arguments.force) as partial:
+                    shutil.copytree(source, partial, dirs_exist_ok=True)
+                notes = [f"grown to windows {arguments.window} and levels {arguments.levels}"]
+            else:
+                notes = export_checkpoint(source, out, arguments.to, arguments.force)
+    print(*notes, sep="\n")
+    print(f"written: {out}")
+
+
+def _to_preset(arguments, out):
+    labels = None
+    if arguments.labels is not None:
+
+        def labels(num_classes):
+            return read_labels(arguments.labels, num_classes)
+
+    source, variant = arguments.source, arguments.variant
+    if source in CHECKPOINTS:
+        ready = preset_directory(source)
+        with atomic_directory(out, replace=arguments.force) as partial:
+            shutil.copytree(ready, partial, dirs_exist_ok=True)
+        return read_json(ready / REPORT)["notes"]
+    return convert_checkpoint(
+        local_file(source), out, variant, _flags(arguments.set), labels, force=arguments.force
+    )
+
+
+def _as_preset(arguments, folder):
+    """The preset directory of the source, made in `folder` if it is none."""
+    source = arguments.source
+    if source in CHECKPOINTS or is_preset_directory(source):
+        return preset_directory(source)
+    _to_preset(arguments, folder)
+    return folder
+
+
+def _grown(preset, folder, arguments):
+    _, image_converter = read_config(preset)
+    grown = grow(load_any(preset), arguments.window, arguments.levels)
+    save_preset(grown, folder, image_converter=image_converter)
+    return folder
+
+
+def _flags(texts):
+    """{"normalize_modulator": True} from ("normalize_modulator=true",)."""
+    flags = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in FLAGS:
+            raise ValueError(f"--set takes {', '.join(FLAGS)}; got {text!r}.")
+        if name == "norm_placement":
+            if value not in ("pre", "post", "mlp_only"):
+                raise ValueError(f"norm_placement is pre, post or mlp_only; got {value!r}.")
+            flags[name] = value
+        elif name == "normalize_modulator":
+            if value.lower() not in ("true", "false"):
+                raise ValueError(f"normalize_modulator is true or false; got {value!r}.")
+            flags[name] = value.lower() == "true"
+        else:
+            try:
+                flags[name] = int(value) if name == "stem_padding" else float(value)
+            except ValueError:
+                raise ValueError(f"{name} takes a number; got {value!r}.") from None
+    return flags

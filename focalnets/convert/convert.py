@@ -1,0 +1,195 @@
+"""A checkpoint of another library -> a preset directory, or a network -> another library's file.
+
+Whatever is written is read back and compared before it gets its name: a wrong file never exists.
+"""
+
+import gc
+import os
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+
+from focalnets._io import atomic_directory, write_json
+from focalnets.convert.sources import Source, read_source, with_standard_keys
+from focalnets.convert.tensors import differences_elsewhere, from_tensors, to_tensors
+from focalnets.models.classifier import FocalNetClassifier
+from focalnets.presets.store import is_preset_directory, load_any, write_preset_files
+
+REPORT = "conversion.json"
+
+
+def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force=False):
+    """Write the preset directory of a checkpoint.
+
+    Args:
+        source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `Source`.
+        out: preset directory to make.
+        variant, flags: see `from_tensors`.
+        labels: function from the number of classes to their names; None for the checkpoint's own.
+        force: replace a preset that is there.
+
+    Returns:
+        List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully.
+        FileExistsError: if `out` exists, unless `force`.
+    """
+    name = str(source) if not isinstance(source, Source) else "arrays in memory"
+    source = source if isinstance(source, Source) else read_source(source)
+    with atomic_directory(out, replace=force) as partial:
+        found = from_tensors(source, variant, flags)
+        if labels is not None and isinstance(found.network, FocalNetClassifier):
+            found = from_tensors(source, variant, flags, labels(found.network.num_classes))
+        before = _fingerprint(found.network)
+        write_preset_files(found.network, partial, found.image_converter)
+        notes, library = list(found.notes), found.source
+        parameters = found.network.count_params()
+        del found  # one network at a time: the largest take 3 GB
+        gc.collect()
+        again = load_any(partial)
+        after = _fingerprint(again)
+        if not np.array_equal(before, after):
+            raise ValueError(
+                f"The preset written from {name} does not compute what was converted (largest difference "
+                f"{np.max(np.abs(before - after)):.1e}); nothing was kept. Please report this."
+            )
+        compared = _compare(with_standard_keys(source.tensors)[1], again, library)
+        notes.append(
+            f"verified: {compared} arrays and {parameters:,} parameters read back equal, to the bit; "
+            "outputs equal"
+        )
+        report = {"source": name, "variant": variant, "flags": flags or {}, "notes": notes}
+        write_json(partial / REPORT, report)
+    return notes
+
+
+def export_checkpoint(preset, out, library, force=False):
+    """Write the weights of a network as a checkpoint of another library.
+
+    Args:
+        preset: a preset directory.
+        out: file ending in `.pth` or `.safetensors`; for transformers also a directory, which gets
+            `config.json` and `model.safetensors` for `from_pretrained`.
+        library: "official", "timm" or "transformers".
+        force: replace a file that is there.
+
+    Returns:
+        List of lines that say what was written.
+
+    Raises:
+        ValueError: if that library has no such network, or the file was not written faithfully.
+        FileExistsError: if `out` exists, unless `force`.
+    """
+    out = pathlib.Path(out)
+    network = _network_of(preset)
+    tensors = to_tensors(network, library)
+    if out.suffix not in (".pth", ".safetensors"):
+        if library != "transformers":
+            raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
+        with atomic_directory(out, replace=force) as partial:
+            write_json(partial / "config.json", transformers_config(network))
+            _write_tensors(partial / "model.safetensors", tensors)
+            compared = _compare(read_source(partial).tensors, network, library)
+    else:
+        if out.exists() and not force:
+            raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
+        os.close(handle)
+        partial = pathlib.Path(partial)
+        try:
+            _write_tensors(partial, tensors)
+            compared = _compare(read_source(partial).tensors, network, library)
+            partial.chmod(0o644)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    notes = [f"format: {library}", f"verified: {compared} arrays read back equal, to the bit"]
+    return [*notes, *(f"note: {text}" for text in differences_elsewhere(network, library))]
+
+
+def transformers_config(network):
+    """The config.json of transformers' `FocalNetForImageClassification` for a network of ours."""
+    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    names = getattr(network, "class_names", None)
+    classes = getattr(network, "num_classes", 0)
+    labels = names or [f"LABEL_{index}" for index in range(classes)]
+    return {
+        "model_type": "focalnet",
+        "architectures": ["FocalNetForImageClassification" if classes else "FocalNetBackbone"],
+        "image_size": _image_side(network),
+        "patch_size": backbone.patch_size,
+        "num_channels": backbone.image_shape[-1],
+        "embed_dim": backbone.embed_dim,
+        "use_conv_embed": backbone.overlap_embed,
+        "hidden_sizes": [backbone.embed_dim * 2**stage for stage in range(len(backbone.depths))],
+        "depths": list(backbone.depths),
+        "focal_levels": list(backbone.focal_levels),
+        "focal_windows": list(backbone.focal_window),
+        "mlp_ratio": backbone.mlp_ratio,
+        "hidden_dropout_prob": backbone.dropout_rate,
+        "drop_path_rate": backbone.drop_path_rate,
+        "use_layerscale": backbone.layer_scale_init is not None,
+        "layerscale_value": backbone.layer_scale_init or 1e-4,
+        "use_post_layernorm": backbone.norm_placement == "post",
+        "use_post_layernorm_in_modulation": backbone.norm_after_modulation,
+        "normalize_modulator": backbone.normalize_modulator,
+        "layer_norm_eps": backbone.norm_epsilon,
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _image_side(network):
+    converter = getattr(network, "image_converter", None)
+    size = None if converter is None else converter.image_size
+    return 224 if size is None else size[0]
+
+
+def _network_of(preset):
+    if not is_preset_directory(preset):
+        raise ValueError(f"{str(preset)!r} is no preset directory; convert it to one first.")
+    return load_any(preset)
+
+
+def _fingerprint(network):
+    """What a network computes for a fixed picture whose sides no stride divides."""
+    channels = network.input_shape[-1]
+    picture = np.random.default_rng(0).integers(0, 256, (1, 67, 90, channels)).astype("float32")
+    if getattr(network, "image_converter", None) is None:
+        picture = picture / 128 - 1
+    return keras.ops.convert_to_numpy(network(picture, training=False))
+
+
+def _compare(tensors, network, library):
+    """How many arrays there are; ValueError unless `network` has exactly them."""
+    theirs = to_tensors(network, library)
+    if library == "official":
+        theirs = with_standard_keys(theirs)[1]
+    tensors = {key: np.asarray(value, "float32") for key, value in tensors.items()}
+    wrong = sorted(set(tensors) ^ set(theirs)) or [
+        key for key, value in tensors.items() if not np.array_equal(value, theirs[key])
+    ]
+    if wrong:
+        raise ValueError(
+            f"What was written differs from what was meant: {', '.join(wrong[:8])}; nothing kept."
+        )
+    return len(tensors)
+
+
+def _write_tensors(path, tensors):
+    if path.suffix == ".safetensors":
+        try:
+            import safetensors.numpy
+        except ImportError as error:
+            raise ImportError("To write .safetensors: pip install 'focalnets[hub]'.") from error
+        safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+        return
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("To write .pth needs torch: pip install torch, or write .safetensors.") from error
+    torch.save({"model": {key: torch.from_numpy(value) for key, value in tensors.items()}}, path)

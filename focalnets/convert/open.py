@@ -1,0 +1,144 @@
+"""A name, directory, file, URL or hub id -> a local preset directory: downloaded and converted once."""
+
+import hashlib
+import importlib.util
+import logging
+import pathlib
+
+from focalnets._io import locked
+from focalnets.convert.convert import convert_checkpoint
+from focalnets.hub import cache_directory, download, fetch_hugging_face, local_file
+from focalnets.presets import store
+from focalnets.presets.architectures import ARCHITECTURES
+from focalnets.presets.checkpoints import CHECKPOINTS
+
+_log = logging.getLogger("focalnets")
+
+
+def open_classifier(preset, load_weights=True, num_classes=None):
+    """A classifier from anything that `preset_directory` takes; see `FocalNetClassifier.from_preset`."""
+    preset, load_weights = _resolved(preset, load_weights)
+    return store.load_preset(preset, load_weights, num_classes)
+
+
+def open_backbone(preset, load_weights=True):
+    """Its backbone; see `FocalNetBackbone.from_preset`."""
+    preset, load_weights = _resolved(preset, load_weights)
+    return store.load_backbone(preset, load_weights)
+
+
+def preset_directory(source):
+    """The local preset directory of a source, made if need be.
+
+    Args:
+        source: a preset or run directory; a name in `CHECKPOINTS`; a checkpoint of microsoft/FocalNet, timm
+            or transformers as a file, a directory, an https:// URL or hf://organisation/name. Conversions
+            are kept in the cache (`focalnets.hub.cache_directory`).
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        ValueError: if it is none of these, or no FocalNet's weights.
+        OSError: if it cannot be downloaded.
+        ImportError: naming what is to be installed to read it.
+
+    >>> import tempfile
+    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets.convert.open import preset_directory
+    >>> folder = tempfile.mkdtemp() + "/preset"
+    >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(folder)
+    >>> str(preset_directory(folder)) == folder
+    True
+    """
+    if store.is_preset_directory(source) and not _is_foreign(source):
+        return pathlib.Path(source)
+    if str(source) in CHECKPOINTS:
+        return _of_checkpoint(str(source))
+    file = _download(source)
+    return _converted(file, None, pathlib.Path(str(source)).name)
+
+
+def _resolved(preset, load_weights):
+    """(what `store` takes, whether to load weights)."""
+    name = str(preset)
+    if not load_weights and name in CHECKPOINTS:
+        return CHECKPOINTS[name].architecture, False
+    if name in ARCHITECTURES or (not _is_foreign(preset) and name not in CHECKPOINTS):
+        return preset, load_weights  # whatever is wrong with it, `store` says it best
+    return preset_directory(preset), load_weights
+
+
+def _is_foreign(source):
+    """Whether it is something to be downloaded or converted."""
+    text, path = str(source), pathlib.Path(source)
+    if text.startswith(("hf://", "http://", "https://")):
+        return True
+    if path.is_dir():
+        is_ours = (path / store.WEIGHTS).is_file() or (path / "run.json").is_file()
+        return not is_ours and any(one.suffix in (".safetensors", ".pth", ".bin") for one in path.iterdir())
+    return path.suffix in (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _of_checkpoint(name):
+    row = CHECKPOINTS[name]
+    if not row.sources:
+        raise ValueError(
+            f"No copy of the weights of {name} is known to be left. If you have the file: focalnets convert "
+            f"FILE OUT --variant {row.architecture}."
+        )
+    usable = [source for source in row.sources if not _lacks(source)]
+    if not usable:
+        needs = "; or ".join(_lacks(source) for source in row.sources)
+        raise ImportError(f"To read the weights of {name}: {needs}.")
+    for source in usable:
+        try:
+            sha256 = row.sha256 if source == row.sources[0] else None
+            file = _download(source, sha256)
+            break
+        except OSError as error:
+            if source == usable[-1]:
+                raise
+            _log.warning("%s Trying %s.", error, usable[usable.index(source) + 1])
+    if sha256 is None and not source.startswith("hf://"):
+        _log.warning("nobody has published a hash of %s; it is checked by its size and arrays", source)
+    return _converted(file, row.architecture, name)
+
+
+def _lacks(source):
+    """What has to be installed to use a source, "" if nothing."""
+    if source.startswith("hf://"):
+        missing = [one for one in ("huggingface_hub", "safetensors") if not importlib.util.find_spec(one)]
+        return "pip install 'focalnets[hub]'" if missing else ""
+    return "" if importlib.util.find_spec("torch") else "pip install torch"
+
+
+def _download(source, sha256=None):
+    text = str(source)
+    if not text.startswith("hf://"):
+        return local_file(source) if sha256 is None else download(text, sha256=sha256)
+    file = local_file(text)
+    parts = text.removeprefix("hf://").split("/")
+    repository, _, revision = "/".join(parts[:2]).partition("@")
+    for name in ("config.json", "preprocessor_config.json"):
+        try:  # they lie beside the weights then, and say what weights cannot
+            fetch_hugging_face(repository, name, revision or None)
+        except OSError:
+            _log.debug("%s has no %s", source, name)
+    return file
+
+
+def _converted(file, variant, name):
+    """The preset directory made of a file, kept as long as the file does not change."""
+    file = pathlib.Path(file).absolute()
+    weights = file if file.is_file() else max(file.iterdir(), key=lambda path: path.stat().st_size)
+    state = weights.stat()
+    key = f"{weights}\n{state.st_size}\n{state.st_mtime_ns}\n{variant}"
+    directory = cache_directory() / "presets" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if not store.is_preset_directory(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{directory.name}.lock"), f"converting {name}"):
+            if not store.is_preset_directory(directory):
+                for line in convert_checkpoint(file, directory, variant):
+                    _log.warning(line) if "ASSUMED" in line else _log.info(line)
+    return directory

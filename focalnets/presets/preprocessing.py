@@ -1,0 +1,69 @@
+"""The preprocessing that belongs to a published checkpoint."""
+
+from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, ImageConverter
+from focalnets.presets.architectures import find_architecture
+
+# Pillow's numbers of its filters, in which transformers' files name them.
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def converter_of(variant, channels, config, preprocessing):
+    """The `ImageConverter` of a checkpoint, from the files beside it if there are any.
+
+    Args:
+        variant: name in `ARCHITECTURES`, or None.
+        channels: of its images.
+        config: timm's config.json, or another, or {}.
+        preprocessing: transformers' preprocessor_config.json, or {}.
+
+    Returns:
+        (`ImageConverter`, where its values are from).
+
+    Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, centre
+    crop; timm's `default_cfgs`: 0.9 of the picture at 224 pixels, all of it at 384.
+    """
+    if isinstance(config.get("pretrained_cfg"), dict):
+        timm = config["pretrained_cfg"]
+        return _described(
+            ImageConverter(
+                tuple(timm["input_size"][1:]),
+                crop_fraction=timm["crop_pct"],
+                interpolation=timm["interpolation"],
+                mean=timm["mean"],
+                std=timm["std"],
+            ),
+            "from timm's config.json",
+        )
+    if "image_mean" in preprocessing:
+        size, crop = preprocessing.get("size", {}), preprocessing.get("crop_size", {})
+        edge = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
+        side = crop.get("height", edge) if isinstance(crop, dict) else crop
+        side = side if preprocessing.get("do_center_crop") else edge
+        return _described(
+            ImageConverter(
+                (side, side),
+                crop_fraction=side / edge,
+                interpolation=_RESAMPLE.get(preprocessing.get("resample"), "bicubic"),
+                mean=preprocessing["image_mean"],
+                std=preprocessing["image_std"],
+            ),
+            "from transformers' preprocessor_config.json",
+        )
+    if channels != 3:
+        return None, "preprocessing: none, the checkpoint is not for RGB pictures; inputs come normalised"
+    if variant is None:
+        return _described(ImageConverter(), "ImageNet's normalisation ASSUMED, any size")
+    size = find_architecture(variant).image_size
+    fraction = 1.0 if size > 224 else 224 / 256
+    converter = ImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+    return _described(converter, f"as {variant} was evaluated")
+
+
+def _described(converter, origin):
+    if converter.image_size is None:
+        return converter, f"preprocessing: {origin}"
+    height, width = converter.image_size
+    return converter, (
+        f"preprocessing: {height} x {width}, {converter.interpolation}, {converter.crop_fraction:.4g} of the "
+        f"picture; {origin}"
+    )
