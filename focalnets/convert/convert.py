@@ -56,7 +56,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
                 f"The preset written from {name} does not compute what was converted (largest difference "
                 f"{np.max(np.abs(before - after)):.1e}); nothing was kept. Please report this."
             )
-        compared = _compare(with_standard_keys(source.tensors)[1], again, library)
+        compared = _compare(source.tensors, again, library)
         notes.append(
             f"verified: {compared} arrays and {parameters:,} parameters read back equal, to the bit; "
             "outputs equal"
@@ -166,12 +166,9 @@ def _fingerprint(network):
 
 def _compare(tensors, network, library):
     """How many arrays there are; ValueError unless `network` has exactly them."""
-    theirs = to_tensors(network, library)
-    if library == "official":
-        theirs = with_standard_keys(theirs)[1]
-    tensors = {key: np.asarray(value, "float32") for key, value in tensors.items()}
+    theirs, tensors = (with_standard_keys(some)[1] for some in (to_tensors(network, library), tensors))
     wrong = sorted(set(tensors) ^ set(theirs)) or [
-        key for key, value in tensors.items() if not np.array_equal(value, theirs[key])
+        key for key, value in tensors.items() if not np.array_equal(np.asarray(value, "float32"), theirs[key])
     ]
     if wrong:
         raise ValueError(

@@ -53,8 +53,8 @@ def grow(network, focal_window=None, focal_levels=None):
             grown = FocalNetClassifier.from_config(
                 {**network.get_config(), "backbone": grown, "image_converter": network.image_converter}
             )
-    old = {variable.path: ops.convert_to_numpy(variable) for variable in network.variables}
-    for variable in grown.variables:
+    old = {variable.path: ops.convert_to_numpy(variable) for variable in network.weights}
+    for variable in grown.weights:
         variable.assign(_grown(variable.path, old.get(variable.path), tuple(variable.shape)))
     return grown
 

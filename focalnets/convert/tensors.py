@@ -103,8 +103,6 @@ def to_tensors(network, library):
     last = f"norm{len(backbone.depths) - 1}."
     tensors = {}
     for variable in network.weights:
-        if "seed_generator" in variable.path:
-            continue
         key, transform = their_key(library, variable.path, post)
         if backbone.pyramid_norm and key.startswith("norm."):
             key = last + key.removeprefix("norm.")
@@ -153,7 +151,7 @@ def _known_flags(library, tensors, config):
 
 
 def _assign(network, arrays, library):
-    variables = {v.path: v for v in network.weights if "seed_generator" not in v.path}
+    variables = {variable.path: variable for variable in network.weights}
     for text, paths in (
         ("lacks weights of", sorted(set(variables) - set(arrays))),
         ("has weights without a place in", sorted(set(arrays) - set(variables))),

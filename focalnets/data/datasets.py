@@ -131,9 +131,9 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     _check_wanted(
         only, sorted({split for split, *_ in rows}, key=SPLITS.index) if named else ("train", "test")
     )
-    class_names = listing.class_names or tuple(
-        sorted({label for split, label, _ in rows if not named or split == "train"})
-    )
+    # To evaluate, validation images alone will do.
+    trained = {label for split, label, _ in rows if not named or split == "train"}
+    class_names = listing.class_names or tuple(sorted(trained or {label for _, label, _ in rows}))
     unknown = sorted({label for _, label, _ in rows} - set(class_names))
     if unknown:
         raise ValueError(f"{source} has classes without training images: {', '.join(unknown)}.")

@@ -1,0 +1,45 @@
+"""Random weights for checkpoints of other libraries, the same on every machine and backend."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+FIXTURES = pathlib.Path(__file__).parent / "fixtures"
+
+
+def drawn(shapes, seed=0):
+    """key -> float32 array of order 1 (kernels over the root of their fan-in), drawn in order of the keys."""
+    generator, arrays = np.random.default_rng(seed), {}
+    for key in sorted(shapes):
+        values = generator.standard_normal(shapes[key])
+        fan_in = np.prod(shapes[key][1:]) if len(shapes[key]) > 1 else 1.0
+        arrays[key] = (values / np.sqrt(fan_in)).astype("float32")
+    return arrays
+
+
+def known_shapes(name):
+    """Keys and shapes of a tiny net as that library's own class has them, from `keys.json`."""
+    return {
+        key: tuple(shape) for key, shape in json.loads((FIXTURES / "keys.json").read_text())[name].items()
+    }
+
+
+def our_flags(flags):
+    """transformers' flags as those of ours that have no weights."""
+    return {
+        "norm_placement": "post" if flags["use_post_layernorm"] else "pre",
+        "normalize_modulator": flags["normalize_modulator"],
+    }
+
+
+def our_outputs(classifier, picture):
+    """Logits and maps under the same names as transformers' (normalised input)."""
+    net = classifier.backbone
+    outputs = {"logits": classifier.classify(net.output), "stage 0": net.get_layer("stem").output}
+    for stage in range(1, len(net.depths)):
+        outputs[f"stage {stage}"] = net.get_layer(f"stage{stage}_downsample").output
+    # transformers' last map is before the final norm.
+    outputs[f"stage {len(net.depths)}"] = net.blocks[-1].output
+    return keras.Model(net.inputs, outputs).predict(picture, verbose=0)
