@@ -33,7 +33,10 @@ def list_folder(folder):
         directly = any(path.is_file() and is_picture((path.name,)) for path in inside[0].iterdir())
         if not directly:  # one folder around everything, not a single class
             folder = inside[0]
-    has_splits = (folder / "train").is_dir()
+    # A folder val/ alone, such as ImageNet's, is a split if it holds folders: there might be a class "val".
+    has_splits = (folder / "train").is_dir() or any(
+        path.is_dir() for split in SPLITS for path in folder.glob(f"{split}/*")
+    )
     rows = []
     for path in sorted(folder.glob("*/*/*" if has_splits else "*/*")):
         parts = path.relative_to(folder).parts
