@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from focalnets._io import atomic_directory, write_json
-from focalnets.convert.sources import Source, read_source, with_standard_keys
-from focalnets.convert.tensors import differences_elsewhere, from_tensors, to_tensors
+from focalnets.convert.sources import Source, read_source
+from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.store import is_preset_directory, load_any, write_preset_files
 
@@ -36,6 +36,15 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
     Raises:
         ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully.
         FileExistsError: if `out` exists, unless `force`.
+
+    >>> import tempfile
+    >>> from focalnets import FocalNetBackbone, FocalNetClassifier, convert_checkpoint
+    >>> from focalnets.convert.sources import Source
+    >>> from focalnets.convert.tensors import to_tensors
+    >>> net = FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
+    >>> state = to_tensors(net, "timm")  # or timm's own: {key: tensor.numpy() for ...}
+    >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
+    'format: timm'
     """
     name = str(source) if not isinstance(source, Source) else "arrays in memory"
     source = source if isinstance(source, Source) else read_source(source)
@@ -45,7 +54,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
             found = from_tensors(source, variant, flags, labels(found.network.num_classes))
         before = _fingerprint(found.network)
         write_preset_files(found.network, partial, found.image_converter)
-        notes, library = list(found.notes), found.source
+        notes = list(found.notes)
         parameters = found.network.count_params()
         del found  # one network at a time: the largest take 3 GB
         gc.collect()
@@ -56,7 +65,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
                 f"The preset written from {name} does not compute what was converted (largest difference "
                 f"{np.max(np.abs(before - after)):.1e}); nothing was kept. Please report this."
             )
-        compared = _compare(source.tensors, again, library)
+        compared = _compare(source.tensors, again)
         notes.append(
             f"verified: {compared} arrays and {parameters:,} parameters read back equal, to the bit; "
             "outputs equal"
@@ -92,7 +101,8 @@ def export_checkpoint(preset, out, library, force=False):
         with atomic_directory(out, replace=force) as partial:
             write_json(partial / "config.json", transformers_config(network))
             _write_tensors(partial / "model.safetensors", tensors)
-            compared = _compare(read_source(partial).tensors, network, library)
+            del tensors
+            compared = _compare(read_source(partial).tensors, network)
     else:
         if out.exists() and not force:
             raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
@@ -102,7 +112,8 @@ def export_checkpoint(preset, out, library, force=False):
         partial = pathlib.Path(partial)
         try:
             _write_tensors(partial, tensors)
-            compared = _compare(read_source(partial).tensors, network, library)
+            del tensors  # the largest take 3 GB
+            compared = _compare(read_source(partial).tensors, network)
             partial.chmod(0o644)
             partial.replace(out)
         finally:
@@ -164,12 +175,19 @@ def _fingerprint(network):
     return keras.ops.convert_to_numpy(network(picture, training=False))
 
 
-def _compare(tensors, network, library):
-    """How many arrays there are; ValueError unless `network` has exactly them."""
-    theirs, tensors = (with_standard_keys(some)[1] for some in (to_tensors(network, library), tensors))
-    wrong = sorted(set(tensors) ^ set(theirs)) or [
-        key for key, value in tensors.items() if not np.array_equal(np.asarray(value, "float32"), theirs[key])
-    ]
+def _compare(tensors, network):
+    """How many arrays a checkpoint has; ValueError unless `network` has exactly them.
+
+    One array at a time: the largest networks take 3 GB.
+    """
+    _, left, _ = our_arrays(tensors)
+    wrong = []
+    for variable in network.weights:
+        theirs = left.pop(variable.path, None)
+        ours = keras.ops.convert_to_numpy(variable)
+        if theirs is None or not np.array_equal(np.asarray(theirs, "float32"), ours):
+            wrong.append(variable.path)
+    wrong += sorted(left)
     if wrong:
         raise ValueError(
             f"What was written differs from what was meant: {', '.join(wrong[:8])}; nothing kept."

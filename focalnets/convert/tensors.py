@@ -58,17 +58,8 @@ def from_tensors(source, variant=None, flags=None, labels=None):
     (1, 1)
     """
     source = source if isinstance(source, Source) else Source(dict(source))
-    library, tensors, notes = with_standard_keys(source.tensors)
-    arrays, unknown = {}, []
-    for key, tensor in tensors.items():
-        found = our_path(library, key)
-        if found is None or found[1].axes != np.ndim(tensor):
-            unknown.append(key)
-        else:
-            arrays[found[0]] = found[1].to_ours(tensor)
-    if unknown:
-        raise ValueError(f"The checkpoint ({library}) has keys that no FocalNet has: {_listed(unknown)}.")
-    known = _known_flags(library, tensors, source.config)
+    library, arrays, notes = our_arrays(source.tensors)
+    known = _known_flags(library, source.tensors, source.config)
     shapes = {path: array.shape for path, array in arrays.items()}
     found = recognise(shapes, known, variant, flags)
     image_converter, note = converter_of(found.variant, found.channels, source.config, source.preprocessing)
@@ -81,6 +72,28 @@ def from_tensors(source, variant=None, flags=None, labels=None):
             network = FocalNetClassifier(network, found.num_classes, image_converter, names)
     _assign(network, arrays, library)
     return Conversion(network, image_converter, library, found.variant, notes)
+
+
+def our_arrays(tensors):
+    """The arrays of another library by the paths of ours, as views.
+
+    Returns:
+        (library, arrays by path, notes).
+
+    Raises:
+        ValueError: listing keys that no FocalNet has.
+    """
+    library, tensors, notes = with_standard_keys(tensors)
+    arrays, unknown = {}, []
+    for key, tensor in tensors.items():
+        found = our_path(library, key)
+        if found is None or found[1].axes != np.ndim(tensor):
+            unknown.append(key)
+        else:
+            arrays[found[0]] = found[1].to_ours(tensor)
+    if unknown:
+        raise ValueError(f"The checkpoint ({library}) has keys that no FocalNet has: {_listed(unknown)}.")
+    return library, arrays, notes
 
 
 def to_tensors(network, library):
