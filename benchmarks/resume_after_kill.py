@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/resume_after_kill.py --backend torch --kills 10 --in-snapshots 2
 
 Everything that could be forgotten is on: dropout, drop path, average, MixUp, erasing, accumulation over the
-ends of epochs, bfloat16. SIGKILL comes at random moments, the start of a session included; some of the kills
-wait until a snapshot is being written and count only if they left half of one behind.
+ends of epochs, bfloat16. SIGKILL comes at random moments, two before a session trains, the others after it
+has begun; some of these wait until a snapshot is being written, and count only if half of one was left.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main():
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--in-snapshots", type=int, default=2, help="so many of the kills")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--most-seconds", type=float, default=15.0, help="of a session before its kill")
+    parser.add_argument("--most-seconds", type=float, default=15.0, help="of training before a kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -58,7 +58,9 @@ def main():
     begin += ["--force-bfloat16", "--set", *OPTIONS, "--out"]
     subprocess.run([*begin, str(whole)], check=True, stdout=subprocess.DEVNULL)
 
-    kinds = ["snapshot"] * options.in_snapshots + ["random"] * (options.kills - options.in_snapshots)
+    starts = min(2, options.kills - options.in_snapshots)
+    kinds = ["snapshot"] * options.in_snapshots + ["start"] * starts
+    kinds += ["training"] * (options.kills - len(kinds))
     chance.shuffle(kinds)
     sessions = []
     while kinds:
@@ -69,10 +71,10 @@ def main():
         seconds = kill(argv, run, kinds[0], chance, options.most_seconds)
         if seconds is None:
             sys.exit("The run ended before it was killed often enough: raise --epochs.")
-        half = (run / "partial-last.npz").exists()
+        half = kinds[0] == "snapshot" and (run / "partial-last.npz").exists()
         sessions.append((kinds[0], seconds, epochs_done(run), half))
         print(*sessions[-1], flush=True)
-        if kinds[0] == "random" or half:
+        if kinds[0] != "snapshot" or half:
             kinds.pop(0)
     subprocess.run([*command(options.backend), "--resume", str(run)], check=True, stdout=subprocess.DEVNULL)
 
@@ -105,11 +107,15 @@ def command(backend):
 def kill(argv, run, kind, chance, most_seconds):
     """Start a session and kill it; seconds it lived, None if it ended by itself."""
     start = time.monotonic()
-    session = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
+    session = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    if kind != "start":
+        next((line for line in session.stdout if line.startswith("Epoch")), None)
+    # Nobody reads further: what a session prints of a few epochs fits into the pipe.
+    begun = time.monotonic()
     partial = os.fspath(run / "partial-last.npz")
-    if kind == "random":
-        wait = chance.uniform(0, most_seconds)
-        while time.monotonic() - start < wait and session.poll() is None:
+    if kind != "snapshot":
+        wait = chance.uniform(0, most_seconds if kind == "training" else 4.0)
+        while time.monotonic() - begun < wait and session.poll() is None:
             time.sleep(0.005)
     else:
         before = epochs_done(run)

@@ -1,5 +1,6 @@
 """What happens while a network trains. `TrainMonitor` and `StopOnNaN` serve in anyone's `fit`."""
 
+import functools
 import math
 import pathlib
 
@@ -160,9 +161,15 @@ class TensorBoard(keras.callbacks.Callback):
             raise ImportError(
                 "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
             ) from error
-        self.writer = SummaryWriter(str(directory))
+        self._open = functools.partial(SummaryWriter, str(directory))
+
+    def on_train_begin(self, logs=None):
+        self.writer = self._open()
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.writer.add_scalar(name, float(value), epoch + 1)
         self.writer.flush()
+
+    def on_train_end(self, logs=None):
+        self.writer.close()

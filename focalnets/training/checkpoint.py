@@ -4,6 +4,7 @@ Keras saves neither the states of its seed generators nor, with an optimiser, wh
 its BackupAndRestore writes in place, so that a crash while it writes loses both the old and the new.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
+
+from focalnets._io import reason
 
 _META = "meta"
 
@@ -112,9 +115,12 @@ def _write(path, arrays):
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # of a disk that is read only
+            partial.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(f"{path} cannot be written ({reason(error)}); what stood there is whole.") from error
 
 
 def _read(path):

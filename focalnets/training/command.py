@@ -19,7 +19,7 @@ def run(arguments):
     directory = arguments.resume or arguments.out
     try:
         result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):
         if (pathlib.Path(directory) / "last.npz").exists():
             print(f"go on with: focalnets train --resume {directory}", file=sys.stderr)
         raise
