@@ -34,6 +34,7 @@ BACKBONE = {
     "mlp_hidden_dropout_rate": 0.2,
     "drop_path_rate": 0.3,
     "norm_epsilon": 1e-4,
+    "pyramid_norm": True,
     "embedding_norm_epsilon": 1e-7,
     "rematerialize": True,
     "kernel_initializer": "glorot_uniform",
