@@ -28,5 +28,6 @@ def pointwise(dense, x):
     linear = fused_linear()
     if linear is None or dense.quantization_mode is not None:
         return dense(x)
+    # Cast here: where a branch is computed again for its gradient, Keras' own casting is not at work.
     tensors = (ops.convert_to_tensor(value) for value in (x, dense.kernel, dense.bias))
-    return linear(*tensors)
+    return linear(*(ops.cast(tensor, dense.compute_dtype) for tensor in tensors))
