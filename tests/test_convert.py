@@ -119,8 +119,7 @@ def test_keys_of_detection_backbones():
     assert any("took what stands under 'backbone.', left neck" in note for note in found.notes)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("library", FORMATS)
+@pytest.mark.parametrize("library", FORMATS)  # names and NumPy: no backend has a part in it
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_there_and_back(small_published, name, library):
     """Every published variant: recognised by its shapes, flags from the table, tensors equal to the bit."""

@@ -135,7 +135,7 @@ def test_learning_rate_at_first_peak_and_last_step(name):
 @pytest.mark.parametrize("name", recipe_names())
 def test_the_rates_that_updates_really_have(name, accumulation):
     """Read off the weights: without gradients, an update multiplies a kernel by 1 - rate * decay."""
-    total = 60
+    total = 24
     recipe = dataclasses.replace(load_recipe(name), accumulation=accumulation, layer_decay=1.0)
     recipe = dataclasses.replace(recipe, weight_decay=0.5 / recipe.learning_rate)
     kernel = keras.Variable(np.ones((2, 2), "float32"))
@@ -153,8 +153,8 @@ def test_the_rates_that_updates_really_have(name, accumulation):
     expected = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(total)]
     peak = recipe.learning_rate
     np.testing.assert_allclose(updates, expected[accumulation - 1 :: accumulation], atol=2e-6 * peak)
-    assert max(updates) >= (1.0 if accumulation == 1 else 0.98) * peak * (1 - 1e-5)
-    assert updates[-1] < recipe.final_learning_rate + 2e-3 * peak
+    assert max(updates) >= (1.0 if accumulation == 1 else 0.9) * peak * (1 - 1e-5)
+    assert updates[-1] < recipe.final_learning_rate + 1e-2 * peak
 
 
 def test_only_kernels_decay():
