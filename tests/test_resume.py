@@ -100,7 +100,6 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.core
 @pytest.mark.skipif(not bfloat16_is_fast(), reason="150 times slower on this processor")
 def test_mixed_precision_goes_on(tmp_path):
     recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=300)
@@ -202,6 +201,23 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
     text = capsys.readouterr().err
     assert "became nan in epoch 1" in text or "became inf in epoch 1" in text
     assert "lower learning rate" in text
+
+
+def test_scalars_for_tensorboard(tmp_path):
+    from tensorboardX.proto import event_pb2
+
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
+    result = train(recipe, out=tmp_path / "run", tensorboard=True, monitor_every=0, verbose=0)
+    (file,) = (result.directory / "tensorboard").iterdir()
+    data, place, found = file.read_bytes(), 0, {}
+    while place < len(data):  # records of TensorFlow: length, checksum, event, checksum
+        length = int.from_bytes(data[place : place + 8], "little")
+        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        place += length + 16
+    for row in result.history:
+        for name in ("loss", "val_accuracy"):
+            assert found[name, row["epoch"]] == pytest.approx(row[name])
 
 
 def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path):

@@ -79,23 +79,6 @@ def test_gates_of_the_trained_net_equal_a_computation_from_the_weights(run):
     assert set(modulation_model(net).output) == {"logits", "gates", "modulators"}
 
 
-def test_scalars_for_tensorboard(tmp_path):
-    from tensorboardX.proto import event_pb2
-
-    recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
-    result = train(recipe, out=tmp_path / "run", tensorboard=True, monitor_every=0, verbose=0)
-    (file,) = (result.directory / "tensorboard").iterdir()
-    data, place, found = file.read_bytes(), 0, {}
-    while place < len(data):  # records of TensorFlow: length, checksum, event, checksum
-        length = int.from_bytes(data[place : place + 8], "little")
-        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        place += length + 16
-    for row in result.history:
-        for name in ("loss", "val_accuracy"):
-            assert found[name, row["epoch"]] == pytest.approx(row[name])
-
-
 def test_fit_keeps_the_order_of_the_loader(tmp_path, monkeypatch):
     asked, batch = [], Loader.__getitem__
     monkeypatch.setattr(Loader, "__getitem__", lambda self, i: asked.append((self, i)) or batch(self, i))
