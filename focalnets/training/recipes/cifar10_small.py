@@ -1,6 +1,9 @@
 """CIFAR-10 with a small net, on a folder or zip of train/<class>/* and test/<class>/*.
 
 focalnets train --recipe cifar10_small --data cifar10.zip --out runs/cifar10_small
+
+On two cores that tests were sharing, torch, JPEG-recompressed CIFAR-10, 2026-11-24: 68.8 % of the validation
+images after 21 minutes (epoch 5), 81 % after an hour (epoch 13); 175 to 205 images/s.
 """
 
 from focalnets.data.augment import Augmentation
