@@ -51,9 +51,10 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
     source = source if isinstance(source, Source) else read_source(source)
     with atomic_directory(out, replace=force) as partial:
         found = from_tensors(source, variant, flags, labels)
-        compared = _compare(source.tensors, found.network)
+        digests = _digests(found.network)
+        _check(source.tensors, digests)
         del source  # the largest take 3 GB: never the file and two networks at a time
-        outputs, digests = _outputs(found.network), _digests(found.network)
+        outputs = _outputs(found.network)
         write_preset_files(found.network, partial, found.image_converter)
         notes, parameters = list(found.notes), found.network.count_params()
         del found
@@ -65,7 +66,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
                 "this."
             )
         notes.append(
-            f"verified: {compared} arrays and {parameters:,} parameters read back equal, to the bit; "
+            f"verified: {len(digests)} arrays and {parameters:,} parameters read back equal, to the bit; "
             "outputs equal"
         )
         report = {"source": name, "variant": variant, "flags": flags or {}, "notes": notes}
@@ -91,33 +92,37 @@ def export_checkpoint(preset, out, library, force=False):
         FileExistsError: if `out` exists, unless `force`.
     """
     out = pathlib.Path(out)
+    is_file = out.suffix in (".pth", ".safetensors")
+    if not is_file and library != "transformers":
+        raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
+    if is_file and out.exists() and not force:
+        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     network = _network_of(preset)
-    tensors = to_tensors(network, library)
-    if out.suffix not in (".pth", ".safetensors"):
-        if library != "transformers":
-            raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
-        with atomic_directory(out, replace=force) as partial:
-            write_json(partial / "config.json", transformers_config(network))
-            _write_tensors(partial / "model.safetensors", tensors)
-            del tensors
-            compared = _compare(read_source(partial).tensors, network)
-    else:
-        if out.exists() and not force:
-            raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    tensors, digests = to_tensors(network, library), _digests(network)
+    config, notes = transformers_config(network), differences_elsewhere(network, library)
+    del network  # the largest take 3 GB, and the writer copies
+    gc.collect()
+    if is_file:
         out.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
         os.close(handle)
         partial = pathlib.Path(partial)
         try:
             _write_tensors(partial, tensors)
-            del tensors  # the largest take 3 GB
-            compared = _compare(read_source(partial).tensors, network)
+            tensors.clear()
+            _check(read_source(partial).tensors, digests)
             partial.chmod(0o644)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)
-    notes = [f"format: {library}", f"verified: {compared} arrays read back equal, to the bit"]
-    return [*notes, *(f"note: {text}" for text in differences_elsewhere(network, library))]
+    else:
+        with atomic_directory(out, replace=force) as partial:
+            write_json(partial / "config.json", config)
+            _write_tensors(partial / "model.safetensors", tensors)
+            tensors.clear()
+            _check(read_source(partial).tensors, digests)
+    verified = f"verified: {len(digests)} arrays read back equal, to the bit"
+    return [f"format: {library}", verified, *(f"note: {text}" for text in notes)]
 
 
 def transformers_config(network):
@@ -175,28 +180,22 @@ def _outputs(network):
 
 def _digests(network):
     """Path of each weight -> a hash of its values."""
-    values = ((weight.path, keras.ops.convert_to_numpy(weight)) for weight in network.weights)
-    return {path: hashlib.sha256(np.ascontiguousarray(value)).hexdigest() for path, value in values}
+    return {w.path: _digest(keras.ops.convert_to_numpy(w)) for w in network.weights}
 
 
-def _compare(tensors, network):
-    """How many arrays a checkpoint has; ValueError unless `network` has exactly them.
+def _digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array, "float32")).hexdigest()
 
-    One array at a time: the largest networks take 3 GB.
-    """
-    _, left, _ = our_arrays(tensors)
-    wrong = []
-    for variable in network.weights:
-        theirs = left.pop(variable.path, None)
-        ours = keras.ops.convert_to_numpy(variable)
-        if theirs is None or not np.array_equal(np.asarray(theirs, "float32"), ours):
-            wrong.append(variable.path)
-    wrong += sorted(left)
+
+def _check(tensors, digests):
+    """ValueError unless the arrays of a checkpoint are those of the network that has these digests."""
+    _, arrays, _ = our_arrays(tensors)
+    found = {path: _digest(array) for path, array in arrays.items()}
+    wrong = sorted(path for path in {*found, *digests} if found.get(path) != digests.get(path))
     if wrong:
         raise ValueError(
             f"What was written differs from what was meant: {', '.join(wrong[:8])}; nothing kept."
         )
-    return len(tensors)
 
 
 def _write_tensors(path, tensors):
