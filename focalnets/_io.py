@@ -23,6 +23,17 @@ def reason(error):
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def listed(names, most=10):
+    """The first of some names for a message, the rest counted.
+
+    >>> from focalnets._io import listed
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    text = ", ".join(names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
 def parallel_map(function, items, workers, ahead=None):
     """Yield `function(item)` for each item, in order, computed by threads a bounded number ahead.
 

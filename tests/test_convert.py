@@ -467,6 +467,8 @@ def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FOCALNETS_OFFLINE", "1")
     assert FocalNetClassifier.from_preset(name, num_classes=2).num_classes == 2
     assert main(["convert", name, str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert report["variant"] == "focalnet_large_fl4"
     assert "as focalnet_large_fl4 has it" in capsys.readouterr().out
 
 

@@ -57,6 +57,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
         outputs = _outputs(found.network)
         write_preset_files(found.network, partial, found.image_converter)
         notes, parameters = list(found.notes), found.network.count_params()
+        variant = found.variant
         del found
         gc.collect()
         again = load_any(partial)

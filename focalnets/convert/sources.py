@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import read_json
+from focalnets._io import listed, read_json
 from focalnets.convert.mapping import FORMATS, our_path
 
 # What a directory is searched for, best first.
@@ -150,14 +150,14 @@ def _arrays(path, content):
             if isinstance(content.get(name), dict):
                 others = sorted(str(key) for key in content if key != name)
                 if others:
-                    notes.append(f"took the entry {name!r} of the file, not {_listed(others)}")
+                    notes.append(f"took the entry {name!r} of the file, not {listed(others)}")
                 content = content[name]
                 break
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors by name.")
     strange = sorted(str(key) for key, value in content.items() if not hasattr(value, "numpy"))
     if strange:
-        raise ValueError(f"{path} holds entries that are no tensors: {_listed(strange)}.")
+        raise ValueError(f"{path} holds entries that are no tensors: {listed(strange)}.")
     half = {"torch.bfloat16"}  # NumPy has no such type
     arrays = {
         str(key): (value.float() if str(value.dtype) in half else value).detach().numpy()
@@ -186,7 +186,7 @@ def with_standard_keys(tensors):
         chosen = {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}
         if chosen:
             if rest := sorted({key.split(".")[0] for key in tensors if not key.startswith(prefix)}):
-                notes.append(f"took what stands under {prefix!r}, left {_listed(rest)}")
+                notes.append(f"took what stands under {prefix!r}, left {listed(rest)}")
             tensors = chosen
     if any(key.startswith("embeddings.") for key in tensors):
         tensors = {f"focalnet.{key}": array for key, array in tensors.items()}
@@ -195,7 +195,7 @@ def with_standard_keys(tensors):
     if known[source] < len(tensors) / 2:
         raise ValueError(
             "These are not the weights of a FocalNet that focalnets knows (official, timm or transformers): "
-            f"{_listed(sorted(tensors))}."
+            f"{listed(sorted(tensors))}."
         )
     if source == "official":
         stages = [key.split(".")[0].removeprefix("norm") for key in tensors if key.startswith("norm")]
@@ -207,8 +207,3 @@ def with_standard_keys(tensors):
             }
             notes.append("detection or segmentation backbone: a norm for each stage, no head")
     return source, tensors, notes
-
-
-def _listed(names, most=8):
-    text = ", ".join(names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
+from focalnets._io import listed
 from focalnets.convert.architecture import recognise
 from focalnets.convert.mapping import our_path, their_key
 from focalnets.convert.sources import Source, with_standard_keys
@@ -94,7 +95,7 @@ def our_arrays(tensors):
         else:
             arrays[found[0]] = found[1].to_ours(tensor)
     if unknown:
-        raise ValueError(f"The checkpoint ({library}) has keys that no FocalNet has: {_listed(unknown)}.")
+        raise ValueError(f"The checkpoint ({library}) has keys that no FocalNet has: {listed(unknown)}.")
     return library, arrays, notes
 
 
@@ -174,22 +175,17 @@ def _assign(network, arrays, library):
         if paths:
             post = any("norm1_post" in path for path in paths)
             keys = [their_key(library, path, post)[0] for path in paths]
-            raise ValueError(f"The checkpoint {text} the network that it seems to be: {_listed(keys)}.")
+            raise ValueError(f"The checkpoint {text} the network that it seems to be: {listed(keys)}.")
     wrong = [
         f"{path} {array.shape}, not {tuple(variables[path].shape)}"
         for path, array in arrays.items()
         if array.shape != tuple(variables[path].shape)
     ]
     if wrong:
-        raise ValueError(f"Weights of the checkpoint have other shapes than its network: {_listed(wrong)}.")
+        raise ValueError(f"Weights of the checkpoint have other shapes than its network: {listed(wrong)}.")
     # Largest and smallest, not all of them: an array of truths would take a quarter of the array.
     bad = [path for path, array in arrays.items() if not np.isfinite([array.min(), array.max()]).all()]
     if bad:
-        raise ValueError(f"Weights of the checkpoint are not finite, it is damaged: {_listed(bad)}.")
+        raise ValueError(f"Weights of the checkpoint are not finite, it is damaged: {listed(bad)}.")
     for path, array in arrays.items():
         variables[path].assign(np.asarray(array, "float32"))
-
-
-def _listed(names, most=8):
-    text = ", ".join(names[:most])
-    return text if len(names) <= most else f"{text} and {len(names) - most} more"

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from focalnets._io import new_output_directory
+from focalnets._io import listed, new_output_directory
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import describe_bad, find_pictures
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
@@ -70,7 +70,7 @@ def run_evaluate(arguments):
     unknown = sorted(set(data_names) - set(names))
     if unknown:
         raise ValueError(
-            f"The preset does not know the classes {_listed(unknown)} of the data; it knows {_listed(names)}."
+            f"The preset does not know the classes {listed(unknown)} of the data; it knows {listed(names)}."
         )
     split = dataset.splits[arguments.split]
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
@@ -101,12 +101,6 @@ def run_evaluate(arguments):
         if directory is not None:
             print(f"confusion matrix: {directory / 'confusion.png'}")
     _report_skipped(dataset.bad)
-
-
-def _listed(names):
-    """The first ten of them, the rest counted."""
-    text = ", ".join(names[:10])
-    return text if len(names) <= 10 else f"{text} and {len(names) - 10} more"
 
 
 def _report_skipped(bad):
