@@ -7,11 +7,13 @@ from focalnets.layers.drop_path import DropPath
 from focalnets.layers.focal_modulation import FocalModulation
 from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
-from focalnets.layers.pointwise import pointwise
+from focalnets.layers.pointwise import normalize, pointwise, pointwise_mlp
 from focalnets.layers.seeds import child_seed, resolve_seed
+from focalnets.ops.dispatch import in_pieces
 from focalnets.ops.focal_context import gelu
 
 NORM_PLACEMENTS = ("pre", "post", "mlp_only")
+_NO_MASKS = dict.fromkeys(("modulation", "hidden", "output", "path1", "path2"))
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -143,21 +145,28 @@ class FocalBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, x, training=None, return_modulation=False):
+        if not training and not return_modulation:
+            return in_pieces(lambda x: self._branches(x, _NO_MASKS)[0], x)
         # All randomness is drawn here, outside the branches: a rematerialised branch runs twice, and
         # would draw other masks the second time.
-        masks = self._draw_masks(x, training)
-        wrap = keras.remat if self.rematerialize and training else _unchanged
+        masks = self._draw_masks(x) if training else _NO_MASKS
+        x, gates, modulator = self._branches(
+            x, masks, keras.remat if self.rematerialize and training else None
+        )
+        return (x, gates, modulator) if return_modulation else x
 
+    def _branches(self, x, masks, remat=None):
+        wrap = remat or _unchanged
         branch, gates, modulator = wrap(lambda x: self._modulation_branch(x, masks))(x)
         x = x + _apply(masks["path1"], branch)
         x = x + _apply(masks["path2"], wrap(lambda x: self._mlp_branch(x, masks))(x))
-        return (x, gates, modulator) if return_modulation else x
+        return x, gates, modulator
 
-    def _draw_masks(self, x, training):
-        """Factors of the five random places, None where nothing is dropped."""
+    def _draw_masks(self, x):
+        """Factors of the five random places while training, None where nothing is dropped."""
 
         def elementwise(dropout, channels):
-            if not training or dropout.rate == 0.0:
+            if dropout.rate == 0.0:
                 return None
             shape = (*ops.shape(x)[:-1], channels)
             return dropout(ops.ones(shape, dtype=x.dtype), training=True)
@@ -167,28 +176,31 @@ class FocalBlock(keras.layers.Layer):
             "modulation": elementwise(self.modulation_dropout, channels),
             "hidden": elementwise(self.hidden_dropout, self.fc1.units),
             "output": elementwise(self.output_dropout, channels),
-            "path1": self.drop_path1.mask(x, training),
-            "path2": self.drop_path2.mask(x, training),
+            "path1": self.drop_path1.mask(x, training=True),
+            "path2": self.drop_path2.mask(x, training=True),
         }
 
     def _modulation_branch(self, x, masks):
         if self.norm_placement == "pre":
-            x = self.norm1(x)
-        y, gates, modulator = self.modulation(x, return_modulation=True)
+            x = normalize(self.norm1, x)
+        y, gates, modulator = self.modulation.call(x, return_modulation=True)
         y = _apply(masks["modulation"], y)
         if self.norm_placement == "post":
-            y = self.norm1(y)
+            y = normalize(self.norm1, y)
         if self.scale1 is not None:
             y = self.scale1(y)
         return y, gates, modulator
 
     def _mlp_branch(self, x, masks):
         if self.norm_placement != "post":
-            x = self.norm2(x)
-        x = _apply(masks["hidden"], gelu(pointwise(self.fc1, x)))
-        x = _apply(masks["output"], pointwise(self.fc2, x))
+            x = normalize(self.norm2, x)
+        if masks["hidden"] is None:
+            x = pointwise_mlp(self.fc1, self.fc2, x)
+        else:
+            x = pointwise(self.fc2, gelu(pointwise(self.fc1, x)) * masks["hidden"])
+        x = _apply(masks["output"], x)
         if self.norm_placement == "post":
-            x = self.norm2(x)
+            x = normalize(self.norm2, x)
         return x if self.scale2 is None else self.scale2(x)
 
     def compute_output_spec(self, x, training=None, return_modulation=False):

@@ -22,7 +22,7 @@ from focalnets.layers.initializers import (
     dense_initializers,
     depthwise_initializer,
 )
-from focalnets.layers.pointwise import pointwise
+from focalnets.layers.pointwise import normalize, pointwise, tensors_like
 from focalnets.ops.focal_context import focal_context
 
 
@@ -131,14 +131,14 @@ class FocalModulation(keras.layers.Layer):
         context_BHWC = projected[..., channels : 2 * channels]
         gates_BHWL = projected[..., 2 * channels :]  # L + 1 of them
 
-        aggregated_BHWC = focal_context(context_BHWC, gates_BHWL, list(self.kernels))
+        aggregated_BHWC = focal_context(context_BHWC, gates_BHWL, tensors_like(x_BHWC, *self.kernels))
         if self.normalize_modulator:
             aggregated_BHWC = aggregated_BHWC / (self.focal_levels + 1)
         modulator_BHWC = pointwise(self.h, aggregated_BHWC)
 
         y_BHWC = query_BHWC * modulator_BHWC
         if self.norm is not None:
-            y_BHWC = self.norm(y_BHWC)
+            y_BHWC = normalize(self.norm, y_BHWC)
         y_BHWC = pointwise(self.proj, y_BHWC)
         return (y_BHWC, gates_BHWL, modulator_BHWC) if return_modulation else y_BHWC
 

@@ -15,11 +15,6 @@ def fused_adamw():
     return getattr(backend_ops(), "adamw", None)
 
 
-def fused_linear():
-    """A function (x, kernel, bias) -> x @ kernel + bias in one pass, or None: compilers fuse anyway."""
-    return getattr(backend_ops(), "linear", None)
-
-
 def bfloat16_is_fast():
     """Whether bfloat16 computes at least as fast as float32; without units for it, torch is 150x slower."""
     return getattr(backend_ops(), "bfloat16_is_fast", lambda: True)()

@@ -15,11 +15,14 @@ are worth writing by hand there, in `torch_ops.py`, `jax_ops.py` and `tensorflow
   makes two extra copies of the map, XLA's grouped convolution is 30 to 80 times slower than it need be
   on a CPU, and TensorFlow's CPU has no gradient for a grouped `Conv2D`;
 - `gelu`, always the exact (erf) one: `keras.ops.gelu` defaults to the tanh approximation.
+
+Where a backend has a version of the whole for the device at hand, `dispatch.fused` finds it.
 """
 
 from keras import ops
 
 from focalnets.ops.backend import backend_ops
+from focalnets.ops.dispatch import fused
 
 
 def focal_context(context, gates, kernels):
@@ -53,8 +56,11 @@ def focal_context(context, gates, kernels):
             f"focal_context got {gates.shape[-1]} gates for {len(kernels)} kernels; it needs one gate "
             f"a level and one for the global average, that is {len(kernels) + 1}."
         )
-    context = ops.convert_to_tensor(context)
-    gates = ops.convert_to_tensor(gates)
+    context, gates = ops.convert_to_tensor(context), ops.convert_to_tensor(gates)
+    kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
+    aggregated = fused("focal_context", context, gates, kernels)
+    if aggregated is not None:
+        return aggregated
     total = 0.0
     for level, kernel in enumerate(kernels):
         context = gelu(depthwise_conv(context, kernel))

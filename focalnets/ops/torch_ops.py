@@ -7,6 +7,8 @@ the native depthwise convolution runs several times faster in it than in the def
 import torch
 import torch.nn.functional as F
 
+from focalnets.ops import torch_cpu
+
 
 def depthwise_conv(x, kernel):
     view = x.permute(0, 3, 1, 2)
@@ -15,12 +17,37 @@ def depthwise_conv(x, kernel):
     return y.permute(0, 2, 3, 1)
 
 
+def gelu(x):
+    return F.gelu(x)
+
+
+def always(*_):
+    return None
+
+
 def linear(x, kernel, bias):
+    """The bias is added inside the product; Keras adds it in a pass of its own, which can take longer."""
     return F.linear(x, kernel.t(), bias)
 
 
-def gelu(x):
-    return F.gelu(x)
+def layer_norm(x, gamma, beta, epsilon):
+    return F.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
+
+
+def not_float32(x, *_):
+    return None if x.dtype == torch.float32 else "the map is not float32"
+
+
+FUSED = {  # see `dispatch.fused`
+    "linear": (
+        ("onednn", torch_cpu.unsupported, torch_cpu.linear),
+        ("torch", always, linear),
+    ),
+    "layer_norm": (("torch", not_float32, layer_norm),),
+    "mlp": (("onednn", torch_cpu.unsupported, torch_cpu.mlp),),
+    "focal_context": (("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),),
+    "in_pieces": (("cache", torch_cpu.unsupported_pieces, torch_cpu.in_pieces),),
+}
 
 
 @torch.no_grad()

@@ -1,0 +1,192 @@
+"""Fused versions for torch on a CPU, float32: oneDNN's products, and work in pieces that stay in the cache.
+
+What they are good for, measured on two cores with AVX-512 (`benchmarks/results/`):
+
+- `aten::linear` goes to the BLAS library that torch was built with, which is 1.1 to 1.9 times slower than
+  oneDNN's generated code on processors that are not its maker's; the weight gradient is not.
+- The hidden map of an MLP is four times as wide as its input. In pieces of a megabyte, GELU and its
+  gradient run in the cache; whole, each is a pass through memory, and what GELU returned is stored for
+  the backward pass. Here it is computed again there, from a piece that has to be read anyway.
+- A depthwise convolution and the GELU behind it are one pass where no gradient is wanted.
+
+`torch.ops.mkldnn` are the operators that torch's own compiler puts into the graphs it has frozen. They
+are not public, so `unsupported` looks whether they are there.
+"""
+
+import torch
+import torch.nn.functional as F
+
+_PIECE = 2**18  # numbers in a piece of a hidden map: a megabyte, half of the second-level caches of two cores
+
+_AVAILABLE = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
+)
+
+
+def unsupported(x, *others):
+    """The reason why the versions below cannot take these tensors, or None."""
+    if not _AVAILABLE:
+        return "this build of torch has no oneDNN"
+    for tensor in (x, *others):
+        if tensor.dtype is not torch.float32:
+            return "not all tensors are float32"
+    if not x.is_cpu:
+        return f"the tensors are on {x.device.type}, not on a CPU"
+    if x.numel() == 0:
+        return "the tensor is empty"
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return "the model is being compiled or exported"  # what is exported must run elsewhere
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast is on"
+    if torch._C._are_functorch_transforms_active():
+        return "a transform of torch.func is active"
+    return None
+
+
+def unsupported_context(context, gates, kernels):
+    """The same for `focal_context`."""
+    reason = unsupported(context, gates, *kernels)
+    if reason is None and _needs_gradient(context, gates, *kernels):
+        return "a gradient is wanted"
+    return reason
+
+
+def _needs_gradient(*tensors):
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _product(x, weight, bias=None):
+    """x @ weight.T + bias; weight (O, I) with any strides."""
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel, bias):
+        ctx.save_for_backward(x, kernel)
+        return _product(x, kernel.t(), bias)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, kernel = ctx.saved_tensors
+        wants_x, wants_kernel, wants_bias = ctx.needs_input_grad
+        dx = dkernel = dbias = None
+        if wants_x:
+            # oneDNN's product has no gradient of its own, should a second derivative be wanted.
+            dx = dy @ kernel.t() if torch.is_grad_enabled() else _product(dy.contiguous(), kernel)
+        rows = dy.flatten(0, -2)
+        if wants_kernel:
+            dkernel = x.flatten(0, -2).t() @ rows
+        if wants_bias:
+            dbias = rows.sum(0)
+        return dx, dkernel, dbias
+
+
+def linear(x, kernel, bias):
+    if _needs_gradient(x, kernel, bias):
+        return _Linear.apply(x, kernel, bias)
+    return _product(x, kernel.t(), bias)
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel1, bias1, kernel2, bias2):
+        before = x.new_empty((len(x), kernel1.shape[1]))  # the hidden map before GELU
+        y = _mlp(x, kernel1, bias1, kernel2, bias2, before)
+        ctx.save_for_backward(x, before, kernel1, bias1, kernel2, bias2)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, before, kernel1, bias1, kernel2, bias2 = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            inputs = (x, kernel1, bias1, kernel2, bias2)
+            y = F.linear(F.gelu(F.linear(x, kernel1.t(), bias1)), kernel2.t(), bias2)
+            wanted = [tensor for tensor in inputs if tensor.requires_grad]
+            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+            return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+        dy = dy.contiguous()
+        dx = torch.empty_like(x)
+        dkernel1, dkernel2 = torch.zeros_like(kernel1), torch.zeros_like(kernel2)
+        dbias1 = torch.zeros_like(bias1)
+        trains = any(ctx.needs_input_grad[1:])  # not in a frozen stage
+        for rows in _pieces(len(x), kernel1.shape[1]):
+            dbefore = torch.ops.aten.gelu_backward(_product(dy[rows], kernel2), before[rows])
+            dx[rows] = _product(dbefore, kernel1)
+            if trains:
+                dkernel2.addmm_(F.gelu(before[rows]).t(), dy[rows])
+                dkernel1.addmm_(x[rows].t(), dbefore)
+                dbias1 += dbefore.sum(0)
+        return dx, dkernel1, dbias1, dkernel2, dy.sum(0)
+
+
+def mlp(x, kernel1, bias1, kernel2, bias2):
+    rows = x.flatten(0, -2).contiguous()
+    if _needs_gradient(x, kernel1, bias1, kernel2, bias2):
+        y = _MLP.apply(rows, kernel1, bias1, kernel2, bias2)
+    else:
+        y = _mlp(rows, kernel1, bias1, kernel2, bias2)
+    return y.view(*x.shape[:-1], -1)
+
+
+def _mlp(x, kernel1, bias1, kernel2, bias2, before=None):
+    """The MLP of rows (N, I), piece by piece; writes the hidden map before GELU where it is wanted."""
+    y = x.new_empty((len(x), kernel2.shape[1]))
+    weight1, weight2 = kernel1.t(), kernel2.t()
+    for rows in _pieces(len(x), kernel1.shape[1]):
+        hidden = _product(x[rows], weight1, bias1)
+        if before is not None:
+            before[rows] = hidden
+        y[rows] = _product(torch.ops.aten.gelu_(hidden), weight2, bias2)
+    return y
+
+
+def _pieces(rows, width):
+    step = max(_PIECE // width, 64)
+    return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def focal_context(context, gates, kernels):
+    total = None
+    for level, kernel in enumerate(kernels):
+        context = _convolution_gelu(context, kernel)
+        gate = gates[..., level : level + 1]
+        total = context * gate if total is None else total.addcmul_(context, gate)
+    global_context = F.gelu(context.mean((1, 2), keepdim=True))
+    return total.addcmul_(global_context, gates[..., len(kernels) :])
+
+
+def _convolution_gelu(x, kernel):
+    weight, margin = kernel.permute(2, 3, 0, 1), kernel.shape[0] // 2
+    y = torch.ops.mkldnn._convolution_pointwise.default(
+        x.permute(0, 3, 1, 2),
+        weight,
+        None,
+        [margin, margin],
+        [1, 1],
+        [1, 1],
+        kernel.shape[2],
+        "gelu",
+        [],
+        "none",
+    )
+    return y.permute(0, 2, 3, 1)
+
+
+def unsupported_pieces(function, x):
+    """Why images need not, or cannot, go through `function` in pieces."""
+    reason = unsupported(x)
+    if reason is None and torch.is_grad_enabled():
+        reason = "a gradient may be wanted"
+    return reason
+
+
+def in_pieces(function, x):
+    """function(x) for as many of the images (B, H, W, C) at a time as stay in the cache."""
+    step = max(4 * _PIECE // x[0].numel(), 1)
+    if step >= len(x):
+        return function(x)
+    y = torch.empty_like(x)
+    for start in range(0, len(x), step):
+        y[start : start + step] = function(x[start : start + step])
+    return y
