@@ -48,7 +48,7 @@ lint: setup ## style and mistakes
 
 bench: setup ## a short honest benchmark of this machine
 	$(BIN)/python benchmarks/bench_start.py
-	$(BIN)/python benchmarks/bench_train_step.py
+	$(BIN)/python benchmarks/bench_models.py --net tutorial --task training --batch 64
 
 docs: setup ## the reference of every public name, from the docstrings, into build/docs
 	$(BIN)/pdoc -o build/docs focalnets '!focalnets.ops.[jt].*_ops' '!focalnets.__main__'

@@ -1,0 +1,153 @@
+"""Whole networks on a CPU: images a second, memory and warm-up, ours beside everyone who has a FocalNet.
+
+    python benchmarks/bench_models.py --net focalnet_tiny_srf --task inference [--batch 16] [--size 224]
+        [--rounds 5] [--contenders NAME ...] [--python torch=PATH jax=PATH tensorflow=PATH peers=PATH
+        transformers=PATH]
+
+`contenders.py` holds the contenders, among them the same net in stock Keras layers (`plain_keras.py`), the
+2023 tutorial as written (`tutorial_tensorflow.py`), timm, transformers, ONNX Runtime and OpenVINO, and two
+attention networks of like size. All get the same normalised float32 images and random weights of the same
+shapes; ours go through Keras, from the NumPy array to numbers, peers through a bare loop on tensors that
+are ready. timm and transformers cannot build the net `tutorial`: their twins have one norm more in each
+block, `norm1`; the parameters must differ by those norms exactly.
+
+`--python` names an interpreter for each environment (`peers` has timm, the runtimes and the attention
+networks; transformers' FocalNet must not meet torchvision); without it this one tries. All contenders that
+take part stay in memory until the end: name fewer if they do not fit. Rows go to `results/`.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+
+import measure
+from contenders import BOTH, CONTENDERS, Job, export
+
+KERAS = ("torch", "jax", "tensorflow")  # environments named after the backend that Keras runs on there
+
+
+def worker(name, path):
+    job = Job(**json.loads(pathlib.Path(path).read_text()))
+    if name == "export":
+        return export(job)
+    step, facts = CONTENDERS[name].prepare(job)
+    measure.serve(step, **facts)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=BOTH, default="inference")
+    parser.add_argument("--net", default="focalnet_tiny_srf")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, help="the net's own unless given")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--contenders", nargs="*", choices=CONTENDERS, metavar="NAME", help="all unless given"
+    )
+    parser.add_argument("--python", nargs="*", default=[], metavar="ENVIRONMENT=PATH")
+    parser.add_argument("--worker")
+    parser.add_argument("--job")
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return worker(arguments.worker, arguments.job)
+
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(arguments, folder)
+        path = pathlib.Path(folder, "job.json")
+        path.write_text(json.dumps(dataclasses.asdict(job)))
+        pythons = measure.interpreters(arguments.python)
+        commands, left_out = {}, {}
+        for name in arguments.contenders or CONTENDERS:
+            contender = CONTENDERS[name]
+            if job.task not in contender.tasks:
+                left_out[name] = f"does not do {job.task}"
+            elif contender.net not in (None, job.net):
+                left_out[name] = f"is the net {contender.net} only"
+            else:
+                backend = {"KERAS_BACKEND": contender.python} if contender.python in KERAS else {}
+                argv = [pythons[contender.python], __file__, "--worker", name, "--job", str(path)]
+                commands[name] = (argv, {**measure.CPU_ONLY, **backend})
+        commands = measure.add_matrix_product(commands, pythons["torch"])
+        measured, failed = measure.interleave(commands, arguments.rounds)
+    peak = measure.matrix_product_peak(measured)
+    if measured:
+        measure.write_rows(
+            f"models_{job.net}_{job.task}_float32_{measure.machine()}", rows_of(measured, job, peak)
+        )
+    if peak:
+        print(f"best matrix product of this run: {peak:.0f} GFLOP/s")
+    measure.print_left_out({**left_out, **failed})
+    return compare_parameters(measured, job)
+
+
+def make_job(arguments, folder):
+    from focalnets.presets.architectures import find_architecture
+    from focalnets.presets.cost import count_macs, count_parameters
+
+    architecture = find_architecture(arguments.net)
+    size = arguments.size or architecture.image_size
+    return Job(
+        net=arguments.net,
+        architecture=dataclasses.asdict(architecture),
+        parameters=count_parameters(architecture),
+        macs=count_macs(architecture, size),
+        task=arguments.task,
+        batch=arguments.batch,
+        size=size,
+        folder=folder,
+    )
+
+
+def rows_of(measured, job, peak):
+    base = next(iter(measured))
+    base_median = measured[base].spread()[0]
+    rows = []
+    for name, result in measured.items():
+        median, low, high = result.spread()
+        macs = result.facts.get("macs", job.macs)
+        # Two operations a multiply-accumulate; a training step is three forward passes' worth of them.
+        gflop = 2e-9 * macs * (3 if job.task == "training" else 1)
+        rate = job.batch / median
+        rows.append(
+            {
+                "what": name,
+                "batch": job.batch,
+                "size": job.size,
+                "median_s": median,
+                "min_s": low,
+                "max_s": high,
+                "images_per_s": float(f"{rate:.4g}"),
+                "ratio": round(median / base_median, 2),
+                "ratio_to": base,
+                "gflop_per_image": round(gflop, 2),
+                "fraction_of_peak": round(rate * gflop / peak, 3) if peak else "",
+                "peak_extra_mb": result.peak_extra_mb,
+                "warmup_s": round(result.warmup_s, 1),
+                "ready_s": round(result.ready_s, 1),
+                "parameters": result.facts.get("parameters", ""),
+                "note": result.facts.get("note", ""),
+            }
+        )
+    return rows
+
+
+def compare_parameters(measured, job):
+    """Print the counts of those that claim to be the same net; a message if one is not."""
+    wrong = []
+    print(f"parameters of {job.net}: {job.parameters}")
+    for name, result in measured.items():
+        facts = result.facts
+        if "macs" in facts or "parameters" not in facts:
+            continue
+        extra = facts.get("extra_parameters", 0)
+        print(f"  {name}: {facts['parameters']}" + (f", {extra} of them in more norms" if extra else ""))
+        if facts["parameters"] != job.parameters + extra:
+            wrong.append(name)
+    return f"not the same net: {', '.join(wrong)}" if wrong else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
