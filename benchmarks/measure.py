@@ -152,7 +152,7 @@ def interleave(commands, rounds):
     """
     workers, measured, left_out = {}, {}, {}
     for name, (argv, environment) in commands.items():
-        print(f"starting {name}", file=sys.stderr)
+        print("starting", name if isinstance(name, str) else ", ".join(name), file=sys.stderr)
         worker = _Worker(argv, environment)
         ready = worker.answer()
         if ready is None:
@@ -175,9 +175,7 @@ def interleave(commands, rounds):
                     break
                 seconds.append(answer["seconds"])
     for name, worker in workers.items():
-        worker.process.stdin.close()
-        measured[name].peak_extra_mb = worker.answer()["peak_extra_mb"]
-        worker.process.wait()
+        measured[name].peak_extra_mb = worker.end()
     return measured, left_out
 
 
@@ -206,13 +204,29 @@ class _Worker:
                     return json.loads(line.removeprefix(MARK))
         return None
 
+    def end(self):
+        """Let the worker end; the peak memory that it tells, or None if it died instead."""
+        self.process.stdin.close()
+        answer = self.answer()
+        self._close()
+        return answer and answer["peak_extra_mb"]
+
     def last_words(self):
-        code = self.process.wait()
-        self.errors.seek(0)
-        lines = [line for line in self.errors.read().splitlines() if line and not line[0].isspace()]
+        """Why a worker died: its last line that does not belong to a traceback."""
+        code = self._close()
         if code < 0:
             return f"killed by signal {-code}" + (": out of memory?" if code == -9 else "")
-        return lines[-1] if lines else f"ended with code {code}"
+        return self.words[-1] if self.words else f"ended with code {code}"
+
+    def _close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        code = self.process.wait()
+        self.errors.seek(0)
+        self.words = [line for line in self.errors.read().splitlines() if line and not line[0].isspace()]
+        self.errors.close()
+        return code
 
 
 def add_matrix_product(commands, python=sys.executable):

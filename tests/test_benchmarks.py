@@ -1,0 +1,172 @@
+"""The benchmarks run, with tiny settings, and their rows make sense; torch only."""
+
+import csv
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from test_presets import shrunk
+
+from focalnets.presets.store import build_architecture
+
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+
+if keras.backend.backend() != "torch":
+    pytest.skip("peers and scaling are measured on torch", allow_module_level=True)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a script; give what it printed, and its result files, lists of rows, by the start of their name."""
+
+    def run(script, *arguments):
+        environment = {**os.environ, "FOCALNETS_RESULTS": str(tmp_path), "KERAS_BACKEND": "torch"}
+        command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        tables = {}
+        for path in tmp_path.glob("*.csv"):
+            with path.open() as file:
+                tables[path.name.split("_")[0]] = list(csv.DictReader(file))
+        return ran.stdout, tables
+
+    return run
+
+
+def assert_times(rows):
+    for row in rows:
+        assert 0 < float(row["min_s"]) <= float(row["median_s"]) <= float(row["max_s"]), row
+
+
+def test_ops(run):
+    printed, tables = run("bench_ops.py", "--rounds", 1, "--backends", "torch", "--shapes", "2,5,7,8,2")
+    rows = tables["ops"]
+    assert_times(rows)
+    assert len(rows) == 6
+    assert {row["direction"] for row in rows} == {"forward", "forward+backward"}
+    assert {row["ratio_to_ours"] for row in rows if row["what"] == "focal_context"} == {"1.0"}
+    assert "left out" not in printed
+
+
+def test_models(run):
+    names = ("focalnets-torch", "plain-keras-torch", "tutorial-tensorflow")
+    small = ("--net", "focalnet_pico", "--batch", 2, "--rounds", 1)
+    printed, tables = run("bench_models.py", "--task", "training", *small, "--contenders", *names)
+    ours, plain = tables["models"]
+    assert_times((ours, plain))
+    assert (ours["what"], plain["what"]) == names[:2]
+    assert ours["parameters"] == plain["parameters"]
+    assert (ours["ratio"], ours["ratio_to"], plain["ratio_to"]) == ("1.0", names[0], names[0])
+    for row in (ours, plain):
+        assert 0 < float(row["fraction_of_peak"]) < 1
+        # Weights are held before; gradients and AdamW's two slots come with the first step.
+        assert float(row["peak_extra_mb"]) > 3 * 4 * int(row["parameters"]) / 1e6
+        assert float(row["warmup_s"]) <= float(row["ready_s"])
+    assert "left out: tutorial-tensorflow (is the net tutorial only)" in printed
+
+
+def test_scaling(run, tmp_path):
+    small = ("--sides", 8, 16, "--channels", 32, "--rounds", 1, "--directions", "forward")
+    _, tables = run("bench_scaling.py", *small)
+    rows, fits = tables["scaling"], tables["scaling-fits"]
+    assert_times(rows)
+    assert sorted({int(row["positions"]) for row in rows}) == [64, 256]
+    assert len(rows) == 6
+    assert fits[0]["what"] == "focal modulation"
+    assert all(fit["time_exponent"] for fit in fits)
+    assert list(tmp_path.glob("scaling_*.png"))
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def test_who_dies_is_reported(scripts, tmp_path):
+    import measure
+
+    good = tmp_path / "good.py"
+    good.write_text("import measure; measure.serve(lambda: None, note='fine')")
+    dies = tmp_path / "dies.py"
+    # Two steps warm up, one shows how long a step takes, one is the first round.
+    dies.write_text(
+        "import measure, time\nsteps = []\n"
+        "def step():\n"
+        "    time.sleep(0.1); steps.append(0)\n"
+        "    if len(steps) > 4: raise SystemExit('too many')\n"
+        "measure.serve(step)"
+    )
+    environment = {"PYTHONPATH": str(BENCHMARKS)}
+    commands = {
+        "good": ([sys.executable, str(good)], environment),
+        "absent": ([sys.executable, "-c", "import no_such_module"], {}),
+        "dies": ([sys.executable, str(dies)], environment),
+    }
+    measured, left_out = measure.interleave(commands, rounds=3)
+    assert list(measured) == ["good"]
+    assert len(measured["good"].seconds[""]) == 3
+    assert measured["good"].facts == {"note": "fine"}
+    assert left_out == {
+        "absent": "ModuleNotFoundError: No module named 'no_such_module'",
+        "dies": "too many",
+    }
+
+
+def test_memory_is_that_of_the_steps(scripts, tmp_path):
+    """What was taken and given back before the first step does not count, nor hide what a step takes."""
+    import measure
+
+    script = tmp_path / "takes.py"
+    script.write_text(
+        "import measure\nbytearray(200_000_000)\nmeasure.serve(lambda: bytearray(50_000_000), warmup=1)"
+    )
+    measured, _ = measure.interleave(
+        {"it": ([sys.executable, str(script)], {"PYTHONPATH": str(BENCHMARKS)})}, rounds=1
+    )
+    if pathlib.Path("/proc/self/clear_refs").exists():
+        assert 45 < measured["it"].peak_extra_mb < 60
+
+
+def test_crossing_and_exponent(scripts):
+    from bench_scaling import crossing, exponent
+
+    sides = (10, 20, 40, 80)
+    linear = [{"positions": s * s, "median_s": 5e-3 * s * s} for s in sides]
+    quadratic = [{"positions": s * s, "median_s": 1e-5 * s**4} for s in sides]
+    assert (exponent(linear, "median_s"), exponent(quadratic, "median_s")) == (1.0, 2.0)
+    assert crossing(linear, quadratic, "median_s") == 500
+    assert crossing(quadratic, linear, "median_s") == "not less at the largest"
+    assert crossing(linear[2:], quadratic[2:], "median_s") == "less everywhere"
+
+
+def in_order_of_use(net):
+    """Variables of ours as stock layers list theirs; ours lists kernels before `f`, `norm1` after `proj`."""
+    parts = ("norm1", "modulation/f/", "modulation/focal", "modulation/h", "modulation/proj", "norm2", "fc")
+    blocks = {}
+    for variable in net.trainable_variables:
+        blocks.setdefault(variable.path.split("/")[0], []).append(variable)
+    for name, variables in blocks.items():
+        if "block" in name:
+            variables = [variable for part in parts for variable in variables if part in variable.path]
+        yield from variables
+
+
+@pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_small_iso", "focalnet_nano", "tutorial"])
+def test_plain_keras_is_the_same_net(scripts, name):
+    """Same parameters, and with ours' values the same logits."""
+    import plain_keras
+
+    row = shrunk(name)
+    shape = (64, 64, row.channels)
+    ours, plain = build_architecture(row), plain_keras.build(row.backbone, shape, row.num_classes)
+    generator = np.random.default_rng(0)
+    for theirs, value in zip(plain.trainable_variables, in_order_of_use(ours), strict=True):
+        value.assign(0.5 * generator.standard_normal(value.shape))
+        theirs.assign(value)
+    x = generator.standard_normal((2, *shape)).astype("float32")
+    expected, found = (net.predict_on_batch(x) for net in (ours, plain))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
