@@ -118,7 +118,7 @@ def crossing(ours, theirs, field):
     if all(gap > 0 for _, gap in gaps):
         return "less everywhere"
     if gaps[-1][1] <= 0:
-        return "not less at the largest"
+        return "not less at the largest common size"
     last = max(index for index, (_, gap) in enumerate(gaps) if gap <= 0)
     (x, low), (next_x, high) = gaps[last], gaps[last + 1]
     return round(math.exp(x - low * (next_x - x) / (high - low)))

@@ -348,7 +348,9 @@ def exported(job):
             "--job",
             pathlib.Path(job.folder, "job.json"),
         ]
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        ran = subprocess.run(command, capture_output=True, text=True)
+        if ran.returncode:
+            raise ValueError(f"timm's net was not exported: {ran.stderr.strip().splitlines()[-1]}")
     return path
 
 

@@ -139,7 +139,7 @@ def test_crossing_and_exponent(scripts):
     quadratic = [{"positions": s * s, "median_s": 1e-5 * s**4} for s in sides]
     assert (exponent(linear, "median_s"), exponent(quadratic, "median_s")) == (1.0, 2.0)
     assert crossing(linear, quadratic, "median_s") == 500
-    assert crossing(quadratic, linear, "median_s") == "not less at the largest"
+    assert crossing(quadratic, linear, "median_s") == "not less at the largest common size"
     assert crossing(linear[2:], quadratic[2:], "median_s") == "less everywhere"
 
 
