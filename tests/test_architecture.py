@@ -30,7 +30,8 @@ ALLOWED = {
 LAZILY = {("models", "presets"), ("models", "convert")}  # save_to_preset, from_preset
 ANYWHERE = {"__version__"}
 BACKEND_FILES = {
-    "torch": {"torch_ops.py", "torch_cpu.py"},
+    "torch": {"torch_ops.py", "torch_cpu.py", "triton_kernels.py"},
+    "triton": {"triton_kernels.py"},
     "jax": {"jax_ops.py"},
     "tensorflow": {"tensorflow_ops.py"},
 }
@@ -78,7 +79,7 @@ def test_foreign_modules_stay_where_they_belong():
             first = name.split(".")[0]
             assert not name.startswith("keras.src"), f"{path} uses Keras' insides"
             reads_pickles = first == "torch" and part(path) == "convert" and not at_top
-            if first in ("torch", "jax", "tensorflow") and not reads_pickles:
+            if first in BACKEND_FILES and not reads_pickles:
                 own = part(path) == "ops" and path.name in BACKEND_FILES[first]
                 assert own, f"{path} imports a backend"
             if first == "keras":
