@@ -325,7 +325,7 @@ def _weight_gradient(
 def _tile(channels):
     """Block sizes of the convolutions. Reasoned, not measured.
 
-    8 x 8 places waste nothing on maps of 56 x 56 and one place in eight on 7 x 7, 14 x 14 and 28 x 28.
+    8 x 8 places waste nothing on maps of 56 x 56, an eighth of either side on 7 x 7, 14 x 14 and 28 x 28.
     A thread has four channels of a column of eight places: 90 registers for k = 3, 190 for k = 11, none
     of them spilled on sm_90.
     """
