@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 
-from focalnets import __version__
+from focalnets import __version__, config
 
 VERBS = {
     "train": ("TrainArguments", "focalnets.training.command:run", "train a network on images"),
@@ -73,6 +73,8 @@ def main(argv=None):
         prog=f"focalnets {verb}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if verb in ("train", "evaluate", "predict"):
+        config.keep_freed_memory()
     if getattr(options, "backend", None):
         os.environ["KERAS_BACKEND"] = options.backend
     try:

@@ -23,7 +23,7 @@ ALLOWED = {
     "explain": {"_io", "ops", "layers", "models", "presets", "convert", "data"},
     "inference": {"_io", "ops", "layers", "models", "presets", "convert", "data", "explain"},
     "training": {"_io", "ops", "layers", "models", "presets", "convert", "data", "explain", "inference"},
-    "cli": {"arguments"},
+    "cli": {"arguments", "config"},
     "__main__": {"cli"},
     "__init__": set(),
 }

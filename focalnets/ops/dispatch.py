@@ -4,15 +4,20 @@ from focalnets import config
 from focalnets.ops.backend import backend_ops
 
 
-def fused(operation, *arguments):
+def fused(operation, *arguments, demanded=False):
     """The result of the first fused version of `operation` that takes these arguments, or None.
 
     The backend's table `FUSED` maps an operation to rows (name, unsupported, function), best first.
     `unsupported(*arguments)` gives the declared reason why the version cannot take the arguments, or
     None. Only declared cases fall back: whatever else goes wrong in a version is an error.
 
+    Args:
+        operation: its name in the table.
+        arguments: the operation's.
+        demanded: whether `focalnets.config.set_fused(True)` means this operation.
+
     Raises:
-        RuntimeError: if `focalnets.config.set_fused(True)` asks for a fused version and there is none.
+        RuntimeError: if a fused version is demanded and there is none.
     """
     setting = config.fused()
     if setting is False:
@@ -25,7 +30,7 @@ def fused(operation, *arguments):
             config.count_dispatch(operation, name)
             return function(*arguments)
         reasons.append(f"{name}: {reason}")
-    if setting is True:
+    if setting is True and demanded:
         raise RuntimeError(
             f"No fused version of {operation} can be used here: "
             f"{'; '.join(reasons) or 'this backend has none'}. Allow the plain one with "

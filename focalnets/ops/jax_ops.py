@@ -10,6 +10,8 @@ Measured on CPUs. It is right on every device, but on a GPU the scan is sequenti
 XLA from fusing the sum into what follows: to be measured against cuDNN there before anyone calls it fast.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -76,6 +78,69 @@ def _pad(x, size):
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
+# erf(z) / z for 0 <= z <= 3.8 as a polynomial of s = 2 (z / 3.8)^2 - 1, highest power last: a Chebyshev
+# fit in float64. In float32 it is off by at most 2.4e-7, and beyond 3.8 erf is 1 to 8e-8.
+_ERF_END = 3.8
+_ERF_COEFFICIENTS = (
+    0.3721076250076294,
+    -0.18564116954803467,
+    0.13773922622203827,
+    -0.11118672788143158,
+    0.09083803743124008,
+    -0.07250513136386871,
+    0.05502116307616234,
+    -0.038979072123765945,
+    0.02680395543575287,
+    -0.018261125311255455,
+    0.009772511199116707,
+    -0.003362330375239253,
+    0.002506387885659933,
+    -0.002674839925020933,
+    0.0009793848730623722,
+)
+
+
+def _erf(z):
+    """erf in a third of the time that XLA's takes on a CPU: neither division nor exponential."""
+    if z.dtype != jnp.float32:
+        return jax.lax.erf(z)
+    s = jnp.square(z) * (2 / _ERF_END**2) - 1
+    ratio = jnp.full_like(z, _ERF_COEFFICIENTS[-1])
+    for coefficient in _ERF_COEFFICIENTS[-2::-1]:
+        ratio = ratio * s + coefficient
+    return jnp.where(jnp.abs(z) < _ERF_END, z * ratio, jnp.sign(z))
+
+
+@jax.custom_vjp
 def gelu(x):
-    # jax.nn.gelu(approximate=False) goes through erfc, far slower than erf on XLA's CPU.
-    return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
+    return x * _normal_distribution(x)
+
+
+def _gelu_forward(x):
+    return gelu(x), x  # nothing else is kept
+
+
+def _gelu_backward(x, dy):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5
+    return ((_normal_distribution(wide) + wide * density).astype(x.dtype) * dy,)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _normal_distribution(x):
+    return 0.5 * (1 + _erf(x * 0.5**0.5))
+
+
+def always(*_):
+    return None
+
+
+def linear(x, kernel, bias):
+    """The gradient of a product of flat rows is one too; of a map, XLA makes transposed copies for it."""
+    y = x.reshape(-1, x.shape[-1]) @ kernel + bias
+    return y.reshape(*x.shape[:-1], -1)
+
+
+FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`

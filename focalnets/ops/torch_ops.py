@@ -4,9 +4,12 @@ A (B,H,W,C) tensor permuted to (B,C,H,W) *is* torch's channels-last memory forma
 the native depthwise convolution runs several times faster in it than in the default format.
 """
 
+import os
+
 import torch
 import torch.nn.functional as F
 
+from focalnets import config
 from focalnets.ops import torch_cpu
 
 
@@ -38,6 +41,23 @@ def not_float32(x, *_):
     return None if x.dtype == torch.float32 else "the map is not float32"
 
 
+def not_for_triton(context, gates, kernels):
+    """Why the Triton kernels are not taken. No GPU has run them yet, so they have to be asked for."""
+    if not context.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return "the tensors are not on a GPU"
+    if config.fused() is None:
+        return "the kernels were never measured, so they are used on demand only"
+    from focalnets.ops import triton_kernels  # which imports triton
+
+    return triton_kernels.unsupported(context, gates, kernels)
+
+
+def triton_focal_context(context, gates, kernels):
+    from focalnets.ops import triton_kernels
+
+    return triton_kernels.focal_context(context, gates, kernels)
+
+
 FUSED = {  # see `dispatch.fused`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
@@ -45,7 +65,10 @@ FUSED = {  # see `dispatch.fused`
     ),
     "layer_norm": (("torch", not_float32, layer_norm),),
     "mlp": (("onednn", torch_cpu.unsupported, torch_cpu.mlp),),
-    "focal_context": (("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),),
+    "focal_context": (
+        ("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),
+        ("triton", not_for_triton, triton_focal_context),
+    ),
     "in_pieces": (("cache", torch_cpu.unsupported_pieces, torch_cpu.in_pieces),),
 }
 
