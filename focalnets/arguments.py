@@ -138,8 +138,10 @@ class PredictArguments:
     """Print CSV."""
     on_bad_image: OnBadImage = "error"
     """Name all pictures that cannot be read and stop, or leave them out."""
+    engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
+    """What computes; auto: on a CPU the fastest runtime that is installed, Keras otherwise."""
     backend: Backend | None = None
-    """Keras backend."""
+    """Keras backend; with one, Keras computes."""
     debug: bool = False
     """Show the traceback of an error."""
 

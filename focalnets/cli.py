@@ -12,12 +12,12 @@ VERBS = {
     "recipes": ("RecipesArguments", "focalnets.training.command:run_recipes", "list, show and copy recipes"),
     "evaluate": (
         "EvaluateArguments",
-        "focalnets.inference.command:run_evaluate",
+        "focalnets.inference.evaluate_command:run",
         "accuracy and confusion on labelled images",
     ),
     "predict": (
         "PredictArguments",
-        "focalnets.inference.command:run_predict",
+        "focalnets.inference.command:run",
         "say what is on pictures",
     ),
     "explain": (

@@ -106,3 +106,9 @@ def describe_bad(bad):
         f"{count} cannot be used:\n" + "\n".join(lines) + "\nRepair or remove them, or leave them out "
         "with --on-bad-image skip."
     )
+
+
+def report_skipped(bad):
+    """Say on standard error which bad pictures were left out; nothing if none was."""
+    if bad:
+        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", *bad, sep="\n  ", file=sys.stderr)

@@ -1,27 +1,20 @@
-"""`focalnets predict` and `focalnets evaluate`."""
+"""`focalnets predict`."""
 
 import csv
 import json
 import sys
 
-import numpy as np
-
-from focalnets._io import listed, new_output_directory
-from focalnets.data.datasets import open_dataset
-from focalnets.data.pictures import describe_bad, find_pictures
-from focalnets.inference.evaluate import evaluate, figures, write_evaluation
+from focalnets.data.pictures import describe_bad, find_pictures, report_skipped
 from focalnets.inference.predictor import Predictor
-from focalnets.presets.checkpoints import CHECKPOINTS
-from focalnets.presets.labels import in_words
 
 
-def run_predict(arguments):
+def run(arguments):
     """Say what is on each picture."""
     if arguments.top < 1:
         raise ValueError(f"top must be at least 1; got {arguments.top}.")
     if arguments.as_json and arguments.as_csv:
         raise ValueError("Give either --json or --csv, not both.")
-    predictor = Predictor(arguments.preset)
+    predictor = Predictor(arguments.preset, engine=_engine(arguments))
     files = find_pictures(arguments.pictures)
     predictions, bad = predictor.predict_files(files, top=arguments.top)
     if bad and arguments.on_bad_image == "error":
@@ -51,58 +44,15 @@ def run_predict(arguments):
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
             text = "  ".join(f"{name} {probability:6.1%}" for name, probability in ranked)
             print(f"{prediction.name:<{width}}  {text}")
-    _report_skipped(bad)
+    report_skipped(bad)
 
 
-def run_evaluate(arguments):
-    """Classify a split and compare with its labels."""
-    predictor = Predictor(arguments.preset, arguments.batch_size)
-    dataset = open_dataset(
-        arguments.data,
-        predictor.channels,
-        predictor.prepare,
-        arguments.on_bad_image,
-        arguments.keep,
-        only=(arguments.split,),
-    )
-    names = predictor.class_names
-    data_names = in_words(dataset.class_names)  # ImageNet's folders have WordNet's identifiers for names
-    unknown = sorted(set(data_names) - set(names))
-    if unknown:
+def _engine(arguments):
+    if arguments.backend is None:
+        return arguments.engine
+    if arguments.engine not in ("auto", "keras"):
         raise ValueError(
-            f"The preset does not know the classes {listed(unknown)} of the data; it knows {listed(names)}."
+            f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
+            "give one of them."
         )
-    split = dataset.splits[arguments.split]
-    directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
-    places = np.array([names.index(name) for name in data_names])  # the data may lack some classes
-    logits = predictor.logits_of_split(split)
-    if arguments.restrict:
-        kept = np.sort(places)
-        names = tuple(names[place] for place in kept)
-        logits, places = logits[:, kept], np.searchsorted(kept, places)
-    found = evaluate(logits, places[split.labels], names)
-
-    if directory is not None:
-        write_evaluation(directory, found, arguments.data, arguments.split)
-    if arguments.as_json:
-        record = figures(found, arguments.data, arguments.split)
-        print(json.dumps(record, indent=2, ensure_ascii=False))
-    else:
-        width = max(len(name) for name in names)
-        for name, share in found.per_class.items():
-            print(f"{name:<{width}}  {'no images' if share is None else f'{share:7.2%}'}")
-        print(f"images: {found.images}")
-        print(f"loss: {found.loss:.4f}")
-        if found.top5 is not None:
-            print(f"top-5 accuracy: {found.top5:.4f}")
-        print(f"top-1 accuracy: {found.top1:.4f}")
-        if arguments.preset in CHECKPOINTS and (published := CHECKPOINTS[arguments.preset].published_top1):
-            print(f"published by its authors, on ImageNet-1k's validation images: {published / 100:.4f}")
-        if directory is not None:
-            print(f"confusion matrix: {directory / 'confusion.png'}")
-    _report_skipped(dataset.bad)
-
-
-def _report_skipped(bad):
-    if bad:
-        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", *bad, sep="\n  ", file=sys.stderr)
+    return "keras"

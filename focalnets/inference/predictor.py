@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets._io import cores, parallel_map, progress
-from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import read_pictures
+from focalnets.inference.engines import open_engine
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Predictor:
     Args:
         preset: preset or run directory, or whatever else `FocalNetClassifier.from_preset` takes.
         batch_size: pictures at a time.
+        engine: what computes: "keras", "onnxruntime", "openvino" or "auto"; see `inference/engines.py`.
 
     >>> import tempfile
     >>> import numpy as np
@@ -43,27 +44,26 @@ class Predictor:
     (3, 10)
     """
 
-    def __init__(self, preset, batch_size=64):
+    def __init__(self, preset, batch_size=64, engine="keras"):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-        self.classifier = open_classifier(preset)
+        self.engine = open_engine(preset, engine)
         self.batch_size = batch_size
 
     @property
     def channels(self):
         """Channels of the pictures that the net takes."""
-        return self.classifier.backbone.image_shape[-1]
+        return self.engine.channels
 
     @property
     def class_names(self):
         """The preset's labels, or "class 0", "class 1", ... if it has none."""
-        names = self.classifier.class_names
-        return names or tuple(f"class {index}" for index in range(self.classifier.num_classes))
+        names = self.engine.class_names
+        return tuple(names or (f"class {index}" for index in range(self.engine.num_classes)))
 
     def prepare(self, pixels, crop=True):
         """One uint8 image (H, W, channels) as the preset wants it; see `ImageConverter.prepare`."""
-        converter = self.classifier.image_converter
-        return pixels if converter is None else converter.prepare(pixels, crop=crop)
+        return self.engine.prepare(pixels, crop=crop)
 
     def logits(self, images):
         """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
@@ -75,7 +75,7 @@ class Predictor:
         rows = [np.arange(start, min(start + self.batch_size, len(split))) for start in starts]
         batches = parallel_map(split.batch, rows, workers=0 if split.in_memory else cores())
         batches = progress(batches, "classifying", len(rows))
-        return np.concatenate([self.classifier.predict_on_batch(batch) for batch in batches])
+        return np.concatenate([self.engine.run(batch) for batch in batches])
 
     def predict(self, pictures, top=5):
         """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes."""
@@ -103,10 +103,10 @@ class Predictor:
 
     def _logits(self, images):
         """Logits of prepared images: batches of neighbours of one size."""
-        rows = [np.zeros((0, self.classifier.num_classes), "float32")]
+        rows = [np.zeros((0, self.engine.num_classes), "float32")]
         for _, group in itertools.groupby(images, key=np.shape):
             while batch := list(itertools.islice(group, self.batch_size)):
-                rows.append(self.classifier.predict_on_batch(np.stack(batch)))
+                rows.append(self.engine.run(np.stack(batch)))
         return np.concatenate(rows)
 
     def _ranked(self, names, logits, top):

@@ -1,23 +1,14 @@
 """ImageConverter: the preprocessing that belongs to a checkpoint.
 
-It has two halves. Resizing and cropping happen on the host with Pillow, one image at a time, because the
-backends' own resizes differ from one another by up to 7 grey levels. Normalisation happens inside the
-graph, so that images travel to the device as uint8, a quarter of the bytes.
+It has two halves. Resizing and cropping happen on the host (`focalnets/resizing.py`). Normalisation happens
+inside the graph, so that images travel to the device as uint8, a quarter of the bytes.
 """
 
-import math
-
 import keras
-import numpy as np
 from keras import ops
-from PIL import Image
 
-INTERPOLATIONS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+from focalnets.resizing import INTERPOLATIONS, resize_and_crop
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -83,40 +74,8 @@ class ImageConverter(keras.layers.Layer):
         self.built = True
 
     def prepare(self, image, crop=True):
-        """Resize the shorter side to size / crop_fraction and crop the centre.
-
-        Args:
-            image: uint8 array (H, W, C), C 1, 3 or 4; or a PIL image.
-            crop: False to keep the whole picture and its aspect: the side that decides becomes
-                `image_size`'s, the other is at least that.
-
-        Returns:
-            uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image's own
-            pixels if it has that size already and nothing is to be cropped, or if `image_size` is None.
-        """
-        if not isinstance(image, Image.Image):
-            if image.ndim != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    f"prepare takes one image, uint8 (H, W, C); got {image.dtype} of shape {image.shape}."
-                )
-            image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        fraction = self.crop_fraction if crop else 1.0
-        size = (image.height, image.width)
-        if self.image_size is None or (size == self.image_size and fraction == 1.0):
-            return _pixels(image)
-        height, width = self.image_size
-        # As timm and torchvision do it: the side that decides becomes floor(size / crop_fraction), the
-        # other is truncated, the crop's corner rounded.
-        high, wide = (math.floor(side / fraction) for side in self.image_size)
-        if high * image.width >= wide * image.height:
-            resized_height, resized_width = high, max(high * image.width // image.height, width)
-        else:
-            resized_height, resized_width = max(wide * image.height // image.width, height), wide
-        resized = image.resize((resized_width, resized_height), INTERPOLATIONS[self.interpolation])
-        if not crop:
-            return _pixels(resized)
-        top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
-        return _pixels(resized.crop((left, top, left + width, top + height)))
+        """Resize and crop one image, uint8 (H, W, C) or PIL; see `focalnets.resizing.resize_and_crop`."""
+        return resize_and_crop(image, self.image_size, self.crop_fraction, self.interpolation, crop)
 
     def call(self, x):
         self._check_channels(x)
@@ -148,8 +107,3 @@ class ImageConverter(keras.layers.Layer):
             "mean": self.mean,
             "std": self.std,
         }
-
-
-def _pixels(image):
-    """A PIL image as uint8 (H, W, C)."""
-    return np.asarray(image).reshape(image.height, image.width, -1)

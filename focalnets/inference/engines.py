@@ -1,0 +1,189 @@
+"""What computes the logits of a `Predictor`: Keras, or a runtime for exported networks.
+
+A runtime needs neither Keras nor a backend, whose imports take most of the time of a first prediction. The
+export is made once and kept in the cache, under a name that belongs to the preset's path.
+"""
+
+import hashlib
+import importlib.util
+import logging
+import pathlib
+
+from focalnets import __version__
+from focalnets._io import atomic_directory, cores, locked, read_json
+from focalnets.hub import cache_directory
+from focalnets.resizing import resize_and_crop
+
+ENGINES = ("auto", "keras", "onnxruntime", "openvino")
+_BY_SPEED = ("openvino", "onnxruntime")  # on CPUs: benchmarks/README.md
+_TOLERANCE = 1e-4  # of the export's logits, relative to the largest
+
+_log = logging.getLogger("focalnets")
+
+
+def open_engine(preset, engine="auto"):
+    """The engine for a preset.
+
+    Args:
+        preset: what `FocalNetClassifier.from_preset` takes.
+        engine: one of `ENGINES`. "auto" takes the fastest runtime that is installed, where there is no GPU,
+            `preset` is a local directory and the network's images have one size; Keras otherwise.
+
+    Returns:
+        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `prepare(image,
+        crop)` and `run(images)`, which takes images (N, H, W, channels) and returns logits (N, classes).
+
+    Raises:
+        ValueError: on an unknown engine, or a network that cannot be exported.
+        ImportError: if the engine is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
+    if engine == "auto":
+        return _automatic(preset)
+    if engine == "keras":
+        return KerasEngine.of(preset)
+    missing = _missing(engine)
+    if missing:
+        raise ImportError(f"The engine {engine} needs {missing}: pip install 'focalnets[{engine}]'.")
+    return ExportEngine(_exported(preset, engine), engine)
+
+
+def _automatic(preset):
+    usable = [engine for engine in _BY_SPEED if not _missing(engine)]
+    if usable and not pathlib.Path("/dev/nvidia0").exists() and _has_image_size(preset):
+        try:
+            return ExportEngine(_exported(preset, usable[0]), usable[0])
+        except OSError as error:  # the cache cannot be written
+            _log.warning("%s Predicting with Keras.", error)
+    return KerasEngine.of(preset)
+
+
+def _missing(engine):
+    """Packages that an engine lacks, in words."""
+    return " and ".join(name for name in (engine, "onnx") if importlib.util.find_spec(name) is None)
+
+
+class KerasEngine:
+    """Predicts with the classifier itself."""
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+        self.channels = classifier.backbone.image_shape[-1]
+        self.num_classes, self.class_names = classifier.num_classes, classifier.class_names
+
+    @classmethod
+    def of(cls, preset):
+        from focalnets.convert.open import open_classifier  # which imports Keras
+
+        return cls(open_classifier(preset))
+
+    def prepare(self, image, crop=True):
+        converter = self.classifier.image_converter
+        return image if converter is None else converter.prepare(image, crop=crop)
+
+    def run(self, images):
+        return self.classifier.predict_on_batch(images)
+
+
+class ExportEngine:
+    """Predicts with an export directory, by ONNX Runtime or OpenVINO, in float32 on the CPU."""
+
+    def __init__(self, directory, runtime):
+        record = read_json(directory / "export.json")
+        self.channels = record["image_shape"][-1]
+        self.num_classes, self.class_names = record["num_classes"], record["class_names"]
+        self._preprocessing = record["preprocessing"]
+        self.run = _RUNTIMES[runtime](directory / "model.onnx")
+
+    def prepare(self, image, crop=True):
+        if self._preprocessing is None:
+            return image
+        return resize_and_crop(image, **self._preprocessing, crop=crop)
+
+
+def _onnxruntime(path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def _openvino(path):
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 where the processor has it
+        "CACHE_DIR": str(path.parent / "compiled"),
+    }
+    request = core.compile_model(path, "CPU", settings).create_infer_request()
+    return lambda images: request.infer({0: images})[0].copy()  # the array is the next call's, too
+
+
+_RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def _is_local_preset(preset):
+    directory = pathlib.Path(preset)
+    return (directory / "config.json").is_file() and (directory / "model.weights.h5").is_file()
+
+
+def _has_image_size(preset):
+    """Whether it is a local classifier's preset whose images have one size; read without Keras."""
+    if not _is_local_preset(preset):
+        return False
+    config = read_json(pathlib.Path(preset) / "config.json")
+    preprocessing = pathlib.Path(preset) / "preprocessing.json"
+    if config.get("num_classes") is None:
+        return False
+    size = read_json(preprocessing).get("image_size") if preprocessing.is_file() else None
+    return size is not None or None not in config["backbone"]["image_shape"]
+
+
+def _exported(preset, runtime):
+    """The export directory of a preset: from the cache, or made and compared with the network."""
+    if not _is_local_preset(preset):
+        from focalnets.convert.open import preset_directory  # which imports Keras
+
+        preset = preset_directory(preset)
+    preset = pathlib.Path(preset).absolute()
+    names = ("config.json", "preprocessing.json", "labels.json", "model.weights.h5")
+    states = [(preset / name).stat() for name in names if (preset / name).is_file()]
+    origin = {
+        "preset": str(preset),
+        "files": [[state.st_size, state.st_mtime_ns] for state in states],
+        "focalnets_version": __version__,
+    }
+    name = f"{preset.name}-{hashlib.sha256(str(preset).encode()).hexdigest()[:12]}"
+    directory = cache_directory() / "exports" / name
+    if not _is_export_of(directory, origin):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with locked(directory.with_name(f".{name}.lock"), f"exporting {preset.name}"):
+            if not _is_export_of(directory, origin):
+                _export(preset, directory, origin, runtime)
+    return directory
+
+
+def _is_export_of(directory, origin):
+    record = directory / "export.json"
+    return record.is_file() and read_json(record).get("origin") == origin
+
+
+def _export(preset, directory, origin, runtime):
+    from focalnets.convert.open import open_classifier
+    from focalnets.export.export import difference, write_export
+
+    classifier = open_classifier(preset)
+    with atomic_directory(directory, replace=True) as partial:
+        write_export(classifier, partial, origin)
+        found = difference(classifier, _RUNTIMES[runtime](partial / "model.onnx"))
+        if found > _TOLERANCE:  # a wrong export never exists
+            raise ValueError(
+                f"{runtime} gives other logits than Keras (relative difference {found:.1e}): predict with "
+                "--engine keras, and please report this."
+            )

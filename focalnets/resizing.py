@@ -1,0 +1,70 @@
+"""The half of a checkpoint's preprocessing that happens on the host: resize and crop, one image at a time.
+
+Free of Keras, so that an exported network needs none. With Pillow, because the backends' own resizes
+differ from one another by up to 7 grey levels.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic", crop=True):
+    """Resize the shorter side to size / crop_fraction and crop the centre.
+
+    Args:
+        image: uint8 array (H, W, C), C 1, 3 or 4; or a PIL image.
+        image_size: (height, width), or None to leave the size as it is.
+        crop_fraction: share of the resized image's side that is kept.
+        interpolation: a name in `INTERPOLATIONS`; Pillow's, with antialiasing.
+        crop: False to keep the whole picture and its aspect: the side that decides becomes
+            `image_size`'s, the other is at least that.
+
+    Returns:
+        uint8 array (image_size[0], image_size[1], C), or larger without `crop`; the image's own pixels if
+        it has that size already and nothing is to be cropped, or if `image_size` is None.
+
+    Raises:
+        ValueError: if an array is not one uint8 image.
+
+    >>> import numpy as np
+    >>> from focalnets.resizing import resize_and_crop
+    >>> resize_and_crop(np.zeros((20, 30, 1), "uint8"), (8, 8)).shape
+    (8, 8, 1)
+    """
+    if not isinstance(image, Image.Image):
+        if image.ndim != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"prepare takes one image, uint8 (H, W, C); got {image.dtype} of shape {image.shape}."
+            )
+        image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    fraction = crop_fraction if crop else 1.0
+    size = (image.height, image.width)
+    if image_size is None or (size == tuple(image_size) and fraction == 1.0):
+        return _pixels(image)
+    height, width = image_size
+    # As timm and torchvision do it: the side that decides becomes floor(size / crop_fraction), the
+    # other is truncated, the crop's corner rounded.
+    high, wide = (math.floor(side / fraction) for side in image_size)
+    if high * image.width >= wide * image.height:
+        resized_height, resized_width = high, max(high * image.width // image.height, width)
+    else:
+        resized_height, resized_width = max(wide * image.height // image.width, height), wide
+    resized = image.resize((resized_width, resized_height), INTERPOLATIONS[interpolation])
+    if not crop:
+        return _pixels(resized)
+    top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
+    return _pixels(resized.crop((left, top, left + width, top + height)))
+
+
+def _pixels(image):
+    """A PIL image as uint8 (H, W, C)."""
+    return np.asarray(image).reshape(image.height, image.width, -1)
