@@ -1,0 +1,176 @@
+"""The choice between plain and fused operations, and that both give the same numbers and gradients."""
+
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from focalnets import FocalNetBackbone, FocalNetClassifier, config
+from focalnets.ops import dense
+from focalnets.ops.focal_context import focal_context
+
+pytestmark = pytest.mark.core
+ON_TORCH = keras.backend.backend() == "torch"
+torch_only = pytest.mark.skipif(not ON_TORCH, reason="fused versions of whole operations exist on torch")
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """A function that sets the choice for one test."""
+    monkeypatch.setattr(config, "_fused", None)
+    return config.set_fused
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def chosen(operation):
+    """version -> how often it was taken."""
+    return {version: n for (name, version), n in config.dispatches().items() if name == operation}
+
+
+def taken(operation, function):
+    """(what `function` gives, the versions of `operation` that it took)."""
+    before = chosen(operation)
+    result = function()
+    return result, {name for name, n in chosen(operation).items() if n > before.get(name, 0)}
+
+
+def trained(net, x, y, steps=2):
+    """Weights after a few steps of plain SGD: they show every gradient."""
+    net.compile(keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for _ in range(steps):
+        net.train_on_batch(x, y)
+    return net.get_weights()
+
+
+@pytest.mark.parametrize("size", [(9, 13), (40, 56)], ids=["one piece", "many pieces"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"norm_placement": "post", "layer_scale_init": 0.5, "norm_after_modulation": True},
+        {"norm_placement": "mlp_only", "normalize_modulator": True, "overlap_embed": True},
+    ],
+    ids=["pre", "post", "mlp_only"],
+)
+def test_fused_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch, flags, size):
+    if ON_TORCH and size == (40, 56):  # small pieces, so that a small net needs many, the last one short
+        monkeypatch.setattr("focalnets.ops.torch_cpu._PIECE", 2000)
+    x, y = random(5, *size, 3), np.array([0, 1, 2, 1, 0])
+    found = {}
+    for fused in (False, None):
+        setting(fused)
+        keras.utils.set_random_seed(3)
+        net = FocalNetClassifier(FocalNetBackbone(8, (1, 1), focal_levels=(2, 3), seed=0, **flags), 3)
+        net.set_weights([random(*w.shape, seed=i) / 3 for i, w in enumerate(net.get_weights())])
+        found[fused] = [net.predict_on_batch(x), *trained(net, x, y)]
+    for plain, fused in zip(found[False], found[None], strict=True):
+        np.testing.assert_allclose(fused, plain, atol=1e-5 * max(1, np.abs(plain).max()))
+
+
+@torch_only
+def test_the_fast_path_is_taken_where_it_should_be(setting):
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or torch.cuda.is_available():
+        pytest.skip("oneDNN's versions are for CPUs")
+    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3)
+    x, y = random(2, 16, 16, 3), np.array([0, 1])
+    for operation, version in (("linear", "onednn"), ("mlp", "onednn"), ("focal_context", "onednn")):
+        assert taken(operation, lambda: net.predict_on_batch(x))[1] == {version}
+    trained(net, x, y)  # builds itself first, on tensors without data
+    assert taken("mlp", lambda: net.train_on_batch(x, y))[1] == {"onednn"}
+    assert taken("focal_context", lambda: net.train_on_batch(x, y))[1] == {"plain"}  # a gradient is wanted
+    setting(False)
+    for operation in ("linear", "mlp", "focal_context", "in_pieces", "layer_norm"):
+        assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"plain"}
+
+
+@torch_only
+def test_what_is_exported_or_compiled_traces_plain_operations(setting):
+    import torch
+
+    net = FocalNetClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 16, 3)), 3).eval()
+    x = torch.zeros(2, 16, 16, 3)
+    program = torch.export.export(net, (x,), {"training": False})
+    assert "mkldnn" not in str(program.graph)
+    np.testing.assert_allclose(program.module()(x, training=False).detach(), net(x).detach(), atol=1e-5)
+
+
+@torch_only
+@pytest.mark.parametrize("operation", ["linear", "mlp"])
+def test_second_derivatives(setting, operation):
+    import torch
+
+    def arguments(seed):
+        shapes = [(2, 3, 4), (4, 6), (6,)] + ([(6, 4), (4,)] if operation == "mlp" else [])
+        return [
+            torch.tensor(random(*shape, seed=seed + i), requires_grad=True) for i, shape in enumerate(shapes)
+        ]
+
+    found = {}
+    for fused in (False, None):
+        setting(fused)
+        tensors = arguments(0)
+        y = getattr(dense, operation)(*tensors)
+        (slope,) = torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)
+        found[fused] = [g.numpy() for g in torch.autograd.grad(slope.square().sum(), tensors[:2])]
+    for plain, twice in zip(found[False], found[None], strict=True):
+        np.testing.assert_allclose(twice, plain, rtol=1e-4, atol=1e-3)
+
+
+@torch_only
+def test_cases_that_fall_back(setting):
+    import torch
+
+    from focalnets.ops import torch_cpu
+
+    x = torch.zeros(2, 3)
+    assert "float32" in torch_cpu.unsupported(x.double())
+    assert "empty" in torch_cpu.unsupported(x[:0])
+    assert "on meta" in torch_cpu.unsupported(x.to("meta"))
+    with torch.autocast("cpu"):
+        assert "autocast" in torch_cpu.unsupported(x)
+    kernel, bias = torch.ones(3, 1), torch.zeros(1)
+    rows = torch.func.vmap(lambda row: dense.linear(row, kernel, bias))(torch.ones(4, 2, 3))
+    assert rows.shape == (4, 2, 1)
+    frozen = dense.mlp(torch.ones(2, 3, requires_grad=True), kernel, bias, torch.ones(1, 3), torch.zeros(3))
+    frozen.sum().backward()  # only x wants a gradient
+
+
+def test_a_demand_that_cannot_be_met_is_an_error(setting):
+    setting(True)
+    context, gates, kernel = ops.ones((1, 3, 3, 2)), ops.ones((1, 3, 3, 2)), ops.ones((3, 3, 2, 1))
+    if ON_TORCH:
+        context.requires_grad_()
+    with pytest.raises(RuntimeError, match=r"No fused version of focal_context.*FOCALNETS_FUSED=auto"):
+        focal_context(context, gates, [kernel])
+
+
+def test_other_settings_are_refused(setting):
+    for wrong in (1, 0, "auto"):
+        with pytest.raises(ValueError, match="takes None, True or False"):
+            setting(wrong)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("0", "False"), ("1", "True"), ("auto", "None"), ("", "None")]
+)
+def test_environment_variable(word, expected):
+    environment = {**os.environ, "FOCALNETS_FUSED": word or "auto"}
+    code = "import sys; sys.argv = ['focalnets']; from focalnets import config; print(config.fused())"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert ran.stdout.strip() == expected, ran.stderr
+
+
+def test_wrong_environment_variable(monkeypatch):
+    monkeypatch.setattr(config, "_fused", "unread")
+    monkeypatch.setenv("FOCALNETS_FUSED", "yes")
+    with pytest.raises(ValueError, match="FOCALNETS_FUSED must be auto, 1 or 0; got 'yes'"):
+        config.fused()
