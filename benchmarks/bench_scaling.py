@@ -133,7 +133,8 @@ def fits_of(rows):
         ours = curves.get((OURS, direction), [])
         fit = {"what": what, "direction": direction, "channels": points[0]["channels"]}
         for name, field in (("time", "median_s"), ("memory", "peak_extra_mb")):
-            fit[f"{name}_exponent"] = exponent(points, field) or ""
+            slope = exponent(points, field)
+            fit[f"{name}_exponent"] = "" if slope is None else slope
             fit[f"ours_less_{name}_from"] = "" if what == OURS else crossing(ours, points, field)
         fits.append(fit)
     return fits

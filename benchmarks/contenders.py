@@ -76,15 +76,19 @@ class Contender:
 # === Keras, on whichever backend the parent has set ===
 
 
-def keras_steps(net, job, from_logits=True):
+def keras_steps(net, job, from_logits=True, optimizer=None):
+    """All nets in Keras get the allocator's setting that the command line makes, the stock ones, too."""
     import keras
 
+    from focalnets import config
+
+    config.keep_freed_memory()
     images, labels = job.arrays()
     if job.task == "inference":
         step = functools.partial(net.predict_on_batch, images)
     else:
         net.compile(
-            keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
+            optimizer or keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
             keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
         )
 
@@ -95,9 +99,28 @@ def keras_steps(net, job, from_logits=True):
 
 
 def focalnets(job):
+    """With the optimiser that `focalnets train` uses."""
     from focalnets import FocalNetClassifier
+    from focalnets.training.optimizer import AdamW
 
-    return keras_steps(FocalNetClassifier.from_preset(job.net, load_weights=False), job)
+    net = FocalNetClassifier.from_preset(job.net, load_weights=False)
+    return keras_steps(net, job, optimizer=AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+
+
+def focalnets_engine(job, runtime):
+    """An export of ours, as `focalnets predict --engine` makes it."""
+    from focalnets import FocalNetBackbone, FocalNetClassifier
+    from focalnets.export.export import write_export
+    from focalnets.inference.engines import ExportEngine
+
+    backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=job.image_shape)
+    net = FocalNetClassifier(backbone, job.architecture["num_classes"])
+    folder = pathlib.Path(job.folder, f"ours-{runtime}")
+    folder.mkdir()
+    write_export(net, folder)
+    images, _ = job.arrays()
+    engine = ExportEngine(folder, runtime)
+    return functools.partial(engine.run, images), {"parameters": net.count_params()}
 
 
 def plain_keras(job):
@@ -380,6 +403,12 @@ CONTENDERS = {
     "focalnets-torch": Contender(focalnets, "torch"),
     "focalnets-jax": Contender(focalnets, "jax"),
     "focalnets-tensorflow": Contender(focalnets, "tensorflow"),
+    "focalnets-openvino": Contender(
+        functools.partial(focalnets_engine, runtime="openvino"), "torch", tasks=("inference",)
+    ),
+    "focalnets-onnxruntime": Contender(
+        functools.partial(focalnets_engine, runtime="onnxruntime"), "torch", tasks=("inference",)
+    ),
     "plain-keras-torch": Contender(plain_keras, "torch"),
     "plain-keras-jax": Contender(plain_keras, "jax"),
     "plain-keras-tensorflow": Contender(plain_keras, "tensorflow"),

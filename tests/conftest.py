@@ -1,5 +1,10 @@
 """Shared by all tests: focalnets first, so that it chooses the backend before keras is imported."""
 
+import os
+
+# Most of the time of the tests on JAX is compilation, and half of that optimisation of what runs once.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 import focalnets  # noqa: F401  isort: skip
 import pathlib
 

@@ -77,7 +77,7 @@ def test_scaling(run, tmp_path):
     assert sorted({int(row["positions"]) for row in rows}) == [64, 256]
     assert len(rows) == 6
     assert fits[0]["what"] == "focal modulation"
-    assert all(fit["time_exponent"] for fit in fits)
+    assert all(float(fit["time_exponent"]) for fit in fits)
     assert list(tmp_path.glob("scaling_*.png"))
 
 
