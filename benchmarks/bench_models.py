@@ -33,6 +33,11 @@ def worker(name, path):
     job = Job(**json.loads(pathlib.Path(path).read_text()))
     if name == "export":
         return export(job)
+    if CONTENDERS[name].python in KERAS:
+        # As the command line does it, before a backend starts its threads; for the stock layers, too.
+        from focalnets import config
+
+        config.keep_freed_memory()
     step, facts = CONTENDERS[name].prepare(job)
     measure.serve(step, **facts)
 

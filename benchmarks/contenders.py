@@ -77,12 +77,8 @@ class Contender:
 
 
 def keras_steps(net, job, from_logits=True, optimizer=None):
-    """All nets in Keras get the allocator's setting that the command line makes, the stock ones, too."""
     import keras
 
-    from focalnets import config
-
-    config.keep_freed_memory()
     images, labels = job.arrays()
     if job.task == "inference":
         step = functools.partial(net.predict_on_batch, images)

@@ -70,8 +70,8 @@ def keep_freed_memory():
 
     A training step frees gigabytes and asks for them again in the next one. Given back to the system in
     between, each page has to be mapped and cleared anew: on two cores that took a third of a step of a small
-    net on JAX. `focalnets train`, `evaluate` and `predict` call this; in a program of your own, call it once,
-    if the process may keep what it has had.
+    net on JAX. `focalnets train`, `evaluate` and `predict` do this. A program of your own may, before the
+    backend has computed anything, if it need not give memory back.
 
     Returns:
         Whether it was done.

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from focalnets.layers.seeds import resolve_seed
+from focalnets.ops.dispatch import fused
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -54,3 +55,12 @@ class DropPath(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+def dropout_mask(dropout, shape, dtype):
+    """The factors that a `keras.layers.Dropout` multiplies a tensor of this shape with while training."""
+    mask = fused("dropout_mask", shape, dropout.rate, dropout.seed_generator.state.value)
+    if mask is None:
+        return dropout(ops.ones(shape, dtype=dtype), training=True)
+    dropout.seed_generator.next()
+    return ops.cast(mask, dtype)

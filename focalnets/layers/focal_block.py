@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from focalnets.layers.drop_path import DropPath
+from focalnets.layers.drop_path import DropPath, dropout_mask
 from focalnets.layers.focal_modulation import FocalModulation
 from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
@@ -168,8 +168,7 @@ class FocalBlock(keras.layers.Layer):
         def elementwise(dropout, channels):
             if dropout.rate == 0.0:
                 return None
-            shape = (*ops.shape(x)[:-1], channels)
-            return dropout(ops.ones(shape, dtype=x.dtype), training=True)
+            return dropout_mask(dropout, (*ops.shape(x)[:-1], channels), x.dtype)
 
         channels = x.shape[-1]
         return {

@@ -4,6 +4,7 @@ A (B,H,W,C) tensor permuted to (B,C,H,W) *is* torch's channels-last memory forma
 the native depthwise convolution runs several times faster in it than in the default format.
 """
 
+import math
 import os
 
 import torch
@@ -58,11 +59,26 @@ def triton_focal_context(context, gates, kernels):
     return triton_kernels.focal_context(context, gates, kernels)
 
 
+def no_mask(shape, rate, seed):
+    """Why Keras has to draw the mask."""
+    return None if seed.is_cpu else "the generator is not on a CPU"
+
+
+def dropout_mask(shape, rate, seed):
+    """Factors 0 and 1 / (1 - rate), float32; four elements of 16 bits are drawn at a time."""
+    generator = torch.Generator().manual_seed(int(seed.sum()))
+    count = math.prod(shape)
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    kept = words.view(torch.int16)[:count] >= round(rate * 2**16) - 2**15
+    return torch.where(kept, 1 / (1 - rate), 0.0).view(shape)
+
+
 FUSED = {  # see `dispatch.fused`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
         ("torch", always, linear),
     ),
+    "dropout_mask": (("16 bits", no_mask, dropout_mask),),
     "layer_norm": (("torch", not_float32, layer_norm),),
     "mlp": (("onednn", torch_cpu.unsupported, torch_cpu.mlp),),
     "focal_context": (
@@ -84,40 +100,41 @@ def adamw(
     decays,
     learning_rate,
     betas,
-    corrections,
+    step,
     epsilon,
     kept,
 ):
-    """One AdamW update of lists of tensors, in place, in a dozen calls whatever their number.
+    """One AdamW update of lists of tensors, in place, in one pass over memory.
 
     Args:
         rates: factor on the learning rate of each variable.
         decays: weight decay of each.
-        corrections: 1 - beta^t for both betas.
-        kept: share of the averages that stays.
+        learning_rate, step: tensors; the step counts from 1. Not numbers: to read them would wait for
+            the device.
+        kept: share of the averages that stays, a tensor.
     """
-    torch._foreach_lerp_(momentums, gradients, 1 - betas[0])
-    torch._foreach_mul_(velocities, betas[1])
-    torch._foreach_addcmul_(velocities, gradients, gradients, 1 - betas[1])
-    scale = torch.sqrt(torch.as_tensor(corrections[1]))
-    denominators = torch._foreach_sqrt(velocities)
-    torch._foreach_div_(denominators, scale)
-    torch._foreach_add_(denominators, epsilon)
-    steps = torch._foreach_div(momentums, denominators)
-    torch._foreach_mul_(steps, 1 / torch.as_tensor(corrections[0]))
-    decayed = [index for index, decay in enumerate(decays) if decay]
-    if decayed:
-        torch._foreach_add_(
-            [steps[index] for index in decayed],
-            torch._foreach_mul([variables[i] for i in decayed], [decays[i] for i in decayed]),
+    # A depthwise kernel's gradient comes as a permuted view, which the fused update would take as it lies.
+    gradients = [gradient.contiguous() for gradient in gradients]
+    for rate, decay in dict.fromkeys(zip(rates, decays, strict=True)):
+        chosen = [
+            index for index, pair in enumerate(zip(rates, decays, strict=True)) if pair == (rate, decay)
+        ]
+        torch._fused_adamw_(
+            *(
+                [tensors[index] for index in chosen]
+                for tensors in (variables, gradients, momentums, velocities)
+            ),
+            [],
+            [step] * len(chosen),
+            lr=learning_rate * rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            weight_decay=decay,
+            eps=epsilon,
+            amsgrad=False,
+            maximize=False,
         )
-    if any(rate != 1 for rate in rates):
-        torch._foreach_mul_(steps, rates)
-    torch._foreach_mul_(steps, torch.as_tensor(learning_rate))
-    torch._foreach_sub_(variables, steps)
     if averages:
-        # Tensors, not Python numbers: to read them would wait for the device.
-        kept = torch.as_tensor(kept)
         torch._foreach_mul_(averages, kept)
         torch._foreach_add_(averages, torch._foreach_mul(variables, 1 - kept))
 

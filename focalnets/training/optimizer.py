@@ -98,7 +98,7 @@ class AdamW(keras.optimizers.Adam):
         if fused is None:
             return super()._backend_update_step(grads, trainable_variables, learning_rate)
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        correction_1, correction_2, kept = self._factors("float32")
+        _, _, kept = self._factors("float32")
         fused(
             [variable.value for variable in trainable_variables],
             grads,
@@ -109,7 +109,7 @@ class AdamW(keras.optimizers.Adam):
             decays=[self.decay if len(variable.shape) > 1 else 0.0 for variable in trainable_variables],
             learning_rate=ops.convert_to_tensor(learning_rate),
             betas=(self.beta_1, self.beta_2),
-            corrections=(correction_1, correction_2),
+            step=ops.cast(self.iterations + 1, "float32"),
             epsilon=self.epsilon,
             kept=kept,
         )
