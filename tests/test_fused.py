@@ -62,6 +62,7 @@ def trained(net, x, y, steps=2):
 def test_fused_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch, flags, size):
     if ON_TORCH and size == (40, 56):  # small pieces, so that a small net needs many, the last one short
         monkeypatch.setattr("focalnets.ops.torch_cpu._PIECE", 2000)
+        monkeypatch.setattr("focalnets.ops.torch_cpu._ROWS", 64)
     x, y = random(5, *size, 3), np.array([0, 1, 2, 1, 0])
     found = {}
     for fused in (False, None):

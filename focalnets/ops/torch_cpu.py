@@ -4,7 +4,7 @@ What they are good for, measured on two cores with AVX-512 (`benchmarks/results/
 
 - `aten::linear` goes to the BLAS library that torch was built with, which is 1.1 to 1.9 times slower than
   oneDNN's generated code on processors that are not its maker's; the weight gradient is not.
-- The hidden map of an MLP is four times as wide as its input. In pieces of a megabyte, GELU and its
+- The hidden map of an MLP is four times as wide as its input. In pieces of two megabytes, GELU and its
   gradient run in the cache; whole, each is a pass through memory, and what GELU returned is stored for
   the backward pass. Here it is computed again there, from a piece that has to be read anyway.
 - A depthwise convolution and the GELU behind it are one pass where no gradient is wanted.
@@ -16,7 +16,8 @@ are not public, so `unsupported` looks whether they are there.
 import torch
 import torch.nn.functional as F
 
-_PIECE = 2**18  # numbers in a piece of a hidden map: a megabyte, half of the second-level caches of two cores
+_PIECE = 2**19  # numbers in a piece of a hidden map: two megabytes, the second-level caches of two cores
+_ROWS = 1024  # fewer of them, and packing the weights anew for each piece costs more than the cache gives
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
@@ -142,7 +143,7 @@ def _mlp(x, kernel1, bias1, kernel2, bias2, before=None):
 
 
 def _pieces(rows, width):
-    step = max(_PIECE // width, 64)
+    step = max(_PIECE // width, _ROWS)
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
@@ -183,7 +184,7 @@ def unsupported_pieces(function, x):
 
 def in_pieces(function, x):
     """function(x) for as many of the images (B, H, W, C) at a time as stay in the cache."""
-    step = max(4 * _PIECE // x[0].numel(), 1)
+    step = max(2 * _PIECE // x[0].numel(), 1)
     if step >= len(x):
         return function(x)
     y = torch.empty_like(x)
