@@ -10,9 +10,10 @@ $(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
 endif
 export KERAS_BACKEND = $(BACKEND)
 
-# What goes into the environment. Parity with transformers is tested beside torch, other libraries' data
-# sets beside TensorFlow, which is installed in its CPU build, a third of the full one.
-EXTRAS_torch := torch,dev,parity
+# What goes into the environment. Parity with transformers, exports and the Triton kernels (in its
+# interpreter) are tested beside torch, other libraries' data sets beside TensorFlow, which is installed in
+# its CPU build, a third of the full one.
+EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,triton
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
 # On torch every test runs, on the others the core ones.
@@ -20,7 +21,7 @@ TESTS_torch := tests
 TESTS_jax := tests -m core
 TESTS_tensorflow := tests -m core
 
-.PHONY: help setup demo test test-all lint bench docs clean
+.PHONY: help setup demo test test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,9 +39,11 @@ demo: setup ## train on real handwritten digits and draw what the network looks 
 test: setup ## all tests on torch, or the core tests with BACKEND=jax or BACKEND=tensorflow
 	$(BIN)/python -m pytest $(TESTS_$(BACKEND))
 
-test-all: ## the core tests on the other two backends
-	$(MAKE) test BACKEND=jax
-	$(MAKE) test BACKEND=tensorflow
+test-all: ## the core tests on the other two backends, side by side: they mostly compile, on one core each
+	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow
+
+test-jax test-tensorflow:
+	$(MAKE) test BACKEND=$(@:test-%=%)
 
 lint: setup ## style and mistakes
 	$(BIN)/ruff check .

@@ -94,12 +94,14 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
     return step, {"parameters": sum(math.prod(v.shape) for v in net.trainable_variables)}
 
 
-def focalnets(job):
+def focalnets(job, **changes):
     """With the optimiser that `focalnets train` uses."""
-    from focalnets import FocalNetClassifier
+    from focalnets import FocalNetBackbone, FocalNetClassifier
     from focalnets.training.optimizer import AdamW
 
-    net = FocalNetClassifier.from_preset(job.net, load_weights=False)
+    shape = (None, None, job.architecture["channels"])
+    backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=shape, **changes)
+    net = FocalNetClassifier(backbone, job.architecture["num_classes"])
     return keras_steps(net, job, optimizer=AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
 
 
@@ -399,6 +401,9 @@ CONTENDERS = {
     "focalnets-torch": Contender(focalnets, "torch"),
     "focalnets-jax": Contender(focalnets, "jax"),
     "focalnets-tensorflow": Contender(focalnets, "tensorflow"),
+    "focalnets-torch-remat": Contender(
+        functools.partial(focalnets, rematerialize=True), "torch", tasks=("training",)
+    ),
     "focalnets-openvino": Contender(
         functools.partial(focalnets_engine, runtime="openvino"), "torch", tasks=("inference",)
     ),

@@ -1,14 +1,22 @@
-"""The parts of `gpu_session.sh`: correctness, train_step, speed. One backend a process.
+"""The parts of `gpu_session.sh`, one backend a process.
 
-`speed` measures tiny_srf, 224 px, batch 128, bfloat16: inference and training step, ours through Keras and
-in a bare loop, beside timm eager and compiled (on torch). All contenders of one process take turns.
+- `ceilings`: a bfloat16 product and a copy: what the machine can do.
+- `correctness`, `train_step`: numbers against float64, and a loss that falls.
+- `kernels`: the Triton kernels against the plain definition, values and gradients; fails without dispatches.
+- `depthwise`: one focal level, for each stage of tiny_srf and kernel size: cuDNN, the sum of shifted
+  products under the compiler, the Triton kernel (on torch).
+- `speed`: tiny_srf, 224 px, batch 128, bfloat16: inference and training step, ours through Keras and in a
+  bare loop, plain and with the kernels, beside timm eager and compiled and transformers (on torch); how
+  often a step of `fit` waits for the device. All contenders of one process take turns.
 """
 
 import csv
+import functools
 import pathlib
 import statistics
 import sys
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -56,6 +64,193 @@ def train_step(out, rehearse):
     return fell
 
 
+def ceilings(out, rehearse):
+    """GFLOP/s of a bfloat16 product and GB/s of a copy, read and written bytes together."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    side, numbers = (256, 2**20) if rehearse else (8192, 2**30)
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    source = torch.empty(numbers, device=device, dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    rows = interleaved(
+        {"product": lambda: a @ a, "copy": lambda: target.copy_(source)},
+        torch.cuda.synchronize if device == "cuda" else lambda: None,
+        1,
+        3 if rehearse else 20,
+    )
+    work = {"product": 2 * side**3, "copy": 4 * numbers}
+    for row in rows:
+        row["giga_per_s"] = round(work[row["what"]] / float(row["median_s"]) / 1e9, 1)
+        del row["images_per_s"]
+    write(out, "ceilings", rows)
+    return True
+
+
+STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of tiny_srf's maps
+
+
+def kernels(out, rehearse):
+    """focal_context fused and plain: the largest relative difference of values and gradients."""
+    import torch
+
+    from focalnets import config
+    from focalnets.ops.focal_context import focal_context
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.allow_tf32 = False
+    rows = []
+    for dtype in (torch.float32, torch.bfloat16):
+        for side, channels in ((5, 8),) if rehearse else (*STAGES, (37, 100)):
+            for levels in (2, 3):
+                generator = torch.Generator(device).manual_seed(side)
+                draw = functools.partial(torch.randn, device=device, generator=generator)
+                shapes = [(2, side, side, channels), (2, side, side, levels + 1)]
+                shapes += [(3 + 2 * level, 3 + 2 * level, channels, 1) for level in range(levels)]
+                tensors = [draw(shape).to(dtype).requires_grad_() for shape in shapes]
+                weight = draw(shapes[0])
+                found = {}
+                for fused in (True, False):
+                    config.set_fused(fused)
+                    kind = torch.float64 if not fused else dtype  # plain in float64 is the judge
+                    given = [tensor.detach().to(kind).requires_grad_() for tensor in tensors]
+                    y = focal_context(given[0], given[1], given[2:])
+                    gradients = torch.autograd.grad((y * weight).sum(), given)
+                    found[fused] = [value.detach().double() for value in (y, *gradients)]
+                errors = [
+                    float((mine - right).abs().max() / right.abs().max())
+                    for mine, right in zip(found[True], found[False], strict=True)
+                ]
+                limit = 1e-5 if dtype == torch.float32 else 2e-2
+                rows.append(
+                    {
+                        "dtype": str(dtype),
+                        "side": side,
+                        "channels": channels,
+                        "levels": levels,
+                        "value_error": f"{errors[0]:.1e}",
+                        "gradient_error": f"{max(errors[1:]):.1e}",
+                        "ok": max(errors) < limit,
+                    }
+                )
+    config.set_fused(None)
+    dispatched = config.dispatches().get(("focal_context", "triton"), 0)
+    print(f"dispatches to triton: {dispatched}")
+    write(out, "kernels", rows)
+    return all(row["ok"] for row in rows) and dispatched >= len(rows)
+
+
+def depthwise(out, rehearse):
+    """One level, GELU(depthwise convolution), forward and forward+backward, bfloat16, batch 128."""
+    places = [(*stage, 3) for stage in STAGES] + [(*STAGES[0], 5), (*STAGES[0], 7)]
+    places = [(8, 16, 3)] if rehearse else places
+    batch = 2 if rehearse else 128
+    build = depthwise_torch if BACKEND == "torch" else depthwise_jax
+    rows = []
+    for side, channels, size in places:
+        contenders, synchronize = build(batch, side, channels, size, rehearse)
+        for row in interleaved(contenders, synchronize, batch, 3 if rehearse else 10):
+            rows.append({"side": side, "channels": channels, "kernel": size, **row})
+        write(out, "depthwise", rows)  # each time: the part may run out of its seconds
+    return True
+
+
+def depthwise_torch(batch, side, channels, size, rehearse):
+    import torch
+    import torch.nn.functional as F
+
+    from focalnets.ops import torch_ops, triton_kernels
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    x = torch.randn(batch, side, side, channels, device=device, dtype=torch.bfloat16, requires_grad=True)
+    kernel = torch.randn(size, size, channels, 1, device=device, dtype=torch.bfloat16, requires_grad=True)
+    gates = torch.ones(batch, side, side, 2, device=device, dtype=torch.bfloat16)
+    gates[..., 1] = 0
+
+    def cudnn(x, kernel):
+        return F.gelu(torch_ops.depthwise_conv(x, kernel))
+
+    def shifted(x, kernel):
+        margin = size // 2
+        padded = F.pad(x, (0, 0, margin, margin, margin, margin)).float()
+        taps = ((i, j) for i in range(size) for j in range(size))
+        total = sum(padded[:, i : i + side, j : j + side] * kernel[i, j, :, 0].float() for i, j in taps)
+        return F.gelu(total).to(x.dtype)
+
+    forms = {"cudnn": cudnn}
+    if not rehearse:
+        forms["cudnn compiled"] = torch.compile(cudnn)
+        forms["shifted compiled"] = torch.compile(shifted)
+    if triton_kernels.unsupported(x, gates, [kernel]) is None:
+        forms["triton"] = lambda x, kernel: triton_kernels.focal_context(x, gates, [kernel])
+
+    def forward(form):
+        with torch.no_grad():
+            form(x, kernel)
+
+    def both(form):
+        torch.autograd.grad(form(x, kernel).sum(), (x, kernel))
+
+    contenders = {}
+    for name, form in forms.items():
+        contenders[f"{name}, forward"] = functools.partial(forward, form)
+        contenders[f"{name}, forward+backward"] = functools.partial(both, form)
+    return contenders, (torch.cuda.synchronize if device == "cuda" else lambda: None)
+
+
+def depthwise_jax(batch, side, channels, size, rehearse):
+    import jax
+    import jax.numpy as jnp
+
+    from focalnets.ops import jax_ops
+
+    x = jnp.ones((batch, side, side, channels), jnp.bfloat16)
+    kernel = jnp.ones((size, size, channels, 1), jnp.bfloat16)
+
+    def grouped(x, kernel):
+        return jax_ops.gelu(
+            jax.lax.conv_general_dilated(
+                x,
+                kernel.reshape(size, size, 1, channels),
+                (1, 1),
+                "SAME",
+                feature_group_count=channels,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        )
+
+    def shifted(x, kernel):
+        return jax_ops.gelu(jax_ops.depthwise_conv(x, kernel))
+
+    def total(form):
+        return lambda x, kernel: form(x, kernel).astype(jnp.float32).sum()
+
+    contenders = {}
+    for name, form in (("cudnn", grouped), ("shifted", shifted)):
+        value = jax.jit(form)
+        slope = jax.jit(jax.grad(total(form), (0, 1)))
+        contenders[f"{name}, forward"] = lambda f=value: jax.block_until_ready(f(x, kernel))
+        contenders[f"{name}, forward+backward"] = lambda f=slope: jax.block_until_ready(f(x, kernel))
+    return contenders, lambda: None
+
+
+def waits(step):
+    """How often one `step` makes the host wait for the GPU, as torch counts it; None without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    step()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(one.message) for one in caught)
+
+
 def speed(out, rehearse):
     keras.config.set_dtype_policy("float32" if rehearse else "mixed_bfloat16")
     batch, size = (2, 32) if rehearse else (128, 224)
@@ -76,6 +271,11 @@ def speed(out, rehearse):
     if BACKEND == "torch":
         more, synchronize = torch_contenders(net, x, y, rehearse)
         contenders |= more
+        counted = {"one batch": waits(lambda: net.train_on_batch(x, y))}
+        counted[f"fit, {FIT_STEPS} batches"] = waits(
+            lambda: net.fit(many_x, many_y, batch_size=batch, verbose=0)
+        )
+        write(out, "waits", [{"what": what, "waits": count} for what, count in counted.items()])
     else:
         import jax
 
@@ -156,12 +356,27 @@ def torch_contenders(net, x, y, rehearse):
         return net(images, training=True)
 
     parameters = [v.value for v in net.trainable_variables]
+
+    def with_kernels(step):
+        from focalnets import config
+
+        def fused_step():
+            config.set_fused(True)
+            try:
+                step()
+            finally:
+                config.set_fused(None)
+
+        return fused_step
+
     found = {
         "focalnets bare eager inference": inference(net, ours_x),
         "focalnets bare eager training": training(train_mode, ours_x, parameters),
     }
     if not rehearse:
         found["focalnets bare compiled inference"] = inference(torch.compile(net), ours_x)
+        for kind in ("inference", "training"):
+            found[f"focalnets kernels eager {kind}"] = with_kernels(found[f"focalnets bare eager {kind}"])
     try:
         import timm
     except ImportError:
@@ -226,5 +441,6 @@ def write(out, name, rows):
 
 if __name__ == "__main__":
     part, out, *rest = sys.argv[1:]
-    parts = {"correctness": correctness, "train_step": train_step, "speed": speed}
+    every = (ceilings, correctness, train_step, kernels, depthwise, speed)
+    parts = {function.__name__: function for function in every}
     sys.exit(0 if parts[part](out, rest == ["--rehearse"]) else "wrong numbers: see above")

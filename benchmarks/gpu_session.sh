@@ -26,9 +26,13 @@ part() { # part SECONDS BACKEND NAME
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null | tee "$out/machine.csv"
+part 20 torch ceilings
 for backend in torch jax; do
-  part 90 "$backend" correctness
-  part 45 "$backend" train_step
+  part 40 "$backend" correctness
+  part 25 "$backend" train_step
 done
+part 45 torch kernels
+part 100 torch depthwise
+part 35 jax depthwise
 part 130 torch speed
-part 120 jax speed
+part 60 jax speed
