@@ -9,7 +9,6 @@ TensorFlow runs without XLA, except where Keras' grouped `conv` turns it on. Row
 """
 
 import argparse
-import contextlib
 import json
 import unittest.mock
 
@@ -21,8 +20,9 @@ OURS = "focal_context"
 
 
 def worker(backend, shapes):
-    import focalnets  # noqa: F401  isort: skip  chooses nothing here: the parent set the backend
+    from focalnets import config  # chooses nothing here: the parent set the backend
 
+    config.keep_freed_memory()  # as the command line does, before a backend starts its threads
     make_steps = {"torch": torch_steps, "jax": jax_steps, "tensorflow": tensorflow_steps}[backend]
     steps = {}
     for shape in shapes:
@@ -58,16 +58,20 @@ def arrays(batch, height, width, channels, levels):
 
 def with_convolution(convolution):
     """`focal_context` with another depthwise convolution than the backend's own; None for its own."""
-    from focalnets import focal_context
+    from focalnets import config, focal_context
     from focalnets.ops.backend import backend_ops
 
     def function(context, gates, kernels):
-        # Replaced during the call only, which is when torch runs it and the others trace it.
-        replaced = contextlib.nullcontext()
-        if convolution is not None:
-            replaced = unittest.mock.patch.object(backend_ops(), "depthwise_conv", convolution)
-        with replaced:
+        if convolution is None:
             return focal_context(context, gates, kernels)
+        # Replaced during the call only, which is when torch runs it and the others trace it; and without
+        # the fused versions, which would never come to the convolution.
+        config.set_fused(False)
+        try:
+            with unittest.mock.patch.object(backend_ops(), "depthwise_conv", convolution):
+                return focal_context(context, gates, kernels)
+        finally:
+            config.set_fused(None)
 
     return function
 

@@ -148,7 +148,7 @@ def draw(rows, fits, path):
 
     colours = {OURS: "#0072B2", EXPLICIT: "#D55E00", FUSED: "#009E73"}
     styles = {"forward": ("o", "-"), "forward+backward": ("s", "--")}
-    figure, panels = pyplot.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for panel, name, field, label in (
         (panels[0], "time", "median_s", "seconds (median)"),
         (panels[1], "memory", "peak_extra_mb", "peak memory above the idle layer, MB"),
@@ -176,7 +176,7 @@ def draw(rows, fits, path):
         panel.set_xticks([side**2 for side in sides], [f"{side}²" for side in sides])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=8, handlelength=4)
+        panel.legend(fontsize=8, handlelength=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     channels = rows[0]["channels"]
     figure.suptitle(f"One layer of {channels} channels, batch 1, float32, {measure.machine()}")
     figure.savefig(path, dpi=150)
