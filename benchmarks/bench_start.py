@@ -3,7 +3,9 @@
     python benchmarks/bench_start.py [--rounds 3] [--python torch=PATH jax=PATH ...]
 
 `build_s` is building the net with random weights, `first_s` the first `predict` of one image after that,
-`second_s` the second. The rows of a round are taken in turn.
+`second_s` the second. A row with an engine is the whole command `focalnets predict` on a picture with a
+preset that has been exported before, from the start of Python to its end: `first_s`; beside it the start of
+Python and the import of torch, as a whole process, too. The rows of a round are taken in turn.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 
 import measure
 
@@ -33,6 +37,43 @@ for _ in range(2):
     t.append(time.perf_counter())
 print(json.dumps([b - a for a, b in zip(t, t[1:])]))
 """
+
+
+PRESET = """
+import sys
+import numpy as np
+from PIL import Image
+from focalnets import ImageConverter
+from focalnets.presets.architectures import find_architecture
+from focalnets.presets.store import build_architecture
+converter = ImageConverter(image_size=224, crop_fraction=0.9)
+net = build_architecture(find_architecture("focalnet_tiny_srf"), image_converter=converter)
+net.save_to_preset(sys.argv[1])
+Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3)).astype("uint8")).save(sys.argv[2])
+"""
+
+
+def engine_seconds(python, rounds):
+    """Engine -> [(seconds of a process that imports torch, of a prediction)], for engines that run."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        preset, picture = f"{folder}/preset", f"{folder}/picture.jpg"
+        environment = {**os.environ, "KERAS_BACKEND": "torch", "FOCALNETS_CACHE": f"{folder}/cache"}
+
+        def seconds(*arguments):
+            start = time.perf_counter()
+            ran = subprocess.run([python, *arguments], env=environment, capture_output=True, text=True)
+            return time.perf_counter() - start if ran.returncode == 0 else None
+
+        if seconds("-c", PRESET, preset, picture) is None:
+            return found  # no torch
+        for round_ in range(rounds + 2):  # the first exports, the second fills the runtime's own cache
+            for engine in ("openvino", "onnxruntime"):
+                bare = seconds("-c", "import torch")
+                ours = seconds("-m", "focalnets", "predict", preset, picture, "--engine", engine)
+                if ours is not None and round_ > 1:
+                    found.setdefault(engine, []).append((bare, ours))
+    return found
 
 
 def timed(python, code, backend):
@@ -67,6 +108,11 @@ def main():
         names = ("import_backend_s", "import_focalnets_s", "build_s", "first_s", "second_s")
         medians = [round(statistics.median(column), 2) for column in zip(*values, strict=True)]
         rows.append({"backend": backend, "rounds": len(values), **dict(zip(names, medians, strict=True))})
+    for engine, values in engine_seconds(pythons.get("torch", sys.executable), arguments.rounds).items():
+        bare, ours = (round(statistics.median(column), 2) for column in zip(*values, strict=True))
+        empty = dict.fromkeys(("import_focalnets_s", "build_s"), "")
+        row = {"import_backend_s": bare, **empty, "first_s": ours, "second_s": ""}
+        rows.append({"backend": f"{engine}, whole process", "rounds": len(values), **row})
     measure.write_rows(f"start_tiny_srf_float32_{measure.machine()}", rows)
 
 

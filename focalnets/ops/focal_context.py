@@ -63,7 +63,7 @@ def focal_context(context, gates, kernels):
         return aggregated
     total = 0.0
     for level, kernel in enumerate(kernels):
-        context = depthwise_gelu(context, kernel)
+        context = gelu(depthwise_conv(context, kernel))
         total = total + context * gates[..., level : level + 1]
     global_context = gelu(ops.mean(context, axis=(1, 2), keepdims=True))
     return total + global_context * gates[..., len(kernels) :]
@@ -79,20 +79,6 @@ def depthwise_conv(x, kernel):
     4.0
     """
     return backend_ops().depthwise_conv(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
-
-
-def depthwise_gelu(x, kernel):
-    """gelu(depthwise_conv(x, kernel)).
-
-    >>> import numpy as np
-    >>> from keras import ops
-    >>> from focalnets.ops.focal_context import depthwise_gelu
-    >>> one = ops.ones((1, 1, 1, 1))
-    >>> round(float(depthwise_gelu(one, one)[0, 0, 0, 0]), 4)
-    0.8413
-    """
-    y = fused("depthwise_gelu", x, kernel)
-    return gelu(depthwise_conv(x, kernel)) if y is None else y
 
 
 def gelu(x):

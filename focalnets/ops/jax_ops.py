@@ -35,11 +35,6 @@ depthwise_conv.defvjp(_forward, _backward)
 
 
 def _shifted_sum(x, kernel):
-    # Without the barrier XLA fuses the k*k products into every consumer and computes them each time.
-    return jax.lax.optimization_barrier(_products(x, kernel).astype(x.dtype))
-
-
-def _products(x, kernel):
     """sum_ij kernel[i,j] * x shifted by (i,j), accumulated in float32 (or wider)."""
     size = kernel.shape[0]
     height, width = x.shape[1:3]
@@ -49,7 +44,9 @@ def _products(x, kernel):
     for i in range(size):
         for j in range(size):
             total += padded[:, i : i + height, j : j + width].astype(wide) * kernel[i, j, :, 0]
-    return total
+    # Without the barrier XLA fuses the k*k products into every consumer and computes them each time. Behind
+    # a GELU in the same loop it would save nothing.
+    return jax.lax.optimization_barrier(total.astype(x.dtype))
 
 
 def _weight_gradient(x, dy, size):
@@ -133,25 +130,6 @@ def _gelu_backward(x, dy):
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-@jax.custom_vjp
-def depthwise_gelu(x, kernel):
-    """Where no gradient is wanted: the convolution and its GELU in one loop, the barrier behind both."""
-    return jax.lax.optimization_barrier(gelu(_products(x, kernel)).astype(x.dtype))
-
-
-def _depthwise_gelu_forward(x, kernel):
-    z = _shifted_sum(x, kernel)
-    return gelu(z), (x, kernel, z)
-
-
-def _depthwise_gelu_backward(saved, dy):
-    x, kernel, z = saved
-    return _backward((x, kernel), *_gelu_backward(z, dy))
-
-
-depthwise_gelu.defvjp(_depthwise_gelu_forward, _depthwise_gelu_backward)
-
-
 def _normal_distribution(x):
     return 0.5 * (1 + _erf(x * 0.5**0.5))
 
@@ -166,7 +144,4 @@ def linear(x, kernel, bias):
     return y.reshape(*x.shape[:-1], -1)
 
 
-FUSED = {  # see `dispatch.fused`
-    "linear": (("flat", always, linear),),
-    "depthwise_gelu": (("one loop", always, depthwise_gelu),),
-}
+FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
