@@ -175,3 +175,52 @@ def test_wrong_environment_variable(monkeypatch):
     monkeypatch.setenv("FOCALNETS_FUSED", "yes")
     with pytest.raises(ValueError, match="FOCALNETS_FUSED must be auto, 1 or 0; got 'yes'"):
         config.fused()
+
+
+def test_dropout_masks_have_the_rate_and_differ_from_call_to_call(setting):
+    from focalnets.layers.drop_path import dropout_mask
+
+    found = {}
+    for fused in (None, False):
+        setting(fused)
+        dropout = keras.layers.Dropout(0.3, seed=7)
+        first, second = (
+            ops.convert_to_numpy(dropout_mask(dropout, (50, 40, 51), "float32")) for _ in range(2)
+        )
+        for mask in (first, second):
+            np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7], rtol=1e-6)
+            assert abs((mask == 0).mean() - 0.3) < 0.01  # 7 standard deviations
+            # Neighbours share a random word, and must not know of each other.
+            pairs = np.corrcoef((mask == 0).ravel()[:-1], (mask == 0).ravel()[1:])[0, 1]
+            assert abs(pairs) < 0.02
+        assert 0.4 < (first != second).mean() < 0.44  # 2 * 0.3 * 0.7
+        again = dropout_mask(keras.layers.Dropout(0.3, seed=7), (50, 40, 51), "float32")
+        np.testing.assert_array_equal(ops.convert_to_numpy(again), first)
+        found[fused] = first
+    assert found[None].shape == found[False].shape
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
+def test_freed_memory_is_kept():
+    """Faults of the second half of forty maps of 64 MB, each freed before the next is made."""
+    code = """
+import resource, sys
+sys.argv = ["focalnets"]
+from focalnets import config
+if sys.orig_argv[-1] == "keep":
+    assert config.keep_freed_memory()
+import numpy as np
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    np.ones(2**23)
+start = faults()
+for _ in range(20):
+    np.ones(2**23)
+print(faults() - start)
+"""
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True).stdout)
+        for word in ("keep", "return")
+    )
+    assert kept < returned / 10
