@@ -4,10 +4,13 @@ import importlib
 
 import keras
 
+# Imported with this file, not in the function: torch's compiler stops at an import.
+_OPS = importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")
+
 
 def backend_ops():
-    """The module of the active backend; imported on first use, since only one of them can be."""
-    return importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")
+    """The module of the active backend; only one of them can be imported."""
+    return _OPS
 
 
 def fused_adamw():

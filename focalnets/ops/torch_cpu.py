@@ -26,6 +26,8 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and all(
 
 def unsupported(x, *others):
     """The reason why the versions below cannot take these tensors, or None."""
+    if torch.compiler.is_compiling():  # first, so that the compiler sees nothing of the rest
+        return "the model is being compiled or exported"  # what is exported must run elsewhere
     if not _AVAILABLE:
         return "this build of torch has no oneDNN"
     for tensor in (x, *others):
@@ -35,8 +37,8 @@ def unsupported(x, *others):
         return f"the tensors are on {x.device.type}, not on a CPU"
     if x.numel() == 0:
         return "the tensor is empty"
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return "the model is being compiled or exported"  # what is exported must run elsewhere
+    if torch._C._get_tracing_state() is not None:
+        return "the model is being traced"
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
     if torch._C._are_functorch_transforms_active():
