@@ -60,6 +60,8 @@ def trained(net, x, y, steps=2):
     ids=["pre", "post", "mlp_only"],
 )
 def test_fused_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch, flags, size):
+    if not ON_TORCH and (flags or size != (9, 13)):
+        pytest.skip("one product is all that is fused here, and compiling takes long")
     if ON_TORCH and size == (40, 56):  # small pieces, so that a small net needs many, the last one short
         monkeypatch.setattr("focalnets.ops.torch_cpu._PIECE", 2000)
         monkeypatch.setattr("focalnets.ops.torch_cpu._ROWS", 64)
