@@ -98,8 +98,8 @@ class PatchEmbedding(keras.layers.Layer):
         height, width, channels = x.shape[1:]
         if self.kernel_size != self.patch_size or None in (height, width):
             return self.proj(x)
-        # Patches that do not overlap are rows of a matrix: a product takes half the time of a convolution
-        # with strides on a CPU, a quarter for its gradient.
+        # Patches that do not overlap are rows of a matrix, and a product is faster than a convolution with
+        # strides.
         side = self.patch_size
         high, wide = height // side, width // side
         x = ops.reshape(x, (-1, high, side, wide, side, channels))
