@@ -97,7 +97,7 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
 def focalnets(job, **changes):
     """With the optimiser that `focalnets train` uses."""
     from focalnets import FocalNetBackbone, FocalNetClassifier
-    from focalnets.training.optimizer import AdamW
+    from focalnets.training.adamw import AdamW
 
     shape = (None, None, job.architecture["channels"])
     backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=shape, **changes)

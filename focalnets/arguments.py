@@ -101,8 +101,16 @@ class EvaluateArguments:
     """Split of the data to classify."""
     restrict: bool = False
     """Choose among the classes of the data alone: a 22k net on ImageNet-1k, for instance."""
+    tta: Literal["none", "flip", "shift"] = "none"
+    """Also average over views of each image: it and its mirror image, or both also shifted by a pixel."""
+    corruptions: bool = False
+    """Also classify noisy, blurred, faded images: 12 corruptions in 5 severities, 60 times the work."""
+    limit: int | None = None
+    """Classify so many images only, each class by its share."""
     out: str | None = None
-    """Directory for evaluation.json and confusion.png."""
+    """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
+    html: bool = False
+    """Write evaluation.html into it: all of it on one page, with the surest mistakes."""
     batch_size: int = 64
     """Images at a time."""
     as_json: Json = False
@@ -127,8 +135,8 @@ class PredictArguments:
     """
 
     preset: tyro.conf.Positional[str]
-    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
+    """Run or preset directory, name of trained weights, checkpoint, URL or hf://...; may be left out."""
+    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
     """Files, folders, patterns, or - for one path a line on standard input."""
     top: int = 5
     """How many classes to name for each picture."""
@@ -153,12 +161,12 @@ class ExplainArguments:
     Example: focalnets explain runs/digits photo.png --out explained
     """
 
-    preset: tyro.conf.Positional[str]
-    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
-    pictures: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders, patterns, or - for one path a line on standard input."""
     out: str
     """Directory for a panel (PNG) a block and the arrays (.npz) of each picture."""
+    preset: tyro.conf.Positional[str]
+    """Run or preset directory, name of trained weights, checkpoint, URL or hf://...; may be left out."""
+    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, folders, patterns, or - for one path a line on standard input."""
     block: str | None = None
     """Block to draw, such as stage2_block1; the last of every stage if left out."""
     stage: int | None = None
@@ -198,6 +206,8 @@ class ConvertArguments:
     """Enlarge the first focal window to this, in every stage."""
     levels: int | None = None
     """Add focal levels up to so many, in every stage."""
+    half: bool = False
+    """Write the weights as float16, half the size; they are loaded as float32 again."""
     force: bool = False
     """Replace what OUT names."""
     backend: Backend | None = None

@@ -152,7 +152,10 @@ def test_erasing_and_flipping_concern_the_share_asked_for():
     )
     batch, _ = Loader(split, 1, 400, augmentation=Augmentation(erasing=0.25))[0]
     assert 0.18 < np.mean(np.any(batch != split.images, axis=(1, 2, 3))) < 0.32
-    batch, _ = Loader(split, 1, 400, augmentation=Augmentation(flip=True))[0]
+    loader = Loader(split, 1, 400, augmentation=Augmentation(flip=True))
+    batch, _ = loader[0]
+    loader.epoch = 1
+    np.testing.assert_array_equal(loader[0][0], batch[:, :, ::-1], "every other epoch the other way")
     mirrored = np.all(batch == split.images[:, :, ::-1], axis=(1, 2, 3))
     assert 0.4 < mirrored.mean() < 0.6
     assert np.all(mirrored | np.all(batch == split.images, axis=(1, 2, 3)))

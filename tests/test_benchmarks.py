@@ -1,6 +1,8 @@
 """The benchmarks run, with tiny settings, and their rows make sense; torch only."""
 
 import csv
+import dataclasses
+import importlib
 import os
 import pathlib
 import subprocess
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 from test_presets import shrunk
 
+from focalnets import train
 from focalnets.presets.store import build_architecture
+from focalnets.training.recipe import load_recipe
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
@@ -170,3 +174,32 @@ def test_plain_keras_is_the_same_net(scripts, name):
     x = generator.standard_normal((2, *shape)).astype("float32")
     expected, found = (net.predict_on_batch(x) for net in (ours, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.fixture
+def keep_run(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("keep_run")
+
+
+def test_the_table_of_recipes_is_that_of_the_stored_runs(keep_run):
+    text = keep_run.README.read_text()
+    assert text.split(keep_run.BEGIN)[1].split(keep_run.END)[0] == keep_run.table()
+
+
+def test_the_records_of_a_run_are_kept(keep_run, monkeypatch, tmp_path):
+    monkeypatch.setattr(keep_run.measure, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
+    result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
+    keep_run.keep(result.directory)
+    (row,) = keep_run.rows()
+    found = dict(zip(keep_run.COLUMNS, row, strict=True))
+    assert found["recipe"] == "digits"
+    assert found["epochs"] == 2
+    assert found["parameters"] == "0.08 M"
+    assert found["test"] == f"{result.test_accuracy:.2%}"
+    assert found["validation"] == f"{max(one['val_accuracy'] for one in result.history):.2%}"
+    assert found["68.8 % at minute"] in ("0", "never")
+    kept = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
+    assert str(tmp_path) not in kept

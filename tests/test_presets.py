@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import keras
 import numpy as np
 import pytest
 from reference import Reference, randomize, relative_error
@@ -16,6 +17,7 @@ from focalnets import (
     count_parameters,
     modulation_model,
 )
+from focalnets.cli import main
 from focalnets.presets.store import build_architecture
 
 pytestmark = pytest.mark.core
@@ -101,6 +103,28 @@ def test_preset_directory_round_trip(tmp_path):
         "model.weights.h5",
         "preprocessing.json",
     ]
+
+
+def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys):
+    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net.save_to_preset(tmp_path / "whole")
+    assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "half"), "--half"]) == 0
+    assert "float16" in capsys.readouterr().out
+    sizes = [(tmp_path / name / "model.weights.h5").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.65 * sizes[0]
+    half = FocalNetClassifier.from_preset(tmp_path / "half")
+    for old, new in zip(net.weights, half.weights, strict=True):
+        assert new.dtype == "float32" or old.dtype != "float32"
+        old = keras.ops.convert_to_numpy(old)
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(new), old.astype("float16").astype(old.dtype), new.path
+        )
+    net.get_layer("head").kernel.assign(keras.ops.full((64, 10), 1e6))
+    net.save_to_preset(tmp_path / "large")
+    assert main(["convert", str(tmp_path / "large"), str(tmp_path / "none"), "--half"]) == 2
+    assert "beyond float16's largest" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "n"), "--half", "--levels", "3"]) == 2
 
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -15,7 +15,10 @@ from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.store import build_architecture
-from focalnets.training.optimizer import AdamW, learning_rate_schedule, make_optimizer
+from focalnets.training.adamw import AdamW
+from focalnets.training.muon import Muon
+from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
+from focalnets.training.prepare import class_weights
 from focalnets.training.recipe import change, load_recipe, recipe_from_json, recipe_names
 
 pytestmark = pytest.mark.core
@@ -43,6 +46,7 @@ def test_a_run_leaves_everything(run):
         "report.html",
         "evaluation.json",
         "confusion.png",
+        "reliability.png",
         "best.npz",
         "last.npz",
     }
@@ -119,7 +123,8 @@ def test_learning_rate_at_first_peak_and_last_step(name):
 def test_the_rates_that_updates_really_have(name, accumulation):
     """Read off the weights: without gradients, an update multiplies a kernel by 1 - rate * decay."""
     total = 24
-    recipe = dataclasses.replace(load_recipe(name), accumulation=accumulation, layer_decay=1.0)
+    changes = {"accumulation": accumulation, "layer_decay": 1.0, "optimizer": "adamw"}
+    recipe = dataclasses.replace(load_recipe(name), **changes)
     recipe = dataclasses.replace(recipe, weight_decay=0.5 / recipe.learning_rate)
     kernel = keras.Variable(np.ones((2, 2), "float32"))
     optimizer = make_optimizer(recipe, None, total)
@@ -206,6 +211,49 @@ def test_the_optimiser_equals_adamw_computed_by_hand(accumulation):
     assert again.get_config() == optimizer.get_config()
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (2, 2, 3, 4)])
+def test_muon_equals_its_definition_by_singular_values(shape):
+    """float64 NumPy: the iteration acts on the singular values alone."""
+    generator = np.random.default_rng(1)
+    value = generator.normal(size=shape)
+    bias = keras.Variable(np.ones(4, "float32"), name="bias")
+    variable = keras.Variable(value.astype("float32"), name="kernel")
+    optimizer = Muon(0.1, weight_decay=0.3, average_decay=0.5, rate_scales=[0.5, 1.0], matrices=[0])
+    optimizer.build([variable, bias])
+    momentum, average = np.zeros(shape), np.zeros(shape)
+    for update in range(4):
+        gradient = generator.normal(size=shape)
+        tensors = [keras.ops.convert_to_tensor(one, "float32") for one in (gradient, np.ones(4))]
+        optimizer.apply(tensors, [variable, bias])
+        momentum = 0.95 * momentum + 0.05 * gradient
+        ahead = 0.05 * gradient + 0.95 * momentum
+        left, sizes, right = np.linalg.svd(ahead.reshape(-1, shape[-1]), full_matrices=False)
+        sizes = sizes / np.sqrt(np.sum(sizes**2))
+        for _ in range(5):
+            sizes = 3.4445 * sizes - 4.775 * sizes**3 + 2.0315 * sizes**5
+        largest = max(np.prod(shape[:-1]), shape[-1])
+        direction = 0.2 * np.sqrt(largest) * ((left * sizes) @ right).reshape(shape)
+        value = value - 0.1 * 0.5 * (direction + 0.3 * value)
+        kept = min(0.5, update / (update + 9))
+        average = kept * average + (1 - kept) * value
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, atol=2e-5)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(optimizer.averages[0]), average, atol=2e-5)
+    # Adam's step of a constant gradient is the rate; the bias does not decay.
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(bias), 1 - 4 * 0.1, atol=1e-5)
+    assert Muon.from_config(optimizer.get_config()).get_config() == optimizer.get_config()
+
+
+def test_muon_takes_the_matrices_of_the_backbone_and_nothing_else():
+    recipe = dataclasses.replace(load_recipe("digits"), optimizer="muon")
+    net = build_architecture(find_architecture("focalnet_pico"))
+    optimizer = make_optimizer(recipe, net, 100)
+    chosen = {net.trainable_variables[index].path for index in optimizer.matrices}
+    parts = ["modulation/f", "modulation/h", "modulation/proj", "fc1", "fc2"]
+    blocks = ["stage1_block1", "stage1_block2", "stage2_block1", "stage2_block2"]
+    expected = {f"{block}/{part}/kernel" for block in blocks for part in parts}
+    assert chosen == expected | {"stage1_downsample/proj/kernel"}
+
+
 def test_earlier_layers_learn_more_slowly():
     recipe = dataclasses.replace(load_recipe("digits"), layer_decay=0.5)
     net = build_architecture(find_architecture("focalnet_pico"))
@@ -221,6 +269,50 @@ def test_earlier_layers_learn_more_slowly():
     assert [scale(block) for block in blocks] == [1 / 16, 1 / 8, 1 / 4, 1 / 2]
     assert {value for path, value in scales.items() if "block" not in path} == {1 / 32, 1 / 8, 1 / 2, 1.0}
     assert optimizer.rate_scales[-1] == 1.0, "the head"
+
+
+def test_stages_are_unfrozen_one_after_the_other():
+    """Two updates each: the head first, then from the last stage to the stem."""
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=10, unfreeze_epochs=1, layer_decay=0.9)
+    net = build_architecture(find_architecture("focalnet_pico"))
+    optimizer = make_optimizer(recipe, net, 20)
+    optimizer.build(net.trainable_variables)
+    learning = []
+    for _ in range(6):
+        before = [keras.ops.convert_to_numpy(variable).copy() for variable in net.trainable_variables]
+        gradients = [keras.ops.ones(variable.shape) for variable in net.trainable_variables]
+        optimizer.apply(gradients, net.trainable_variables)
+        after = [keras.ops.convert_to_numpy(variable) for variable in net.trainable_variables]
+        learning.append(
+            {
+                variable.path.split("/")[0]
+                for variable, old, new in zip(net.trainable_variables, before, after, strict=True)
+                if np.any(old != new)
+            }
+        )
+    assert learning[0] == learning[1] == {"norm", "head"}
+    last = learning[0] | {"stage2_block1", "stage2_block2"}
+    assert learning[2] == learning[3] == last
+    everything = last | {"stem", "stage1_block1", "stage1_block2", "stage1_downsample"}
+    assert learning[4] == learning[5] == everything
+    assert AdamW.from_config(optimizer.get_config()).releases == optimizer.releases
+
+
+def test_rare_classes_can_count_as_much_as_frequent_ones():
+    digits = open_dataset("digits", channels=1).splits["train"]
+    rows = np.concatenate([np.flatnonzero(digits.labels == 0)[:90], np.flatnonzero(digits.labels == 1)[:10]])
+    split = dataclasses.replace(digits.take(rows), labels=digits.labels[rows])
+    recipe = dataclasses.replace(load_recipe("digits"), class_weights="balanced")
+    weights = class_weights(recipe, split, 3)
+    np.testing.assert_allclose(weights, [100 / 180, 5.0, 0.0])
+    loader = Loader(split, 3, 100, shuffle=True, class_weights=weights)
+    _, targets, factors = loader[0]
+    assert factors.dtype == np.float32
+    np.testing.assert_allclose(factors, np.where(targets[:, 1] == 1, 5.0, 100 / 180), rtol=1e-6)
+    assert factors.sum() == pytest.approx(100)
+    assert class_weights(load_recipe("digits"), split, 3) is None
+    with pytest.raises(ValueError, match="class_weights must be none or balanced; got 'rare'"):
+        dataclasses.replace(recipe, class_weights="rare")
 
 
 def test_fields_are_changed_by_their_types():
@@ -248,7 +340,7 @@ def test_fields_are_changed_by_their_types():
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="there are: cifar10_small, cifar10_tutorial, digits"):
+    with pytest.raises(ValueError, match="there are: cifar100, cifar10_cpu, cifar10_gpu, cifar10_small"):
         load_recipe("digit")
     with pytest.raises(ValueError, match="name a folder or zip"):
         train("cifar10_small")

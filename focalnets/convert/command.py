@@ -12,7 +12,7 @@ from focalnets.convert.open import preset_directory
 from focalnets.hub import local_file
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import read_labels
-from focalnets.presets.store import is_preset_directory, load_any, read_config, save_preset
+from focalnets.presets.store import halve, is_preset_directory, load_any, read_config, save_preset
 
 
 def run(arguments):
@@ -21,7 +21,15 @@ def run(arguments):
     if out.exists() and not arguments.force:
         raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     growing = arguments.window is not None or arguments.levels is not None
-    if arguments.to is None and not growing:
+    if arguments.half and (arguments.to is not None or growing):
+        raise ValueError("--half writes a preset as it is, in float16: without --to, --window and --levels.")
+    if arguments.half:
+        with tempfile.TemporaryDirectory() as folder:
+            source = _as_preset(arguments, pathlib.Path(folder) / "preset")
+            with atomic_directory(out, replace=arguments.force) as partial:
+                halve(source, partial)
+        notes = ["weights in float16"]
+    elif arguments.to is None and not growing:
         notes = _to_preset(arguments, out)
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from focalnets.convert.convert import convert_checkpoint
 from focalnets.hub import cache_directory, download, fetch_hugging_face, local_file
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
-from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 
 _log = logging.getLogger("focalnets")
 
@@ -53,6 +53,8 @@ def preset_directory(source):
     """
     if store.is_preset_directory(source) and not _is_foreign(source):
         return pathlib.Path(source)
+    if (bundled := bundled_directory(str(source))) is not None:
+        return bundled
     if str(source) in CHECKPOINTS:
         return _of_checkpoint(str(source))
     file = _download(source)

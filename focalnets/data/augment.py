@@ -28,7 +28,7 @@ class Augmentation:
         randaugment: how many random operations (RandAugment) each image gets; 0 for none.
         randaugment_magnitude: strength of those, 0 to 10.
         randaugment_spread: standard deviation of that strength.
-        flip: mirror half of the images.
+        flip: mirror half of the images, and in the next epoch the other half.
         erasing: share of the images of which a rectangle is replaced by noise.
         mixup, cutmix: Beta parameter of how two images are blended, or a rectangle of one is put into the
             other; 0 for never. With both, each batch gets one of them.
@@ -98,8 +98,13 @@ def crop_offsets(seed, epoch, count, padding):
 
 
 def flips(seed, epoch, count):
-    """Which of `count` images to mirror: bool (count,)."""
-    return generator_of(seed, epoch, "flip").random(count) < 0.5
+    """Which of `count` images to mirror: bool (count,); in the next epoch, the others.
+
+    Two epochs show each image both ways, which independent draws do for half of the images only.
+
+    Source: "alternating flip" of Jordan, arXiv 2404.00498.
+    """
+    return (generator_of(seed, 0, "flip").random(count) < 0.5) ^ (epoch % 2 == 1)
 
 
 def crop(images, offsets, padding):

@@ -26,6 +26,8 @@ class Loader(keras.utils.PyDataset):
         augmentation: an `Augmentation`; None for none.
         image_size: (height, width), which an augmentation that crops or resizes has to deliver.
         seed: of order and augmentation.
+        class_weights: (classes,) factors on the loss of an image; a batch then has them, (B,) float32, for a
+            third member, as `fit` takes it. None for none.
         threads: compute batches ahead of their turn in so many threads; 0 to compute each when it is
             asked for; None to choose. The batches are the same.
 
@@ -46,6 +48,7 @@ class Loader(keras.utils.PyDataset):
         augmentation=None,
         image_size=None,
         seed=0,
+        class_weights=None,
         threads=None,
     ):
         super().__init__()
@@ -56,6 +59,7 @@ class Loader(keras.utils.PyDataset):
         self.augmentation = Augmentation() if augmentation is None else augmentation
         self.image_size = image_size
         self.seed = seed
+        self.class_weights = class_weights
         if self.augmentation.needs_originals and image_size is None:
             raise ValueError("An augmentation that crops or resizes needs image_size.")
         if threads is None:
@@ -124,6 +128,8 @@ class Loader(keras.utils.PyDataset):
         if changes.mixup or changes.cutmix:
             generator = augment.generator_of(self.seed, draws.epoch, "mix", index)
             images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)
+        if self.class_weights is not None:
+            return images, targets, targets @ np.asarray(self.class_weights, "float32")
         return images, targets
 
     def _varied(self, epoch, rows):

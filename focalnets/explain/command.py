@@ -7,18 +7,20 @@ import numpy as np
 from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import describe_bad, find_pictures, read_pictures
+from focalnets.explain.inputs import preset_and_pictures
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
 
 
 def run(arguments):
     """Write, for each picture, a panel of what each block modulates with, and the arrays behind it."""
-    classifier = open_classifier(arguments.preset)
+    preset, pictures = preset_and_pictures(arguments.preset, arguments.pictures)
+    classifier = open_classifier(preset)
     blocks = chosen_blocks(
         [block.name for block in classifier.backbone.blocks], arguments.block, arguments.stage
     )
     channels = classifier.backbone.image_shape[-1]
-    files = find_pictures(arguments.pictures)
+    files = find_pictures(pictures)
     prepare = None
     if classifier.image_converter is not None:
         prepare = functools.partial(classifier.image_converter.prepare, crop=arguments.crop)

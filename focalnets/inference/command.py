@@ -5,6 +5,7 @@ import json
 import sys
 
 from focalnets.data.pictures import describe_bad, find_pictures, report_skipped
+from focalnets.explain.inputs import preset_and_pictures
 from focalnets.inference.predictor import Predictor
 
 
@@ -14,8 +15,9 @@ def run(arguments):
         raise ValueError(f"top must be at least 1; got {arguments.top}.")
     if arguments.as_json and arguments.as_csv:
         raise ValueError("Give either --json or --csv, not both.")
-    predictor = Predictor(arguments.preset, engine=_engine(arguments))
-    files = find_pictures(arguments.pictures)
+    preset, pictures = preset_and_pictures(arguments.preset, arguments.pictures)
+    predictor = Predictor(preset, engine=_engine(arguments))
+    files = find_pictures(pictures)
     predictions, bad = predictor.predict_files(files, top=arguments.top)
     if bad and arguments.on_bad_image == "error":
         raise ValueError(describe_bad(bad))

@@ -12,6 +12,7 @@ import pathlib
 from focalnets import __version__
 from focalnets._io import atomic_directory, cores, locked, read_json
 from focalnets.hub import cache_directory
+from focalnets.presets.checkpoints import bundled_directory
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -39,6 +40,7 @@ def open_engine(preset, engine="auto"):
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
+    preset = bundled_directory(str(preset)) or preset
     if engine == "auto":
         return _automatic(preset)
     if engine == "keras":

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 
-import matplotlib.figure
 import numpy as np
 
 from focalnets._io import write_json
-from focalnets.explain.render import label
+from focalnets.inference.pictures import draw_confusion, draw_reliability
 from focalnets.inference.predictor import softmax
+
+BINS = 15
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,10 @@ class Evaluation:
     Attributes:
         images: how many were classified.
         top1, top5: share whose class is the likeliest, among the five likeliest (None below 6 classes).
-        loss: mean negative log-likelihood, nats.
+        loss: mean negative log-likelihood (NLL), nats.
+        ece: expected calibration error (Guo et al., 2017): how far the probability of the likeliest class is
+            from the share that is right, in the mean over 15 bins of equal width, weighted by their images.
+        bins: (15, 3) of those: mean probability, share that is right (both 0 in an empty bin), images.
         per_class: class name -> share of its images that were recognised (None without images).
         confusion: int (classes, classes), rows the true class, columns the predicted one.
     """
@@ -26,6 +30,8 @@ class Evaluation:
     top1: float
     top5: float | None
     loss: float
+    ece: float
+    bins: np.ndarray
     per_class: dict[str, float | None]
     confusion: np.ndarray
 
@@ -59,17 +65,29 @@ def evaluate(logits, labels, class_names):
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, predicted), 1)
     totals = confusion.sum(axis=1)
+    probabilities = softmax(logits)
+    bins = _reliability(probabilities.max(axis=-1), predicted == labels)
     return Evaluation(
         images=len(labels),
         top1=float(np.mean(predicted == labels)),
         top5=float(np.mean(rank < 5)) if classes > 5 else None,
-        loss=float(-np.mean(np.log(softmax(logits)[rows, labels].clip(1e-300)))),
+        loss=float(-np.mean(np.log(probabilities[rows, labels].clip(1e-300)))),
+        ece=float(np.sum(np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]) / len(labels)),
+        bins=bins,
         per_class={
             name: float(confusion[index, index] / totals[index]) if totals[index] else None
             for index, name in enumerate(class_names)
         },
         confusion=confusion,
     )
+
+
+def _reliability(confidence, right):
+    """(BINS, 3): mean confidence, share that is right, images."""
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    sums = [np.bincount(places, values, minlength=BINS) for values in (confidence, right)]
+    return np.stack([*(total / counts.clip(1) for total in sums), counts], axis=1)
 
 
 def figures(evaluation, data, split):
@@ -87,35 +105,20 @@ def figures(evaluation, data, split):
         "top1": evaluation.top1,
         "top5": evaluation.top5,
         "loss": evaluation.loss,
+        "ece": evaluation.ece,
         "per_class": evaluation.per_class,
     }
 
 
-def write_evaluation(directory, evaluation, data, split):
-    """Write evaluation.json and confusion.png into a directory that is there; arguments as in `figures`."""
-    record = {**figures(evaluation, data, split), "confusion": evaluation.confusion.tolist()}
-    write_json(directory / "evaluation.json", record)
+def write_evaluation(directory, evaluation, data, split, more=None):
+    """Write evaluation.json, confusion.png and reliability.png into a directory that is there.
+
+    Args:
+        directory: its path.
+        evaluation, data, split: as in `figures`.
+        more: entries to add to evaluation.json.
+    """
+    arrays = {"confusion": evaluation.confusion.tolist(), "reliability": evaluation.bins.tolist()}
+    write_json(directory / "evaluation.json", {**figures(evaluation, data, split), **arrays, **(more or {})})
     draw_confusion(directory / "confusion.png", evaluation)
-
-
-def draw_confusion(path, evaluation):
-    """Write a PNG of the confusion matrix: shares of each true class, with counts where they fit."""
-    names = [label(name, 24) for name in evaluation.per_class]
-    shares = evaluation.confusion / evaluation.confusion.sum(axis=1, keepdims=True).clip(1)
-    side = float(np.clip(0.45 * len(names) + 2.0, 4.5, 16.0))
-    figure = matplotlib.figure.Figure(figsize=(side + 0.8, side), dpi=100, layout="constrained")
-    axis = figure.subplots()
-    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("true")
-    if len(names) <= 40:
-        axis.set_xticks(range(len(names)), names, rotation=90)
-        axis.set_yticks(range(len(names)), names)
-    if len(names) <= 20:
-        for (row, column), count in np.ndenumerate(evaluation.confusion):
-            if count:
-                colour = "black" if shares[row, column] > 0.6 else "white"
-                axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
-    axis.set_title(f"top-1 {evaluation.top1:.2%} of {evaluation.images:,} images")
-    figure.savefig(path)
+    draw_reliability(directory / "reliability.png", evaluation)

@@ -1,14 +1,20 @@
 """`focalnets evaluate`."""
 
+import functools
 import json
 
 import numpy as np
 
 from focalnets._io import listed, new_output_directory
+from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import report_skipped
+from focalnets.data.splits import stratified_draw
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
+from focalnets.inference.evaluation_page import write_evaluation_page, write_mistakes
+from focalnets.inference.pictures import draw_corruptions
 from focalnets.inference.predictor import Predictor
+from focalnets.inference.views import VIEWS
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words
 
@@ -32,31 +38,104 @@ def run(arguments):
             f"The preset does not know the classes {listed(unknown)} of the data; it knows {listed(names)}."
         )
     split = dataset.splits[arguments.split]
+    if arguments.limit is not None:
+        split = _some(split, arguments.limit)
+    if arguments.html and arguments.out is None:
+        raise ValueError("--html writes its page into a directory: name one with --out.")
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
     places = np.array([names.index(name) for name in data_names])  # the data may lack some classes
-    logits = predictor.logits_of_split(split)
-    if arguments.restrict:
-        kept = np.sort(places)
-        names = tuple(names[place] for place in kept)
-        logits, places = logits[:, kept], np.searchsorted(kept, places)
-    found = evaluate(logits, places[split.labels], names)
+    kept = np.sort(places) if arguments.restrict else np.arange(len(names))
+    names = tuple(names[place] for place in kept)
+    labels = np.searchsorted(kept, places)[split.labels]
 
+    def logits(**options):
+        return predictor.logits_of_split(split, **options)[:, kept]
+
+    plain = logits()
+    found = evaluate(plain, labels, names)
+    more = {}
+    if arguments.tta != "none":
+        views = VIEWS[arguments.tta]
+        averaged = evaluate(logits(views=views, text=f"classifying {len(views)} views"), labels, names)
+        more["tta"] = {
+            "views": arguments.tta,
+            "top1": averaged.top1,
+            "loss": averaged.loss,
+            "ece": averaged.ece,
+        }
+    if arguments.corruptions:
+        more["corruptions"] = _corruptions(logits, labels)
     if directory is not None:
-        write_evaluation(directory, found, arguments.data, arguments.split)
+        write_evaluation(directory, found, arguments.data, arguments.split, more)
+        if "corruptions" in more:
+            draw_corruptions(directory / "corruptions.png", more["corruptions"], found.top1)
+    if arguments.html:
+        write_mistakes(directory / "mistakes.png", split, plain, labels, names)
+        title = f"{arguments.preset} on {arguments.data}, {arguments.split}"
+        write_evaluation_page(directory / "evaluation.html", title, found, more)
     if arguments.as_json:
-        record = figures(found, arguments.data, arguments.split)
+        record = {**figures(found, arguments.data, arguments.split), **more}
         print(json.dumps(record, indent=2, ensure_ascii=False))
     else:
-        width = max(len(name) for name in names)
-        for name, share in found.per_class.items():
-            print(f"{name:<{width}}  {'no images' if share is None else f'{share:7.2%}'}")
-        print(f"images: {found.images}")
-        print(f"loss: {found.loss:.4f}")
-        if found.top5 is not None:
-            print(f"top-5 accuracy: {found.top5:.4f}")
-        print(f"top-1 accuracy: {found.top1:.4f}")
-        if arguments.preset in CHECKPOINTS and (published := CHECKPOINTS[arguments.preset].published_top1):
-            print(f"published by its authors, on ImageNet-1k's validation images: {published / 100:.4f}")
+        _print(found, more, CHECKPOINTS.get(arguments.preset))
         if directory is not None:
             print(f"confusion matrix: {directory / 'confusion.png'}")
+            print(f"calibration: {directory / 'reliability.png'}")
+        if arguments.html:
+            print(f"page: {directory / 'evaluation.html'}")
     report_skipped(dataset.bad)
+
+
+def _print(found, more, checkpoint):
+    _print_shares({name: [share] for name, share in found.per_class.items()})
+    print(f"images: {found.images}")
+    print(f"loss (negative log-likelihood): {found.loss:.4f}")
+    print(f"expected calibration error: {found.ece:.4f}")
+    if found.top5 is not None:
+        print(f"top-5 accuracy: {found.top5:.4f}")
+    print(f"top-1 accuracy: {found.top1:.4f}")
+    if "tta" in more:
+        print(f"top-1 accuracy, averaged over views ({more['tta']['views']}): {more['tta']['top1']:.4f}")
+    if "corruptions" in more:
+        print("top-1 accuracy by corruption, severities 1 to 5:")
+        _print_shares(more["corruptions"])
+        mean = np.mean(list(more["corruptions"].values()))
+        print(f"top-1 accuracy, mean over corruptions and severities: {mean:.4f}")
+    if checkpoint is not None and checkpoint.published_top1:
+        share = checkpoint.published_top1 / 100
+        print(f"published by its authors, on ImageNet-1k's validation images: {share:.4f}")
+    if checkpoint is not None and checkpoint.measured_top1:
+        print(
+            f"stated in its model card, on the test images of {checkpoint.data}: "
+            f"{checkpoint.measured_top1 / 100:.4f}"
+        )
+
+
+def _print_shares(rows):
+    width = max(len(name) for name in rows)
+    for name, shares in rows.items():
+        texts = ["no images" if share is None else f"{share:7.2%}" for share in shares]
+        print(f"{name:<{width}}  {'  '.join(texts)}")
+
+
+def _some(split, limit):
+    """So many images of a split, each class by its share."""
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1; got {limit}.")
+    if limit >= len(split):
+        return split
+    return split.take(np.sort(stratified_draw(split.labels, limit / len(split), seed=0)))
+
+
+def _corruptions(logits, labels):
+    """Name -> top-1 accuracy at each severity."""
+    found = {}
+    for number, name in enumerate(CORRUPTIONS, start=1):
+        found[name] = []
+        for severity in SEVERITIES:
+            changed = logits(
+                change=functools.partial(corrupt, name=name, severity=severity),
+                text=f"corruption {number} of {len(CORRUPTIONS)}, {name}, severity {severity}",
+            )
+            found[name].append(float(np.mean(changed.argmax(axis=-1) == labels)))
+    return found

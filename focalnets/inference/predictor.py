@@ -8,6 +8,7 @@ import numpy as np
 from focalnets._io import cores, parallel_map, progress
 from focalnets.data.pictures import read_pictures
 from focalnets.inference.engines import open_engine
+from focalnets.inference.views import VIEWS
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,33 @@ class Predictor:
         """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
         return self._logits(self.prepare(image) for image in images)
 
-    def logits_of_split(self, split):
-        """Logits (N, classes) of a `Split` that was opened with `prepare`, read as needed."""
+    def logits_of_split(self, split, views=VIEWS["none"], change=None, text="classifying"):
+        """Logits (N, classes) of a `Split` that was opened with `prepare`, read as needed.
+
+        Args:
+            split: the `Split`.
+            views: functions uint8 images -> uint8 images; see `views.py`. With several, what is returned are
+                the logarithms of the mean of their probabilities.
+            change: function of images and `first`, the number of the first of them, before anything else.
+            text: what to say while it lasts.
+        """
         starts = range(0, len(split), self.batch_size)
         rows = [np.arange(start, min(start + self.batch_size, len(split))) for start in starts]
-        batches = parallel_map(split.batch, rows, workers=0 if split.in_memory else cores())
-        batches = progress(batches, "classifying", len(rows))
-        return np.concatenate([self.engine.run(batch) for batch in batches])
+
+        def images(batch_rows):
+            batch = split.batch(batch_rows)
+            return batch if change is None else change(batch, first=int(batch_rows[0]))
+
+        plain = split.in_memory and change is None
+        batches = parallel_map(images, rows, workers=0 if plain else cores())
+        batches = progress(batches, text, len(rows))
+        return np.concatenate([self._over_views(batch, views) for batch in batches])
+
+    def _over_views(self, images, views):
+        logits = [self.engine.run(view(images)) for view in views]
+        if len(logits) == 1:
+            return logits[0]
+        return np.log(np.mean([softmax(one) for one in logits], axis=0).clip(1e-300))
 
     def predict(self, pictures, top=5):
         """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes."""

@@ -23,6 +23,7 @@ from focalnets.layers.initializers import (
     depthwise_initializer,
 )
 from focalnets.layers.pointwise import normalize, pointwise, tensors_like
+from focalnets.ops.dense import split
 from focalnets.ops.focal_context import focal_context
 
 
@@ -127,9 +128,7 @@ class FocalModulation(keras.layers.Layer):
     def call(self, x_BHWC, return_modulation=False):
         channels = x_BHWC.shape[-1]
         projected = pointwise(self.f, x_BHWC)
-        query_BHWC = projected[..., :channels]
-        context_BHWC = projected[..., channels : 2 * channels]
-        gates_BHWL = projected[..., 2 * channels :]  # L + 1 of them
+        query_BHWC, context_BHWC, gates_BHWL = split(projected, (channels, channels, self.focal_levels + 1))
 
         aggregated_BHWC = focal_context(context_BHWC, gates_BHWL, tensors_like(x_BHWC, *self.kernels))
         if self.normalize_modulator:

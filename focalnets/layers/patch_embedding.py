@@ -5,7 +5,7 @@ from keras import ops
 
 from focalnets.layers.initializers import conv_initializers
 from focalnets.layers.pointwise import normalize, tensors_like
-from focalnets.ops.dense import linear
+from focalnets.ops.dense import linear, strided_conv
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -89,22 +89,21 @@ class PatchEmbedding(keras.layers.Layer):
     def call(self, x):
         height, width = ops.shape(x)[1:3]
         margins = [(self.padding, self.padding + -size % self.patch_size) for size in (height, width)]
-        # With a static size that needs no margin the padding is left out; a dynamic one is always padded.
-        if any(not isinstance(after, int) or before or after for before, after in margins):
-            x = ops.pad(x, [(0, 0), *margins, (0, 0)])
-        return normalize(self.norm, self._project(x))
+        return normalize(self.norm, self._project(x, margins))
 
-    def _project(self, x):
+    def _project(self, x, margins):
+        kernel, bias = tensors_like(x, self.proj.kernel, self.proj.bias)
+        if self.kernel_size != self.patch_size or None in x.shape[1:3]:
+            return strided_conv(x, kernel, bias, self.patch_size, margins)
+        if any(after for _, after in margins):
+            x = ops.pad(x, [(0, 0), *margins, (0, 0)])
         height, width, channels = x.shape[1:]
-        if self.kernel_size != self.patch_size or None in (height, width):
-            return self.proj(x)
         # Patches that do not overlap are rows of a matrix, and a product is faster than a convolution with
         # strides.
         side = self.patch_size
         high, wide = height // side, width // side
         x = ops.reshape(x, (-1, high, side, wide, side, channels))
         x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, high, wide, side * side * channels))
-        kernel, bias = tensors_like(x, self.proj.kernel, self.proj.bias)
         return linear(x, ops.reshape(kernel, (-1, self.embed_dim)), bias)
 
     def compute_output_shape(self, input_shape):

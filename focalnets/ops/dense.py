@@ -4,6 +4,8 @@
 one dtype.
 """
 
+import itertools
+
 from keras import ops
 
 from focalnets.ops.dispatch import fused
@@ -33,6 +35,44 @@ def mlp(x, kernel1, bias1, kernel2, bias2):
     """
     y = fused("mlp", x, kernel1, bias1, kernel2, bias2)
     return linear(gelu(linear(x, kernel1, bias1)), kernel2, bias2) if y is None else y
+
+
+def split(x, sizes):
+    """The parts of the last axis, of these sizes: (..., sum of sizes) to a tuple of (..., size).
+
+    >>> from keras import ops
+    >>> from focalnets.ops.dense import split
+    >>> [tuple(part.shape) for part in split(ops.ones((1, 5)), (2, 3))]
+    [(1, 2), (1, 3)]
+    """
+    parts = fused("split", x, sizes)
+    if parts is not None:
+        return parts
+    ends = list(itertools.accumulate(sizes))
+    return tuple(x[..., end - size : end] for end, size in zip(ends, sizes, strict=True))
+
+
+def strided_conv(x, kernel, bias, stride, margins):
+    """Convolution of an image padded with zeros.
+
+    Args:
+        x: (B, H, W, I).
+        kernel: (k, k, I, O); bias: (O,).
+        stride: of both axes.
+        margins: ((above, below), (left, right)) zeros.
+
+    >>> from keras import ops
+    >>> from focalnets.ops.dense import strided_conv
+    >>> y = strided_conv(ops.ones((1, 4, 4, 1)), ops.ones((3, 3, 1, 1)), ops.zeros(1), 2, ((1, 1), (1, 1)))
+    >>> ops.convert_to_numpy(y)[0, ..., 0].tolist()
+    [[4.0, 6.0], [6.0, 9.0]]
+    """
+    y = fused("strided_conv", x, kernel, bias, stride, margins)
+    if y is not None:
+        return y
+    if any(not isinstance(after, int) or before or after for before, after in margins):
+        x = ops.pad(x, [(0, 0), *margins, (0, 0)])
+    return ops.conv(x, kernel, strides=stride, padding="valid", data_format="channels_last") + bias
 
 
 def layer_norm(x, gamma, beta, epsilon):

@@ -38,6 +38,22 @@ def layer_norm(x, gamma, beta, epsilon):
     return F.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
 
 
+def split(x, sizes):
+    """The gradient is put together once; that of slices is three maps of zeros, filled and added."""
+    return torch.split(x, sizes, dim=-1)
+
+
+def uneven(x, kernel, bias, stride, margins):
+    return None if all(before == after for before, after in margins) else "the margins are not even"
+
+
+def strided_conv(x, kernel, bias, stride, margins):
+    """Pads within the convolution, without a copy of the map."""
+    padding = [before for before, _ in margins]
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=stride, padding=padding)
+    return y.permute(0, 2, 3, 1)
+
+
 def not_float32(x, *_):
     return None if x.dtype == torch.float32 else "the map is not float32"
 
@@ -80,6 +96,8 @@ FUSED = {  # see `dispatch.fused`
     ),
     "dropout_mask": (("16 bits", no_mask, dropout_mask),),
     "layer_norm": (("torch", not_float32, layer_norm),),
+    "split": (("torch", always, split),),
+    "strided_conv": (("torch", uneven, strided_conv),),
     "mlp": (("onednn", torch_cpu.unsupported, torch_cpu.mlp),),
     "focal_context": (
         ("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),
@@ -96,8 +114,7 @@ def adamw(
     momentums,
     velocities,
     averages,
-    rates,
-    decays,
+    groups,
     learning_rate,
     betas,
     step,
@@ -107,25 +124,21 @@ def adamw(
     """One AdamW update of lists of tensors, in place, in one pass over memory.
 
     Args:
-        rates: factor on the learning rate of each variable.
-        decays: weight decay of each.
+        groups: (places in the lists, factor on their learning rate, weight decay) of those updated alike.
         learning_rate, step: tensors; the step counts from 1. Not numbers: to read them would wait for
             the device.
         kept: share of the averages that stays, a tensor.
     """
     # A depthwise kernel's gradient comes as a permuted view, which the fused update would take as it lies.
     gradients = [gradient.contiguous() for gradient in gradients]
-    for rate, decay in dict.fromkeys(zip(rates, decays, strict=True)):
-        chosen = [
-            index for index, pair in enumerate(zip(rates, decays, strict=True)) if pair == (rate, decay)
-        ]
+    for places, rate, decay in groups:
         torch._fused_adamw_(
             *(
-                [tensors[index] for index in chosen]
+                [tensors[place] for place in places]
                 for tensors in (variables, gradients, momentums, velocities)
             ),
             [],
-            [step] * len(chosen),
+            [step] * len(places),
             lr=learning_rate * rate,
             beta1=betas[0],
             beta2=betas[1],

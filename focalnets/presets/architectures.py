@@ -105,6 +105,12 @@ ARCHITECTURES = {
         image_size=48,
         num_classes=10,
     ),
+    # The same shape as upstream would build it.
+    "tutorial_fixed": Architecture(
+        {"embed_dim": 256, "depths": (2, 3, 2), "focal_levels": 2, "drop_path_rate": 0.1},
+        image_size=48,
+        num_classes=10,
+    ),
     # Ours: pico for 8 to 16 pixels, nano and micro for 32 to 64.
     "focalnet_pico": Architecture(
         {"embed_dim": 32, "depths": (2, 2), "patch_size": 1, "focal_window": 3},
@@ -114,8 +120,9 @@ ARCHITECTURES = {
     ),
     "focalnet_nano": Architecture(
         {
-            "embed_dim": 48,
-            "depths": (2, 4, 2),
+            "embed_dim": 64,
+            "depths": (1, 3, 2),
+            "mlp_ratio": 2.0,
             "patch_size": 2,
             "overlap_embed": True,
             "drop_path_rate": 0.05,

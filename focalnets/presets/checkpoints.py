@@ -1,15 +1,21 @@
-"""Published weights by name: where they are, what belongs to them, what they reach. Free of keras.
+"""Trained weights by name: where they are, what belongs to them, what they reach. Free of keras.
 
-The names are upstream's with the data added. Of the first source that can be used here the weights are taken:
-upstream's own file (a pickle, which needs torch to be read), or timm's copy on the Hugging Face hub (needs
-the extra `hub`). Nobody has published hashes of upstream's files; the hub's client checks its own. What comes
-is checked in any case by converting it: every array must find its place in the architecture named.
+One comes with focalnets, in `bundled/`, with a model card. The others are published by the authors of the
+paper: the names are upstream's with the data added. Of the first source that can be used here the weights
+are taken: upstream's own file (a pickle, which needs torch to be read), or timm's copy on the Hugging Face
+hub (needs the extra `hub`). Nobody has published hashes of upstream's files; the hub's client checks its own.
+What comes is checked in any case by converting it: every array must find its place in the architecture named.
 
 Upstream's links to the isotropic nets have been dead since May 2023, and no copy is known.
 """
 
+import pathlib
 from dataclasses import dataclass
 
+# What `predict`, `explain` and the recipe `finetune` take when nothing is named.
+DEFAULT = "focalnet_nano_cifar10"
+
+_BUNDLED = pathlib.Path(__file__).parent / "bundled"
 _RELEASE = "https://github.com/microsoft/FocalNet/releases/download/v1.0.0"
 
 
@@ -22,6 +28,7 @@ class Checkpoint:
         sources: URLs and hf:// names, best first; () where no copy is known to be left.
         data: what it was trained on.
         published_top1: percent on ImageNet-1k's validation images, by its authors; None if they gave none.
+        measured_top1: percent that we measured, on the test images of `data`; None where we could not.
         licence: of the weights.
         sha256: of the first source's file, None where nobody has published it.
     """
@@ -30,8 +37,20 @@ class Checkpoint:
     sources: tuple[str, ...]
     data: str
     published_top1: float | None = None
+    measured_top1: float | None = None
     licence: str = "MIT"
     sha256: str | None = None
+
+
+def bundled_directory(name):
+    """The preset directory that comes with focalnets under this name, or None.
+
+    >>> from focalnets.presets.checkpoints import bundled_directory
+    >>> bundled_directory("focalnet_tiny_srf_imagenet1k") is None
+    True
+    """
+    directory = _BUNDLED / name
+    return directory if name in CHECKPOINTS and directory.is_dir() else None
 
 
 def _imagenet1k(name, top1):

@@ -11,7 +11,11 @@ A training run writes these files among its own; predict, evaluate, explain and 
 import contextlib
 import logging
 import pathlib
+import shutil
 import warnings
+
+import h5py
+import numpy as np
 
 from focalnets import __version__
 from focalnets._io import atomic_directory, read_json, write_json
@@ -75,6 +79,49 @@ def write_preset_files(network, directory, image_converter=None):
         "parameters": network.count_params(),
         "backbone": _stored(backbone.get_config()),
     }
+    write_json(directory / CONFIG, config)  # last: a directory with a config is complete
+
+
+def halve(source, directory):
+    """Copy a preset with its weights in float16: half the size; loading makes float32 of them again.
+
+    Args:
+        source: preset directory.
+        directory: existing directory to write into.
+
+    Raises:
+        ValueError: if a weight is too large for float16.
+
+    >>> import pathlib, tempfile
+    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets.presets.store import halve
+    >>> whole, half = (pathlib.Path(tempfile.mkdtemp()) for _ in range(2))
+    >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(whole / "p")
+    >>> halve(whole / "p", half)
+    >>> half_size, size = ((path / "model.weights.h5").stat().st_size for path in (half, whole / "p"))
+    >>> half_size < 0.7 * size
+    True
+    """
+    source, directory = pathlib.Path(source), pathlib.Path(directory)
+    config, _ = read_config(source)
+    with h5py.File(source / WEIGHTS) as whole, h5py.File(directory / WEIGHTS, "w") as half:
+
+        def copy(name, item):
+            copied = half.require_group(name) if isinstance(item, h5py.Group) else None
+            if copied is None:
+                values = item[()]
+                if values.dtype == np.float32:
+                    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+                        raise ValueError(f"{name} of {source} has values beyond float16's largest.")
+                    values = values.astype(np.float16)
+                copied = half.create_dataset(name, data=values)
+            copied.attrs.update(item.attrs)
+
+        half.attrs.update(whole.attrs)
+        whole.visititems(copy)
+    for name in config["files"]:
+        if name != WEIGHTS:
+            shutil.copyfile(source / name, directory / name)
     write_json(directory / CONFIG, config)  # last: a directory with a config is complete
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import logging
 
+import numpy as np
+
 from focalnets.data.splits import split_validation
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
@@ -88,3 +90,21 @@ def training_splits(dataset, recipe):
             "raise it, or give the data set a val/ folder."
         )
     return training, validation
+
+
+def class_weights(recipe, training, num_classes):
+    """The recipe's factors on the loss, (classes,), mean 1 over the training images; None for none.
+
+    >>> import numpy as np
+    >>> from focalnets.data.splits import Split
+    >>> from focalnets.training.prepare import class_weights
+    >>> from focalnets.training.recipe import Recipe
+    >>> split = Split(np.zeros((3, 1, 1, 3), "uint8"), np.array([0, 0, 1]))
+    >>> class_weights(Recipe("mine", class_weights="balanced"), split, 2).tolist()
+    [0.75, 1.5]
+    """
+    if recipe.class_weights == "none":
+        return None
+    counts = np.bincount(training.labels, minlength=num_classes)
+    present = counts > 0
+    return np.where(present, len(training) / (present.sum() * counts.clip(1)), 0.0)

@@ -28,6 +28,7 @@ class Recipe:
         crop_fraction: of the ImageConverter, for validation and test.
         epochs: passes over the training images.
         batch_size: images a step.
+        optimizer: "adamw", or "muon" for the weight matrices and AdamW for the rest.
         accumulation: batches whose gradients are averaged before one update.
         learning_rate: peak, reached after the warm-up; then half a cosine down to the final one.
         final_learning_rate: at the last step.
@@ -36,9 +37,13 @@ class Recipe:
         clip_norm: largest global norm of the gradients; 0 for no limit.
         layer_decay: factor on the learning rate from each block to the one before it; 1 for none.
         frozen_stages: so many stages, and the stem, keep their weights; 0 for none.
+        unfreeze_epochs: progressive unfreezing: the head learns alone for so many epochs, then the last stage
+            joins in, after as many the one before it, and so on; 0 for all from the start.
         ema_decay: average the weights, an update keeping so much; validation and the preset take the
             average. 0 for none.
         drop_path_rate, dropout_rate: instead of the architecture's; None for that.
+        class_weights: "balanced" to weigh the loss of each class by 1 / its share of the training images, so
+            that rare classes count as much as frequent ones; "none" for all images alike.
         label_smoothing: share of the target spread over all classes.
         precision: "float32", or "bfloat16" for mixed precision: weights stay float32.
         augmentation: how training images are varied; see `Augmentation`.
@@ -61,6 +66,7 @@ class Recipe:
     crop_fraction: float = 1.0
     epochs: int = 10
     batch_size: int = 128
+    optimizer: typing.Literal["adamw", "muon"] = "adamw"
     accumulation: int = 1
     learning_rate: float = 1e-3
     final_learning_rate: float = 0.0
@@ -69,9 +75,11 @@ class Recipe:
     clip_norm: float = 5.0
     layer_decay: float = 1.0
     frozen_stages: int = 0
+    unfreeze_epochs: float = 0.0
     ema_decay: float = 0.0
     drop_path_rate: float | None = None
     dropout_rate: float | None = None
+    class_weights: typing.Literal["none", "balanced"] = "none"
     label_smoothing: float = 0.0
     precision: typing.Literal["float32", "bfloat16"] = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -83,7 +91,7 @@ class Recipe:
         for name in ("epochs", "batch_size", "accumulation", "learning_rate", "layer_decay"):
             if not getattr(self, name) > 0:  # also if it is not a number
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
-        for name in ("weight_decay", "clip_norm", "final_learning_rate", "frozen_stages"):
+        for name in ("weight_decay", "clip_norm", "final_learning_rate", "frozen_stages", "unfreeze_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if not 0 <= self.seed < 2**32:
@@ -97,8 +105,9 @@ class Recipe:
             raise ValueError("A recipe with an architecture needs image_size, mean and std.")
         if self.image_size is not None and not self.image_size > 0:
             raise ValueError(f"image_size must be positive; got {self.image_size}.")
-        for name, allowed in (("precision", ("float32", "bfloat16")), ("keep_weights", ("best", "last"))):
-            if getattr(self, name) not in allowed:
+        for name, kind in typing.get_type_hints(Recipe).items():
+            allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+            if allowed and getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}; got {getattr(self, name)!r}.")
 
 

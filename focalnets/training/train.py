@@ -21,7 +21,13 @@ from focalnets.presets.store import write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import read_snapshot, read_weights, restore
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.prepare import freeze, make_classifier, make_converter, training_splits
+from focalnets.training.prepare import (
+    class_weights,
+    freeze,
+    make_classifier,
+    make_converter,
+    training_splits,
+)
 from focalnets.training.recipe import load_recipe, recipe_from_json
 from focalnets.training.records import Averages, OutOfTime, Records, write_history
 from focalnets.training.report import write_report
@@ -197,6 +203,7 @@ class _Job:
             augmentation=recipe.augmentation,
             image_size=self.converter.image_size,
             seed=recipe.seed,
+            class_weights=class_weights(recipe, self.training, self.classifier.num_classes),
         )
         self.total_steps = recipe.epochs * self.loader.batches
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)

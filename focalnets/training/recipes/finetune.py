@@ -1,16 +1,20 @@
 """Adapt a trained network to your own classes: a new head, earlier blocks learning more slowly.
 
-focalnets train --recipe finetune --data my_pictures --set preset=runs/cifar10 --out runs/mine
+focalnets train --recipe finetune --data my_pictures --out runs/mine
 
-Image size and preprocessing are the preset's. With few pictures a class, freeze the first stages:
---set frozen_stages=2.
+It starts from the weights that come with focalnets; --set preset=focalnet_tiny_srf_imagenet1k, or any other
+preset or run, for larger pictures. Image size and preprocessing are the preset's. Few pictures a class:
+--set frozen_stages=2. Some classes rare: --set class_weights=balanced. docs/finetuning.md has an example with
+figures.
 """
 
 from focalnets.data.augment import Augmentation
+from focalnets.presets.checkpoints import DEFAULT
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
     name="finetune",
+    preset=DEFAULT,
     epochs=30,
     batch_size=32,
     learning_rate=1e-3,

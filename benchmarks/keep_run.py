@@ -1,0 +1,114 @@
+"""Keep the small records of a training run, and write the table of recipes from all that are kept.
+
+    python benchmarks/keep_run.py runs/cifar10_cpu     copy its records to results/, and write the table
+    python benchmarks/keep_run.py                      write the table only
+
+Records: history.csv, recipe.json and evaluation.json of the run (validation images stand in its history, the
+test images in its evaluation). The table is in focalnets/training/recipes/README.md, between two marks.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import pathlib
+
+import measure
+
+from focalnets.presets.architectures import ARCHITECTURES
+from focalnets.presets.cost import count_macs, count_parameters
+
+README = pathlib.Path(__file__).parents[1] / "focalnets" / "training" / "recipes" / "README.md"
+BEGIN, END = "<!-- written by benchmarks/keep_run.py -->\n", "<!-- end -->"
+TUTORIAL = 0.688  # the tutorial's validation accuracy
+COLUMNS = (
+    "recipe",
+    "seed",
+    "net",
+    "parameters",
+    "MACs",
+    "epochs",
+    "machine",
+    "minutes",
+    "images/s",
+    "68.8 % at minute",
+    "validation",
+    "test",
+    "date",
+)
+
+
+def keep(run):
+    """Copy the records of a run, without names of places on this machine."""
+    run = pathlib.Path(run)
+    recipe, facts = (json.loads((run / name).read_text()) for name in ("recipe.json", "run.json"))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    recipe["data"] = evaluation["data"] = pathlib.Path(recipe["data"]).name
+    day = datetime.date.fromtimestamp((run / "evaluation.json").stat().st_mtime)
+    name = recipe["name"].replace("_", "-")
+    where = f"{facts['backend']}_{recipe['precision']}_{measure.machine()}"
+    stem = f"train_{name}_seed{recipe['seed']}_{where}_{day}"
+    (measure.RESULTS / f"{stem}.history.csv").write_text((run / "history.csv").read_text())
+    for kind, record in (("recipe", recipe), ("evaluation", evaluation)):
+        (measure.RESULTS / f"{stem}.{kind}.json").write_text(json.dumps(record, indent=2) + "\n")
+    print(f"kept: {stem}")
+
+
+def rows():
+    """One row a kept run, as the table has it."""
+    found = []
+    for path in sorted(measure.RESULTS.glob("train_*.evaluation.json")):
+        stem = path.name.removesuffix(".evaluation.json")
+        evaluation = json.loads(path.read_text())
+        recipe = json.loads(path.with_name(f"{stem}.recipe.json").read_text())
+        with path.with_name(f"{stem}.history.csv").open() as file:
+            history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        _, _, _, backend, precision, *machine, day = stem.split("_")
+        name = recipe["architecture"] or recipe["preset"]
+        architecture = ARCHITECTURES.get(recipe["architecture"])
+        passed = [row["minutes"] for row in history if row["val_accuracy"] >= TUTORIAL]
+        best = max(row["val_accuracy"] for row in history)
+        kept = history[-1]["val_accuracy"] if recipe["keep_weights"] == "last" else best
+        speeds = sorted(row["images_per_second"] for row in history)
+        found.append(
+            (
+                recipe["name"],
+                recipe["seed"],
+                name,
+                f"{count_parameters(architecture) / 1e6:.2f} M" if architecture else "",
+                f"{count_macs(architecture, recipe['image_size']) / 1e6:.0f} M" if architecture else "",
+                len(history),
+                f"{'_'.join(machine)}, {backend}, {precision}",
+                f"{history[-1]['minutes']:.0f}",
+                f"{speeds[len(speeds) // 2]:.0f}",
+                f"{passed[0]:.0f}" if passed else "never",
+                f"{kept:.2%}",
+                f"{evaluation['top1']:.2%}" if evaluation["split"] == "test" else "",
+                day,
+            )
+        )
+    return found
+
+
+def table():
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows()]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+
+
+def write_table():
+    text = README.read_text()
+    start, stop = text.index(BEGIN) + len(BEGIN), text.index(END)
+    README.write_text(text[:start] + table() + text[stop:])
+    print(f"table: {README}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", nargs="*", help="run directories whose records to keep")
+    for run in parser.parse_args().run:
+        keep(run)
+    write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What repairing each fault of the 2023 Keras tutorial gives: the same budget for each row, at reduced scale.
+
+    python benchmarks/tutorial_ablation.py DATA [--updates 1000] [--width 64] [--rows N,N,...]
+
+Each row keeps the repairs of the rows above it. Reduced: a quarter of the tutorial's width (64 channels in
+the first stage, 2.5 million parameters), batches of 128 instead of 1024; its own: the data split, 48 pixels,
+patches of 4, the number of updates (1000), the augmentation. Validation accuracy after the last update, on
+the 10,000 images held out; the test images are not looked at.
+"""
+
+import argparse
+import dataclasses
+import os
+import time
+
+import measure
+import numpy as np
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+import keras
+
+import focalnets
+from focalnets import config
+from focalnets.data.augment import Augmentation
+from focalnets.data.datasets import open_dataset
+from focalnets.data.loader import Loader
+from focalnets.data.splits import split_validation
+from focalnets.models.image_converter import ImageConverter
+from focalnets.presets.architectures import ARCHITECTURES
+from focalnets.training.adamw import AdamW
+from focalnets.training.muon import Muon, weight_matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The tutorial as it is; each repair replaces a field."""
+
+    backbone: dict
+    dead_updates: int = 24  # of 1000: its schedule was made for 976
+    decay_everything: bool = True
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    image_size: int = 48
+    augmentation: Augmentation = dataclasses.field(
+        default_factory=lambda: Augmentation(resize_crop=52, interpolation="bilinear", flip=True)
+    )
+    mean: tuple = (0.0, 0.0, 0.0)
+    std: tuple = (1.0, 1.0, 1.0)
+
+
+def repairs(width):
+    """[(what is repaired, Setup)], cumulative."""
+    tutorial = {**ARCHITECTURES["tutorial"].backbone, "embed_dim": width}
+    steps = [("nothing: the tutorial as it is", {}, {})]
+    steps.append(("learning rate 0 after the last update, not 24 updates before", {"dead_updates": 0}, {}))
+    steps.append(("biases and norms do not decay", {"decay_everything": False}, {}))
+    steps.append(("a norm before the modulation", {}, {"norm_placement": "pre"}))
+    steps.append(("epsilon 1e-5 in every norm", {}, {"embedding_norm_epsilon": 1e-5}))
+    steps.append(("initial values of the paper's code", {}, {"kernel_initializer": None}))
+    steps.append(("drop path 0.1 instead of dropout 0.1", {}, {"dropout_rate": 0.0, "drop_path_rate": 0.1}))
+    normalised = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
+    steps.append(("pixels normalised by mean and deviation", normalised, {}))
+    steps.append(("rate 1e-3 and decay 0.05", {"learning_rate": 1e-3, "weight_decay": 0.05}, {}))
+    steps.append(("Muon, rate 3e-3", {"optimizer": "muon", "learning_rate": 3e-3}, {}))
+    small = {"image_size": 32, "augmentation": Augmentation(pad_crop=4, flip=True)}
+    stem = {"patch_size": 2, "overlap_embed": True}
+    steps.append(("32 pixels as they are, overlapping patches of 2", small, stem))
+    rows, fields, backbone = [], {}, tutorial
+    for text, changed, changed_backbone in steps:
+        fields, backbone = {**fields, **changed}, {**backbone, **changed_backbone}
+        rows.append((text, Setup(backbone=backbone, **fields)))
+    return rows
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """15 % of warm-up, then half a cosine, to 0 `dead` updates before the end."""
+
+    def __init__(self, peak, updates, dead):
+        self.peak, self.warmup, self.end = peak, round(0.15 * updates), updates - dead
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        rising = (step + 1) / (self.warmup + 1)
+        progress = keras.ops.clip((step - self.warmup) / (self.end - self.warmup), 0, 1)
+        falling = 0.5 * (1 + keras.ops.cos(np.pi * progress))
+        return self.peak * keras.ops.where(step < self.warmup, rising, falling)
+
+    def get_config(self):
+        return {}
+
+
+def run(setup, data, updates, seed):
+    """Train for so many updates: a dict of figures."""
+    keras.utils.set_random_seed(seed)
+    size = (setup.image_size,) * 2
+    converter = ImageConverter(size, interpolation="bilinear", mean=setup.mean, std=setup.std)
+    keep = "stream" if setup.augmentation.needs_originals else "auto"
+    train = open_dataset(data, 3, converter.prepare, "error", keep).splits["train"]
+    training, validation = split_validation(train, 0.2, 0)
+    backbone = focalnets.FocalNetBackbone(**setup.backbone, image_shape=(*size, 3), seed=seed)
+    net = focalnets.FocalNetClassifier(backbone, 10, converter)
+    loader = Loader(training, 10, 128, True, setup.augmentation, size, seed)
+    dead = round(setup.dead_updates * updates / 1000)
+    schedule = Schedule(setup.learning_rate, updates, dead)
+    if setup.decay_everything:
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=setup.weight_decay)
+    elif setup.optimizer == "adamw":
+        optimizer = AdamW(schedule, weight_decay=setup.weight_decay, epsilon=1e-7)
+    else:
+        matrices = weight_matrices(net)
+        optimizer = Muon(schedule, weight_decay=setup.weight_decay, matrices=matrices)
+    net.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    start, done = time.perf_counter(), 0
+    while done < updates:
+        loader.epoch = done // loader.batches
+        batches = min(loader.batches, updates - done)
+        history = net.fit(loader, steps_per_epoch=batches, epochs=1, shuffle=False, verbose=0).history
+        done += batches
+    seconds = time.perf_counter() - start
+    loss, accuracy = net.evaluate(Loader(validation, 10, 250), verbose=0)
+    return {
+        "validation_accuracy": round(accuracy, 4),
+        "validation_loss": round(loss, 4),
+        "training_loss": round(history["loss"][-1], 4),
+        "training_accuracy": round(history["accuracy"][-1], 4),
+        "parameters": net.count_params(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data")
+    parser.add_argument("--updates", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--rows", help="numbers of the rows to run, such as 1,2,5")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    config.keep_freed_memory()
+    name = f"tutorial-ablation_{keras.backend.backend()}_float32_{measure.machine()}"
+    numbers = range(1, len(repairs(arguments.width)) + 1)
+    if arguments.rows:
+        numbers = [int(number) for number in arguments.rows.split(",")]
+    for number in numbers:
+        repaired, setup = repairs(arguments.width)[number - 1]
+        row = {"row": number, "repaired": repaired, "seed": arguments.seed, "updates": arguments.updates}
+        found = run(setup, arguments.data, arguments.updates, arguments.seed)
+        print(row, found, flush=True)
+        measure.write_rows(name, [{**row, **found}])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Which preset, and which pictures, the words of a command line mean."""
+
+import glob
+import logging
+import pathlib
+
+from focalnets.data.decode import IMAGE_SUFFIXES
+from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
+
+_log = logging.getLogger("focalnets")
+
+
+def preset_and_pictures(first, others):
+    """(preset, pictures): the first word may be a picture, and then the bundled preset is meant.
+
+    Args:
+        first: a preset, or a picture, folder of pictures, pattern, or "-".
+        others: the words behind it.
+
+    >>> from focalnets.explain.inputs import preset_and_pictures
+    >>> preset_and_pictures("runs/mine", ("photo.jpg",))
+    ('runs/mine', ('photo.jpg',))
+    """
+    if not _means_pictures(first):
+        return first, tuple(others)
+    _log.warning(
+        "no preset named: taking %s, trained on %s; name another before the pictures",
+        DEFAULT,
+        CHECKPOINTS[DEFAULT].data,
+    )
+    return DEFAULT, (first, *others)
+
+
+def _means_pictures(word):
+    path = pathlib.Path(word).expanduser()
+    if word == "-" or path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    if path.is_dir():
+        if (path / "config.json").is_file() or (path / "run.json").is_file():  # a preset, or a run
+            return False
+        return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.rglob("*"))
+    return glob.has_magic(word) and not path.exists()

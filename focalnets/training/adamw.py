@@ -1,0 +1,150 @@
+"""AdamW with what training a network well needs of it."""
+
+import keras
+from keras import ops
+
+from focalnets.ops.backend import fused_adamw
+
+# An average of weights forgets faster in the beginning: min(decay, t / (t + 9)) at update t = 0, 1, ...
+_AVERAGE_WARMUP = 9.0
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class AdamW(keras.optimizers.Adam):
+    """AdamW that does not decay biases, norms and layer scales, and can average the weights.
+
+    What Keras 3.15's own does not do, and this does:
+
+    - variables of one axis do not decay, without a list that is lost when the optimiser is saved;
+    - the average (EMA) counts updates, not batches, under gradient accumulation;
+    - it is kept beside the weights and never overwrites them, so that two `fit`s are one; `swap_averages`
+      exchanges the two;
+    - each variable may have a learning rate of its own;
+    - on torch, everything is done in a few fused calls.
+
+    Args:
+        learning_rate: number or schedule; a schedule counts batches, accumulated ones included.
+        weight_decay: decoupled, times the learning rate, of variables with two axes or more.
+        average_decay: how much of the average one update keeps, 0 for no average.
+        rate_scales: factors on the learning rate, one a trainable variable; None for 1.
+        releases: for each variable, how many updates pass before it learns; None for 0.
+        kwargs: of `keras.optimizers.Adam`, such as `global_clipnorm`, `gradient_accumulation_steps`.
+
+    Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        weight_decay=0.05,
+        average_decay=0.0,
+        rate_scales=None,
+        releases=None,
+        epsilon=1e-8,
+        name="adamw",
+        **kwargs,
+    ):
+        # Keras' own decay and average stay off.
+        kwargs = {key: value for key, value in kwargs.items() if key not in ("use_ema", "weight_decay")}
+        super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
+        self.decay = float(weight_decay)
+        self.average_decay = float(average_decay)
+        self.rate_scales = None if rate_scales is None else [float(scale) for scale in rate_scales]
+        self.releases = None if releases is None else [int(update) for update in releases]
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        for name in ("rate_scales", "releases"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(variables):
+                raise ValueError(f"{len(values)} {name} do not fit {len(variables)} variables.")
+        self.averages = self.add_optimizer_variables(variables, "average") if self.average_decay else []
+
+    def swap_averages(self, variables):
+        """Exchange weights and averages; `variables` are the model's trainable ones. Twice is nothing."""
+        for variable, average in zip(variables, self.averages, strict=True):
+            weight, mean = (ops.convert_to_numpy(value).copy() for value in (variable, average))
+            variable.assign(mean)
+            average.assign(weight)
+
+    def _factors(self, dtype):
+        """(1 - beta_1^t, 1 - beta_2^t, what the average keeps) at the t-th update."""
+        update = ops.cast(self.iterations + 1, dtype)  # counts updates, also under accumulation
+        kept = ops.minimum(self.average_decay, (update - 1) / (update - 1 + _AVERAGE_WARMUP))
+        first, second = (1 - ops.power(ops.cast(beta, dtype), update) for beta in (self.beta_1, self.beta_2))
+        return first, second, kept
+
+    def _scale(self, index):
+        """Factor on the learning rate of a variable; a tensor where it depends on the update."""
+        scale = 1.0 if self.rate_scales is None else self.rate_scales[index]
+        if self.releases is None or self.releases[index] == 0:
+            return scale
+        return scale * ops.cast(self.iterations >= self.releases[index], "float32")
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One variable; JAX and TensorFlow come here."""
+        index = self._get_variable_index(variable)
+        dtype = variable.dtype
+        gradient = ops.cast(gradient, dtype)
+        rate = ops.cast(learning_rate, dtype) * self._scale(index)
+        correction_1, correction_2, _ = self._factors(dtype)
+        momentum, velocity = self._momentums[index], self._velocities[index]
+        self.assign_add(momentum, (1 - self.beta_1) * (gradient - momentum))
+        self.assign_add(velocity, (1 - self.beta_2) * (ops.square(gradient) - velocity))
+        direction = (momentum / correction_1) / (ops.sqrt(velocity / correction_2) + self.epsilon)
+        if self.decay and len(variable.shape) > 1:
+            direction = direction + self.decay * ops.convert_to_tensor(variable)
+        self.assign_sub(variable, rate * direction)
+        self._average(index, variable)
+
+    def _average(self, index, variable):
+        """Draw the average of a variable towards its new value."""
+        if self.averages:
+            _, _, kept = self._factors(variable.dtype)
+            average = self.averages[index]
+            self.assign_add(average, (1 - kept) * (ops.convert_to_tensor(variable) - average))
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """All variables; Keras' hook for a backend that can do them together."""
+        fused = fused_adamw()
+        if fused is None:
+            return super()._backend_update_step(grads, trainable_variables, learning_rate)
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        _, _, kept = self._factors("float32")
+        fused(
+            [variable.value for variable in trainable_variables],
+            grads,
+            [self._momentums[index].value for index in indices],
+            [self._velocities[index].value for index in indices],
+            [self.averages[index].value for index in indices] if self.averages else [],
+            groups=self._groups(trainable_variables, indices),
+            learning_rate=ops.convert_to_tensor(learning_rate),
+            betas=(self.beta_1, self.beta_2),
+            step=ops.cast(self.iterations + 1, "float32"),
+            epsilon=self.epsilon,
+            kept=kept,
+        )
+
+    def _groups(self, variables, indices):
+        """[(places of variables that are updated alike, factor on their rate, weight decay)]."""
+        alike = {}
+        for place, (variable, index) in enumerate(zip(variables, indices, strict=True)):
+            scale = None if self.rate_scales is None else self.rate_scales[index]
+            release = None if self.releases is None else self.releases[index]
+            alike.setdefault((scale, release, len(variable.shape) > 1), []).append(place)
+        return [
+            (places, self._scale(indices[places[0]]), self.decay if decays else 0.0)
+            for (_, _, decays), places in alike.items()
+        ]
+
+    def get_config(self):
+        config = super().get_config()
+        return {
+            **config,
+            "weight_decay": self.decay,
+            "average_decay": self.average_decay,
+            "rate_scales": self.rate_scales,
+            "releases": self.releases,
+        }

@@ -1,0 +1,115 @@
+"""Muon: the momentum of each weight matrix is made orthogonal before it is added to the weights."""
+
+import math
+
+import keras
+from keras import ops
+
+from focalnets.training.adamw import AdamW
+
+# A quintic a x + b x^3 + c x^5 that takes singular values in (0, 1] close to 1 in five rounds.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ROUNDS = 5
+
+# An orthogonal update times this has about the size of Adam's, so that one learning rate serves both.
+_RMS = 0.2
+
+
+@keras.saving.register_keras_serializable(package="focalnets")
+class Muon(AdamW):
+    """Muon for the weight matrices of the blocks, `AdamW` for everything else.
+
+    What `keras.optimizers.Muon` of Keras 3.15 does not do, and this does: kernels of strided convolutions
+    are matrices too; biases and norms do not decay; averages, rates by depth and accumulation are `AdamW`'s.
+
+    Args:
+        matrices: indices of the trainable variables that are updated by Muon.
+        momentum: of Muon, with Nesterov's step.
+        arguments, keywords: of `AdamW`.
+
+    Sources: Jordan et al., "Muon" (2024), for the iteration; Liu et al., arXiv 2502.16982, for the scale.
+
+    >>> import keras, numpy as np
+    >>> from focalnets.training.muon import Muon
+    >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    >>> net.compile(Muon(matrices=(0,), learning_rate=0.01), "mse")
+    >>> history = net.fit(np.eye(4), np.ones((4, 1)), epochs=2, verbose=0).history["loss"]
+    >>> history[1] < history[0]
+    True
+    """
+
+    def __init__(self, *arguments, matrices=(), momentum=0.95, name="muon", **keywords):
+        super().__init__(*arguments, name=name, **keywords)
+        self.matrices = tuple(int(index) for index in matrices)
+        self.momentum = float(momentum)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        if index not in self.matrices:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        dtype = variable.dtype
+        gradient = ops.cast(gradient, dtype)
+        momentum = self._momentums[index]
+        self.assign_add(momentum, (1 - self.momentum) * (gradient - momentum))
+        ahead = gradient + self.momentum * (momentum - gradient)
+        rows = math.prod(variable.shape[:-1])
+        direction = orthogonalize(ops.reshape(ahead, (rows, variable.shape[-1])))
+        direction = _RMS * math.sqrt(max(direction.shape)) * ops.reshape(direction, variable.shape)
+        direction = direction + self.decay * ops.convert_to_tensor(variable)
+        self.assign_sub(variable, ops.cast(learning_rate, dtype) * self._scale(index) * direction)
+        self._average(index, variable)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Keras' hook: the matrices one by one, the rest together where the backend can."""
+        others = []
+        for pair in zip(grads, trainable_variables, strict=True):
+            if self._get_variable_index(pair[1]) in self.matrices:
+                self.update_step(*pair, learning_rate)
+            else:
+                others.append(pair)
+        if others:
+            super()._backend_update_step(*zip(*others, strict=True), learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "matrices": list(self.matrices), "momentum": self.momentum}
+
+
+def orthogonalize(matrix):
+    """The nearest matrix with orthonormal rows (or columns), about: singular values become 0.7 to 1.2.
+
+    Args:
+        matrix: (m, n).
+
+    Returns:
+        (m, n): U V^T of matrix = U S V^T, by Newton-Schulz iteration.
+
+    >>> import numpy as np
+    >>> from focalnets.training.muon import orthogonalize
+    >>> found = orthogonalize(np.diag([3.0, 2.0, 1.0]).astype("float32"))
+    >>> bool(np.all(np.abs(np.diag(found) - 1) < 0.4))
+    True
+    """
+    wide = matrix.shape[0] <= matrix.shape[1]
+    x = matrix if wide else ops.transpose(matrix)
+    x = x / (ops.norm(x) + 1e-7)
+    for _ in range(_ROUNDS):
+        gram = ops.matmul(x, ops.transpose(x))
+        polynomial = _B * gram + _C * ops.matmul(gram, gram)
+        x = _A * x + ops.matmul(polynomial, x)
+    return x if wide else ops.transpose(x)
+
+
+def weight_matrices(classifier):
+    """Indices of the trainable variables that are matrices within the backbone: products and down-sampling.
+
+    Not the stem and the head, as Muon's authors advise, and not the depthwise kernels.
+    """
+    layers = classifier.backbone.layers
+    stem = {variable.path for layer in layers if layer.name == "stem" for variable in layer.variables}
+    inside = {variable.path for variable in classifier.backbone.trainable_variables} - stem
+    return tuple(
+        index
+        for index, variable in enumerate(classifier.trainable_variables)
+        if variable.path in inside and len(variable.shape) > 1 and min(variable.shape[-2:]) > 1
+    )

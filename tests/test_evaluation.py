@@ -1,0 +1,143 @@
+"""What `evaluate` does beyond accuracy: corruptions, views, the page, a part of the images."""
+
+import colorsys
+import dataclasses
+import io
+import itertools
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalnets import open_dataset, train
+from focalnets.cli import main
+from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from focalnets.inference.predictor import Predictor, softmax
+from focalnets.inference.views import VIEWS, mirrored, shifted
+from focalnets.training.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=3)
+    return train(recipe, out=tmp_path_factory.mktemp("runs") / "digits", monitor_every=0, verbose=0).directory
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Eight smooth colour images with an edge in each: uint8 (8, 32, 32, 3)."""
+    generator = np.random.default_rng(0)
+    small = generator.integers(30, 220, (8, 4, 4, 3), "uint8")
+    images = [np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)) for one in small]
+    images = np.stack(images).copy()
+    images[:, 16:, :8] = 250
+    return images
+
+
+@pytest.mark.parametrize("name", list(CORRUPTIONS))
+def test_a_corruption_grows_with_severity_and_does_not_depend_on_the_batch(name, photographs):
+    distances = []
+    for severity in SEVERITIES:
+        changed = corrupt(photographs, name, severity)
+        assert changed.dtype == np.uint8
+        assert changed.shape == photographs.shape
+        alone = corrupt(photographs[5:6], name, severity, first=5)
+        np.testing.assert_array_equal(alone[0], changed[5])
+        distances.append(np.abs(changed.astype(float) - photographs).mean())
+    assert distances[0] > 0
+    if name == "saturation":  # 1 and 2 take colour away, 3 to 5 add it
+        assert distances[0] < distances[1]
+        distances = distances[2:]
+    assert distances[-1] > distances[0]
+    if name != "pixelate":  # what the nearest pixel is changes more with 30 of 32 pixels than with 28
+        # The direction of motion is drawn anew for each severity.
+        assert all(after > 0.95 * before for before, after in itertools.pairwise(distances))
+    grey = corrupt(photographs[..., :1], name, 3)
+    assert grey.shape == (8, 32, 32, 1)
+    if name != "saturation":
+        assert (grey != photographs[..., :1]).any()
+
+
+def test_corruptions_are_what_they_are_called(photographs):
+    image = photographs[:1]
+    plain = image[0] / 255
+    noise = corrupt(np.full((1, 200, 200, 3), 128, "uint8"), "gaussian_noise", 5)
+    assert noise.std() / 255 == pytest.approx(0.10, rel=0.02)
+    shot = corrupt(np.full((1, 200, 200, 3), 128, "uint8"), "shot_noise", 3)
+    assert shot.std() / 255 == pytest.approx(np.sqrt(128 / 255 / 100), rel=0.02)
+    impulses = corrupt(np.full((1, 200, 200, 3), 128, "uint8"), "impulse_noise", 5)
+    assert np.mean(impulses != 128) == pytest.approx(0.07, rel=0.1)
+    assert set(np.unique(impulses)) == {0, 128, 255}
+    file = io.BytesIO()
+    Image.fromarray(image[0]).save(file, "JPEG", quality=58)
+    np.testing.assert_array_equal(corrupt(image, "jpeg", 3)[0], np.asarray(Image.open(file)))
+    faded = (plain - plain.mean((0, 1))) * 0.3 + plain.mean((0, 1))
+    np.testing.assert_allclose(corrupt(image, "contrast", 4)[0] / 255, faded, atol=0.5 / 255 + 1e-6)
+    hue, saturation, value = colorsys.rgb_to_hsv(*plain[3, 20])
+    brighter = colorsys.hsv_to_rgb(hue, saturation, min(1, value + 0.3))
+    np.testing.assert_allclose(corrupt(image, "brightness", 5)[0, 3, 20] / 255, brighter, atol=3e-3)
+    paler = colorsys.hsv_to_rgb(hue, saturation * 0.1, value)
+    np.testing.assert_allclose(corrupt(image, "saturation", 2)[0, 3, 20] / 255, paler, atol=3e-3)
+    for blur in ("gaussian_blur", "defocus_blur", "motion_blur"):  # a filter keeps the mean, and a plane
+        flat = np.full((1, 32, 32, 3), 77, "uint8")
+        np.testing.assert_array_equal(corrupt(flat, blur, 5), flat)
+    small = Image.fromarray(image[0]).resize((20, 20), Image.Resampling.BOX)
+    blocks = np.asarray(small.resize((32, 32), Image.Resampling.NEAREST))
+    np.testing.assert_allclose(corrupt(image, "pixelate", 5)[0].astype(int), blocks, atol=1)
+
+
+def test_lengths_grow_with_the_image(photographs):
+    large = np.stack([np.asarray(Image.fromarray(one).resize((128, 128))) for one in photographs])
+    small_blur = corrupt(photographs, "defocus_blur", 5).astype(float)
+    large_blur = corrupt(large, "defocus_blur", 5)
+    back = np.stack(
+        [np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BOX)) for one in large_blur]
+    )
+    assert np.abs(back - small_blur).mean() < 0.5 * np.abs(photographs - small_blur).mean()
+
+
+def test_unknown_corruptions_are_refused(photographs):
+    with pytest.raises(ValueError, match="no corruption 'rain'; there are: gaussian_noise"):
+        corrupt(photographs, "rain", 1)
+    with pytest.raises(ValueError, match="severity must be one of 1 to 5; got 6"):
+        corrupt(photographs, "jpeg", 6)
+
+
+def test_views_average_probabilities(run):
+    test = open_dataset("digits", channels=1).splits["test"].take(range(50))
+    predictor = Predictor(run)
+    images = test.batch(np.arange(50))
+    found = softmax(predictor.logits_of_split(test, views=VIEWS["shift"]))
+    views = [images, shifted(images, -1), shifted(images, 1)]
+    views += [mirrored(one) for one in views]
+    expected = np.mean([softmax(predictor.engine.run(one)) for one in views], axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (VIEWS["none"][0](images) == images).all()
+    assert shifted(images, 1)[0, 1:, 1:].tolist() == images[0, :-1, :-1].tolist()
+
+
+def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["evaluate", str(run), "--data", "digits", "--out", str(out), "--limit", "60"]
+    assert main([*command, "--tta", "flip", "--corruptions", "--html"]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads((out / "evaluation.json").read_text())
+    assert record["images"] == 60
+    assert set(record["corruptions"]) == set(CORRUPTIONS)
+    assert all(len(shares) == 5 for shares in record["corruptions"].values())
+    assert record["corruptions"]["gaussian_noise"][0] != record["corruptions"]["contrast"][4]
+    assert f"averaged over views (flip): {record['tta']['top1']:.4f}" in printed
+    assert f"expected calibration error: {record['ece']:.4f}" in printed
+    assert sum(row[2] for row in record["reliability"]) == 60
+    page = (out / "evaluation.html").read_text()
+    for text in ("Classes", "Confusion", "Calibration", "Corruptions", "Surest mistakes", "mostly taken for"):
+        assert text in page
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page), "nothing is loaded from elsewhere"
+    for picture in ("confusion", "reliability", "corruptions", "mistakes"):
+        assert np.asarray(Image.open(out / f"{picture}.png").convert("L")).std() > 10
+    assert main(["evaluate", str(run), "--data", "digits", "--html"]) == 2
+    assert "--out" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--data", "digits", "--limit", "0"]) == 2
+    assert "limit must be at least 1; got 0" in capsys.readouterr().err
