@@ -17,6 +17,7 @@ KNOWN = {
     "focal_window",
     "patch_size",
     "overlap_embed",
+    "mlp_ratio",
     "norm_placement",
     "dropout_rate",
     "mlp_hidden_dropout_rate",
@@ -49,7 +50,7 @@ def modulation(x, levels, window, initializer):
     return dense(channels)(query * dense(channels)(total))
 
 
-def block(x, levels, window, initializer, norm_first, dropout, hidden_dropout, drop_path):
+def block(x, levels, window, mlp_ratio, initializer, norm_first, dropout, hidden_dropout, drop_path):
     channels = x.shape[-1]
     dense = functools.partial(layers.Dense, kernel_initializer=initializer)
     norm = functools.partial(layers.LayerNormalization, epsilon=1e-5)
@@ -59,7 +60,7 @@ def block(x, levels, window, initializer, norm_first, dropout, hidden_dropout, d
         return layers.Dropout(drop_path, noise_shape=(None, 1, 1, 1))(y) if drop_path else y
 
     x = x + branch(modulation(norm()(x) if norm_first else x, levels, window, initializer))
-    y = dense(4 * channels, activation=gelu)(norm()(x))
+    y = dense(int(mlp_ratio * channels), activation=gelu)(norm()(x))
     y = layers.Dropout(hidden_dropout)(y) if hidden_dropout else y
     return x + branch(dense(channels)(y))
 
@@ -103,6 +104,7 @@ def build(backbone, image_shape, num_classes):
                 x,
                 backbone.get("focal_levels", 2),
                 backbone.get("focal_window", 3),
+                backbone.get("mlp_ratio", 4.0),
                 initializer,
                 norm_first=backbone.get("norm_placement", "pre") == "pre",
                 dropout=dropout,

@@ -197,7 +197,7 @@ def test_the_records_of_a_run_are_kept(keep_run, monkeypatch, tmp_path):
     found = dict(zip(keep_run.COLUMNS, row, strict=True))
     assert found["recipe"] == "digits"
     assert found["epochs"] == 2
-    assert found["parameters"] == "0.08 M"
+    assert found["parameters"] == "0.14 M"
     assert found["test"] == f"{result.test_accuracy:.2%}"
     assert found["validation"] == f"{max(one['val_accuracy'] for one in result.history):.2%}"
     assert found["68.8 % at minute"] in ("0", "never")

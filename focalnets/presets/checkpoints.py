@@ -15,7 +15,7 @@ from dataclasses import dataclass
 # What `predict`, `explain` and the recipe `finetune` take when nothing is named.
 DEFAULT = "focalnet_nano_cifar10"
 
-_BUNDLED = pathlib.Path(__file__).parent / "bundled"
+BUNDLED = pathlib.Path(__file__).parent / "bundled"
 _RELEASE = "https://github.com/microsoft/FocalNet/releases/download/v1.0.0"
 
 
@@ -49,7 +49,7 @@ def bundled_directory(name):
     >>> bundled_directory("focalnet_tiny_srf_imagenet1k") is None
     True
     """
-    directory = _BUNDLED / name
+    directory = BUNDLED / name
     return directory if name in CHECKPOINTS and directory.is_dir() else None
 
 
@@ -64,6 +64,7 @@ def _imagenet22k(name, file):
 
 
 CHECKPOINTS = {
+    "focalnet_nano_cifar10": Checkpoint("focalnet_nano", (), "CIFAR-10"),
     "focalnet_tiny_srf_imagenet1k": _imagenet1k("focalnet_tiny_srf", 82.1),
     "focalnet_tiny_lrf_imagenet1k": _imagenet1k("focalnet_tiny_lrf", 82.3),
     "focalnet_small_srf_imagenet1k": _imagenet1k("focalnet_small_srf", 83.4),

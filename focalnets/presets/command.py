@@ -3,7 +3,7 @@
 import json
 
 from focalnets.presets.architectures import ARCHITECTURES
-from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.presets.cost import count_macs, count_parameters
 
 
@@ -30,8 +30,11 @@ def run(arguments):
             f"{row['name']:<20}{row['parameters']:>14,}{row['macs'] / 1e9:>10.3f}"
             f"{row['image_size']:>8}{row['num_classes']:>9}"
         )
-    print("\npublished weights, by name or through focalnets convert:")
+    print("\ntrained weights, by name; top-1 is published, or measured by us on the test images of the data:")
     print(f"{'name':<34}{'data':<14}{'top-1':>6}  first source")
     for name, row in CHECKPOINTS.items():
-        top1 = "" if row.published_top1 is None else f"{row.published_top1:.1f}"
-        print(f"{name:<34}{row.data:<14}{top1:>6}  {row.sources[0] if row.sources else 'none left'}")
+        top1 = row.published_top1 or row.measured_top1
+        source = row.sources[0] if row.sources else "none left"
+        if bundled_directory(name) is not None:
+            source = "comes with focalnets"
+        print(f"{name:<34}{row.data:<14}{f'{top1:.1f}' if top1 else '':>6}  {source}")
