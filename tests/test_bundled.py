@@ -53,14 +53,14 @@ def test_the_card_and_the_table_state_what_was_measured():
     assert np.trace(confusion) == round(record["top1"] * 10_000)
 
 
-def test_pictures_are_recognised_without_naming_a_preset(capsys):
+def test_pictures_are_recognised_without_naming_a_preset(capsys, caplog):
     """The first test image of each class."""
     assert main(["predict", str(PICTURES), "--json", "--engine", "keras"]) == 0
-    printed = capsys.readouterr()
-    found = {pathlib.Path(row["picture"]).stem: row["classes"][0]["name"] for row in json.loads(printed.out)}
+    rows = json.loads(capsys.readouterr().out)
+    found = {pathlib.Path(row["picture"]).stem: row["classes"][0]["name"] for row in rows}
     assert len(found) == 10
     assert sum(name == best for name, best in found.items()) >= 8
-    assert f"taking {DEFAULT}" in printed.err
+    assert f"no preset named: taking {DEFAULT}, trained on CIFAR-10" in caplog.text
 
 
 def test_which_word_is_the_preset(tmp_path):

@@ -105,6 +105,19 @@ def test_preset_directory_round_trip(tmp_path):
     ]
 
 
+def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp_path):
+    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net.save_to_preset(tmp_path / "before")
+    net.compile("adam", "sparse_categorical_crossentropy")
+    images, labels = np.zeros((4, 8, 8, 1), "uint8"), np.zeros(4, int)
+    net.fit(images, labels, verbose=0)
+    net.save_to_preset(tmp_path / "after")
+    sizes = [(tmp_path / name / "model.weights.h5").stat().st_size for name in ("before", "after")]
+    assert sizes[0] == sizes[1]
+    net.fit(images, labels, verbose=0)
+    assert int(net.optimizer.iterations) == 2
+
+
 def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys):
     net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "whole")

@@ -63,7 +63,8 @@ def write_preset_files(network, directory, image_converter=None):
     image_converter = getattr(network, "image_converter", image_converter)
     class_names = getattr(network, "class_names", None)
     partial_weights = directory / f"partial-{WEIGHTS}"
-    network.save_weights(partial_weights)
+    with _without_optimizer(network):
+        network.save_weights(partial_weights)
     partial_weights.replace(directory / WEIGHTS)
     if image_converter is not None:
         write_json(directory / PREPROCESSING, _stored(image_converter.get_config()))
@@ -80,6 +81,20 @@ def write_preset_files(network, directory, image_converter=None):
         "backbone": _stored(backbone.get_config()),
     }
     write_json(directory / CONFIG, config)  # last: a directory with a config is complete
+
+
+@contextlib.contextmanager
+def _without_optimizer(network):
+    """Keras would save the optimiser's slots with the weights: four times the size, and no network's."""
+    optimizer = getattr(network, "optimizer", None)
+    if optimizer is None:
+        yield
+        return
+    network.optimizer = None
+    try:
+        yield
+    finally:
+        network.optimizer = optimizer
 
 
 def halve(source, directory):
