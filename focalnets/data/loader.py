@@ -26,10 +26,10 @@ class Loader(keras.utils.PyDataset):
         augmentation: an `Augmentation`; None for none.
         image_size: (height, width), which an augmentation that crops or resizes has to deliver.
         seed: of order and augmentation.
-        class_weights: (classes,) factors on the loss of an image; a batch then has them, (B,) float32, for a
-            third member, as `fit` takes it. None for none.
         threads: compute batches ahead of their turn in so many threads; 0 to compute each when it is
             asked for; None to choose. The batches are the same.
+        class_weights: (classes,) factors on the loss of an image; a batch then has them, (B,) float32, for a
+            third member, as `fit` takes it. None for none.
 
     Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
     resumed run sees what an uninterrupted one would have seen. Set `first_batch` to leave out the batches
@@ -48,8 +48,8 @@ class Loader(keras.utils.PyDataset):
         augmentation=None,
         image_size=None,
         seed=0,
-        class_weights=None,
         threads=None,
+        class_weights=None,
     ):
         super().__init__()
         self.split = split
