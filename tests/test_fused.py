@@ -11,7 +11,7 @@ from keras import ops
 
 from focalnets import FocalNetBackbone, FocalNetClassifier, config
 from focalnets.ops import dense
-from focalnets.ops.focal_context import focal_context
+from focalnets.ops.focal_context import depthwise_conv, focal_context
 
 pytestmark = pytest.mark.core
 ON_TORCH = keras.backend.backend() == "torch"
@@ -87,12 +87,70 @@ def test_the_fast_path_is_taken_where_it_should_be(setting):
     x, y = random(2, 16, 16, 3), np.array([0, 1])
     for operation, version in (("linear", "onednn"), ("mlp", "onednn"), ("focal_context", "onednn")):
         assert taken(operation, lambda: net.predict_on_batch(x))[1] == {version}
+    assert taken("depthwise_conv", lambda: net.predict_on_batch(x))[1] == set()  # part of focal_context
     trained(net, x, y)  # builds itself first, on tensors without data
+    assert taken("depthwise_conv", lambda: net.train_on_batch(x, y))[1] == {"onednn", "plain"}  # 5 and 3
     assert taken("mlp", lambda: net.train_on_batch(x, y))[1] == {"onednn"}
     assert taken("focal_context", lambda: net.train_on_batch(x, y))[1] == {"plain"}  # a gradient is wanted
     setting(False)
     for operation in ("linear", "mlp", "focal_context", "in_pieces", "layer_norm"):
         assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"plain"}
+
+
+@torch_only
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 4), (1, 1, 1, 3), (2, 3, 2, 8), (3, 9, 4, 16), (2, 1, 20, 5)])
+@pytest.mark.parametrize("size", [5, 7, 9, 11])
+def test_gradient_of_large_depthwise_kernels(setting, dtype, shape, size):
+    import torch
+
+    from focalnets.ops import torch_cpu
+
+    dtype = getattr(torch, dtype)
+    if torch_cpu.unsupported(torch.zeros(1, dtype=dtype)):
+        pytest.skip("this processor does not compute with it")
+    values = [
+        torch.tensor(random(*s, seed=i)) for i, s in enumerate((shape, (size, size, shape[-1], 1), shape))
+    ]
+    x, kernel, dy = (value.to(dtype).requires_grad_() for value in values)
+
+    def gradients():
+        return torch.autograd.grad(depthwise_conv(x, kernel), (x, kernel), dy)
+
+    found, versions = taken("depthwise_conv", gradients)
+    assert versions == {"onednn"}
+    setting(False)
+    x, kernel, dy = (tensor.detach().double().requires_grad_() for tensor in (x, kernel, dy))
+    for one, exact in zip(found, gradients(), strict=True):
+        assert one.dtype is dtype
+        largest = exact.abs().max().clamp(min=1)
+        assert (one.double() - exact).abs().max() <= largest * (1e-6 if dtype is torch.float32 else 2**-8)
+
+
+@torch_only
+def test_bfloat16_takes_the_fast_paths_and_stays_near_float32(setting):
+    import torch
+
+    from focalnets.ops import torch_cpu
+
+    if torch_cpu.unsupported(torch.zeros(1, dtype=torch.bfloat16)):
+        pytest.skip("this processor does not compute with it")
+    x, y = random(4, 24, 24, 3), np.array([0, 1, 2, 1])
+
+    def weights_after_training(policy):
+        net = FocalNetClassifier(FocalNetBackbone(16, (1, 1), seed=0, dtype=policy), 3, dtype=policy)
+        net.build((None, 24, 24, 3))
+        net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
+        trained(net, x, y)
+        weights = net.get_weights()
+        for operation in ("linear", "mlp", "depthwise_conv"):
+            assert "onednn" in taken(operation, lambda: net.train_on_batch(x, y))[1]
+        assert taken("layer_norm", lambda: net.train_on_batch(x, y))[1] == {"torch"}
+        return weights
+
+    policies = ("float32", "mixed_bfloat16")
+    for exact, rounded in zip(*map(weights_after_training, policies), strict=True):
+        assert np.abs(rounded - exact).max() <= 2e-2 * max(1, np.abs(exact).max())
 
 
 @torch_only
@@ -107,12 +165,19 @@ def test_what_is_exported_or_compiled_traces_plain_operations(setting):
 
 
 @torch_only
-@pytest.mark.parametrize("operation", ["linear", "mlp"])
-def test_second_derivatives(setting, operation):
+@pytest.mark.parametrize(
+    ("operation", "shapes"),
+    [
+        (dense.linear, [(2, 3, 4), (4, 6), (6,)]),
+        (dense.mlp, [(2, 3, 4), (4, 6), (6,), (6, 4), (4,)]),
+        (depthwise_conv, [(2, 6, 5, 4), (5, 5, 4, 1)]),
+    ],
+    ids=["linear", "mlp", "depthwise_conv"],
+)
+def test_second_derivatives(setting, operation, shapes):
     import torch
 
     def arguments(seed):
-        shapes = [(2, 3, 4), (4, 6), (6,)] + ([(6, 4), (4,)] if operation == "mlp" else [])
         return [
             torch.tensor(random(*shape, seed=seed + i), requires_grad=True) for i, shape in enumerate(shapes)
         ]
@@ -121,7 +186,7 @@ def test_second_derivatives(setting, operation):
     for fused in (False, None):
         setting(fused)
         tensors = arguments(0)
-        y = getattr(dense, operation)(*tensors)
+        y = operation(*tensors)
         (slope,) = torch.autograd.grad(y.square().sum(), tensors[0], create_graph=True)
         found[fused] = [g.numpy() for g in torch.autograd.grad(slope.square().sum(), tensors[:2])]
     for plain, twice in zip(found[False], found[None], strict=True):
@@ -135,7 +200,7 @@ def test_cases_that_fall_back(setting):
     from focalnets.ops import torch_cpu
 
     x = torch.zeros(2, 3)
-    assert "float32" in torch_cpu.unsupported(x.double())
+    assert "does not compute with torch.float64" in torch_cpu.unsupported(x.double())
     assert "empty" in torch_cpu.unsupported(x[:0])
     assert "on meta" in torch_cpu.unsupported(x.to("meta"))
     with torch.autocast("cpu"):

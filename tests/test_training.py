@@ -16,7 +16,7 @@ from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.store import build_architecture
 from focalnets.training.adamw import AdamW
-from focalnets.training.muon import Muon
+from focalnets.training.muon import Muon, orthogonalize
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
 from focalnets.training.prepare import class_weights
 from focalnets.training.recipe import change, load_recipe, recipe_from_json, recipe_names
@@ -243,6 +243,25 @@ def test_muon_equals_its_definition_by_singular_values(shape):
     assert Muon.from_config(optimizer.get_config()).get_config() == optimizer.get_config()
 
 
+def test_muon_in_bfloat16_is_nearly_as_orthogonal():
+    matrix = np.random.default_rng(0).normal(size=(24, 40)).astype("float32")
+    exact, rounded = (
+        keras.ops.convert_to_numpy(keras.ops.cast(orthogonalize(matrix, dtype), "float32"))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert 0 < np.abs(rounded - exact).max() < 0.05
+    assert np.all(np.abs(np.linalg.svd(rounded)[1] - 1) < 0.4)
+
+
+def test_precision_auto_becomes_what_is_faster_here(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(load_recipe("digits"), precision="auto", optimizer="muon")
+    for faster, precision in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr("focalnets.training.train.bfloat16_is_faster", lambda faster=faster: faster)
+        run = tmp_path / precision
+        train(recipe, out=run, max_minutes=1e-6, monitor_every=0, verbose=0, force_bfloat16=True)
+        assert json.loads((run / "recipe.json").read_text())["precision"] == precision
+
+
 def test_muon_takes_the_matrices_of_the_backbone_and_nothing_else():
     recipe = dataclasses.replace(load_recipe("digits"), optimizer="muon")
     net = build_architecture(find_architecture("focalnet_pico"))
@@ -329,7 +348,7 @@ def test_fields_are_changed_by_their_types():
         ("epochs=few", "epochs does not take 'few': it must be a whole number"),
         ("augmentation.flip=yes", "must be true or false"),
         ("epochs", "field=value"),
-        ("precision=float16", "precision must be float32 or bfloat16"),
+        ("precision=float16", "precision must be float32 or bfloat16 or auto"),
     ):
         with pytest.raises(ValueError, match=words):
             change(recipe, [text])

@@ -21,3 +21,8 @@ def fused_adamw():
 def bfloat16_is_fast():
     """Whether bfloat16 computes at least as fast as float32; without units for it, torch is 150x slower."""
     return getattr(backend_ops(), "bfloat16_is_fast", lambda: True)()
+
+
+def bfloat16_is_faster():
+    """Whether to train in bfloat16 here unless told otherwise; on a CPU only torch gains by it."""
+    return backend_ops().bfloat16_is_faster()

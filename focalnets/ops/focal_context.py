@@ -65,7 +65,8 @@ def focal_context(context, gates, kernels):
     for level, kernel in enumerate(kernels):
         context = gelu(depthwise_conv(context, kernel))
         total = total + context * gates[..., level : level + 1]
-    global_context = gelu(ops.mean(context, axis=(1, 2), keepdims=True))
+    mean = fused("spatial_mean", context)
+    global_context = gelu(ops.mean(context, axis=(1, 2), keepdims=True) if mean is None else mean)
     return total + global_context * gates[..., len(kernels) :]
 
 
@@ -78,7 +79,9 @@ def depthwise_conv(x, kernel):
     >>> float(depthwise_conv(np.ones((1, 4, 4, 1), "float32"), box)[0, 0, 0, 0])
     4.0
     """
-    return backend_ops().depthwise_conv(ops.convert_to_tensor(x), ops.convert_to_tensor(kernel))
+    x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
+    y = fused("depthwise_conv", x, kernel)
+    return backend_ops().depthwise_conv(x, kernel) if y is None else y
 
 
 def gelu(x):

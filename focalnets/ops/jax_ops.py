@@ -145,3 +145,7 @@ def linear(x, kernel, bias):
 
 
 FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
+
+
+def bfloat16_is_faster():
+    return jax.default_backend() != "cpu"

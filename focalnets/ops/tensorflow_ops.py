@@ -13,3 +13,7 @@ def depthwise_conv(x, kernel):
 
 def gelu(x):
     return tf.nn.gelu(x, approximate=False)
+
+
+def bfloat16_is_faster():
+    return bool(tf.config.list_physical_devices("GPU"))

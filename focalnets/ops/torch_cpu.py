@@ -1,4 +1,6 @@
-"""Fused versions for torch on a CPU, float32: oneDNN's products, and work in pieces that stay in the cache.
+"""Fused versions for torch on a CPU: oneDNN's products, and work in pieces that stay in the cache.
+
+For float32, and bfloat16 where the processor computes with it.
 
 What they are good for, measured on two cores with AVX-512 (`benchmarks/results/`):
 
@@ -8,6 +10,8 @@ What they are good for, measured on two cores with AVX-512 (`benchmarks/results/
   gradient run in the cache; whole, each is a pass through memory, and what GELU returned is stored for
   the backward pass. Here it is computed again there, from a piece that has to be read anyway.
 - A depthwise convolution and the GELU behind it are one pass where no gradient is wanted.
+- oneDNN's fast gradient of depthwise kernels takes at most three columns: kernels of 5 x 5 and more get it
+  three columns at a time.
 
 `torch.ops.mkldnn` are the operators that torch's own compiler puts into the graphs it has frozen. They
 are not public, so `unsupported` looks whether they are there.
@@ -23,6 +27,9 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
 
+BFLOAT16 = _AVAILABLE and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+_COLUMNS = 3  # of a depthwise kernel, whose gradient oneDNN computes fast
+
 
 def unsupported(x, *others):
     """The reason why the versions below cannot take these tensors, or None."""
@@ -30,9 +37,11 @@ def unsupported(x, *others):
         return "the model is being compiled or exported"  # what is exported must run elsewhere
     if not _AVAILABLE:
         return "this build of torch has no oneDNN"
-    for tensor in (x, *others):
-        if tensor.dtype is not torch.float32:
-            return "not all tensors are float32"
+    if x.dtype is not torch.float32 and (x.dtype is not torch.bfloat16 or not BFLOAT16):
+        return f"the processor does not compute with {x.dtype}"
+    for tensor in others:
+        if tensor.dtype is not x.dtype:
+            return "not all tensors are of one dtype"
     if not x.is_cpu:
         return f"the tensors are on {x.device.type}, not on a CPU"
     if x.numel() == 0:
@@ -110,17 +119,27 @@ class _MLP(torch.autograd.Function):
             return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
         dy = dy.contiguous()
         dx = torch.empty_like(x)
-        dkernel1, dkernel2 = torch.zeros_like(kernel1), torch.zeros_like(kernel2)
-        dbias1 = torch.zeros_like(bias1)
+        # Sums over pieces: in float32, also of bfloat16.
+        dkernel1, dkernel2, dbias1 = (
+            torch.zeros_like(tensor, dtype=torch.float32) for tensor in (kernel1, kernel2, bias1)
+        )
         trains = any(ctx.needs_input_grad[1:])  # not in a frozen stage
         for rows in _pieces(len(x), kernel1.shape[1]):
             dbefore = torch.ops.aten.gelu_backward(_product(dy[rows], kernel2), before[rows])
             dx[rows] = _product(dbefore, kernel1)
             if trains:
-                dkernel2.addmm_(F.gelu(before[rows]).t(), dy[rows])
-                dkernel1.addmm_(x[rows].t(), dbefore)
+                _add_product(dkernel2, F.gelu(before[rows]).t(), dy[rows])
+                _add_product(dkernel1, x[rows].t(), dbefore)
                 dbias1 += dbefore.sum(0)
+        dkernel1, dkernel2, dbias1 = (tensor.to(x.dtype) for tensor in (dkernel1, dkernel2, dbias1))
         return dx, dkernel1, dbias1, dkernel2, dy.sum(0)
+
+
+def _add_product(total, a, b):
+    if a.dtype is total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def mlp(x, kernel1, bias1, kernel2, bias2):
@@ -147,6 +166,70 @@ def _mlp(x, kernel1, bias1, kernel2, bias2, before=None):
 def _pieces(rows, width):
     step = max(_PIECE // width, _ROWS)
     return [slice(start, start + step) for start in range(0, rows, step)]
+
+
+def unsupported_depthwise(x, kernel):
+    """The same for `depthwise_conv`, which is about the gradient."""
+    reason = unsupported(x, kernel)
+    if reason is None and kernel.shape[1] <= _COLUMNS:
+        return "the gradient of small kernels is fast"
+    if reason is None and not _needs_gradient(kernel):
+        return "no gradient of the kernel is wanted"
+    return reason
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel):
+        ctx.save_for_backward(x, kernel)
+        return _convolution(x, kernel)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, kernel = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted
+            wanted = [tensor for tensor in (x, kernel) if tensor.requires_grad]
+            found = iter(torch.autograd.grad(_convolution(x, kernel), wanted, dy, create_graph=True))
+            return tuple(next(found) if tensor.requires_grad else None for tensor in (x, kernel))
+        dx = _convolution(dy, kernel.flip(0, 1)) if ctx.needs_input_grad[0] else None
+        return dx, _kernel_gradient(x, dy.contiguous(), kernel)
+
+
+def depthwise_conv(x, kernel):
+    return _DepthwiseConv.apply(x, kernel)
+
+
+def _convolution(x, kernel):
+    weight, margin = kernel.permute(2, 3, 0, 1), kernel.shape[0] // 2
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, padding=margin, groups=len(weight))
+    return y.permute(0, 2, 3, 1)
+
+
+def _kernel_gradient(x, dy, kernel):
+    """Of columns start to start + 3, from the columns of the image that they meet."""
+    size, margin, width = len(kernel), len(kernel) // 2, x.shape[2]
+    gradient = torch.empty_like(kernel)
+    missing = max(size - x.shape[1], 0)  # rows: it has to be no lower than the kernel
+    x, dy = F.pad(x, (0, 0, margin, margin, 0, missing)), F.pad(dy, (0, 0, 0, 0, 0, missing))
+    for start in range(0, size, _COLUMNS):
+        columns = slice(start, min(start + _COLUMNS, size))
+        met = x[:, :, start : columns.stop - 1 + width].contiguous()
+        weight = kernel[:, columns].permute(2, 3, 0, 1)
+        _, found, _ = torch.ops.aten.convolution_backward(
+            dy.permute(0, 3, 1, 2),
+            met.permute(0, 3, 1, 2),
+            weight,
+            None,
+            [1, 1],
+            [margin, 0],
+            [1, 1],
+            False,
+            [0, 0],
+            len(weight),
+            [False, True, False],
+        )
+        gradient[:, columns] = found.permute(2, 3, 0, 1)
+    return gradient
 
 
 def focal_context(context, gates, kernels):

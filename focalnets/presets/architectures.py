@@ -133,10 +133,11 @@ ARCHITECTURES = {
     "focalnet_micro": Architecture(
         {
             "embed_dim": 96,
-            "depths": (2, 4, 2),
+            "depths": (3, 3),
+            "mlp_ratio": 2.0,
             "patch_size": 2,
             "overlap_embed": True,
-            "drop_path_rate": 0.1,
+            "drop_path_rate": 0.05,
         },
         image_size=32,
         num_classes=10,

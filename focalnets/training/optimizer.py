@@ -57,7 +57,11 @@ def make_optimizer(recipe, classifier, total_steps):
         "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
     }
     if recipe.optimizer == "muon":
-        return Muon(matrices=weight_matrices(classifier), **arguments)
+        return Muon(
+            matrices=weight_matrices(classifier),
+            iteration_dtype=classifier.backbone.compute_dtype,
+            **arguments,
+        )
     return AdamW(**arguments)
 
 

@@ -45,7 +45,8 @@ class Recipe:
         class_weights: "balanced" to weigh the loss of each class by 1 / its share of the training images, so
             that rare classes count as much as frequent ones; "none" for all images alike.
         label_smoothing: share of the target spread over all classes.
-        precision: "float32", or "bfloat16" for mixed precision: weights stay float32.
+        precision: "float32", or "bfloat16" for mixed precision: weights stay float32. "auto" is the one that
+            is faster where the run begins, and the run's record has that.
         augmentation: how training images are varied; see `Augmentation`.
         validation_fraction: share of the training images held out, where the data set has no "val" split.
         keep_weights: which epoch's become the preset: "best" by validation accuracy, or "last".
@@ -81,7 +82,7 @@ class Recipe:
     dropout_rate: float | None = None
     class_weights: typing.Literal["none", "balanced"] = "none"
     label_smoothing: float = 0.0
-    precision: typing.Literal["float32", "bfloat16"] = "float32"
+    precision: typing.Literal["float32", "bfloat16", "auto"] = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)
     validation_fraction: float = 0.1
     keep_weights: typing.Literal["best", "last"] = "best"

@@ -16,7 +16,7 @@ from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.inference.evaluate import evaluate, write_evaluation
-from focalnets.ops.backend import bfloat16_is_fast
+from focalnets.ops.backend import bfloat16_is_fast, bfloat16_is_faster
 from focalnets.presets.store import write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import read_snapshot, read_weights, restore
@@ -102,7 +102,7 @@ def train(
     data = recipe.data if data is None else data
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
-    _refuse_slow_precision(recipe, force_bfloat16)
+    recipe = _with_precision(recipe, force_bfloat16)
     data = (
         str(pathlib.Path(data).expanduser().resolve()) if pathlib.Path(data).expanduser().exists() else data
     )
@@ -166,12 +166,16 @@ def resume(directory, max_minutes=None, verbose="auto"):
     return job.run(directory, snapshot, max_minutes, verbose)
 
 
-def _refuse_slow_precision(recipe, force_bfloat16):
+def _with_precision(recipe, force_bfloat16):
+    """The recipe with "auto" replaced by what is faster here; refuses what is very slow."""
+    if recipe.precision == "auto":
+        return dataclasses.replace(recipe, precision="bfloat16" if bfloat16_is_faster() else "float32")
     if recipe.precision == "bfloat16" and not force_bfloat16 and not bfloat16_is_fast():
         raise ValueError(
             "This processor has no units for bfloat16, and torch without them is about 150 times slower than "
             "with float32. Leave precision at float32, or force it with --force-bfloat16."
         )
+    return recipe
 
 
 class _Job:

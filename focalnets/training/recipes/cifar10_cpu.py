@@ -8,18 +8,19 @@ from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
     name="cifar10_cpu",
-    architecture="focalnet_nano",
+    architecture="focalnet_micro",
     image_size=32,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.247, 0.2435, 0.2616),
-    epochs=28,
+    epochs=26,
     batch_size=128,
     optimizer="muon",
     learning_rate=3e-3,
     warmup_fraction=0.05,
     label_smoothing=0.1,
+    precision="auto",
     ema_decay=0.998,
-    augmentation=Augmentation(pad_crop=4, flip=True, erasing=0.25),
+    augmentation=Augmentation(pad_crop=4, flip=True, erasing=0.25, cutmix=0.5),
     validation_fraction=0.05,
     keep_weights="last",
 )

@@ -17,6 +17,7 @@ RECIPE = Recipe(
     optimizer="muon",
     learning_rate=3e-3,
     label_smoothing=0.1,
+    precision="auto",
     augmentation=Augmentation(pad_crop=4, flip=True),
     keep_weights="last",
 )
