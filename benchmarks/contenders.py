@@ -94,15 +94,18 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
     return step, {"parameters": sum(math.prod(v.shape) for v in net.trainable_variables)}
 
 
-def focalnets(job, **changes):
+def focalnets(job, dtype="float32", **changes):
     """With the optimiser that `focalnets train` uses."""
     from focalnets import FocalNetBackbone, FocalNetClassifier
     from focalnets.training.adamw import AdamW
 
+    if dtype != "float32":
+        refuse_slow_bfloat16()
     shape = (None, None, job.architecture["channels"])
-    backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=shape, **changes)
-    net = FocalNetClassifier(backbone, job.architecture["num_classes"])
-    return keras_steps(net, job, optimizer=AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+    backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=shape, dtype=dtype, **changes)
+    net = FocalNetClassifier(backbone, job.architecture["num_classes"], dtype=dtype)
+    step, facts = keras_steps(net, job, optimizer=AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+    return step, {**facts, **({} if dtype == "float32" else {"note": dtype})}
 
 
 def focalnets_engine(job, runtime):
@@ -141,7 +144,14 @@ def tutorial(job):
 # === torch ===
 
 
-def torch_steps(model, job, channels_last=False, compiled=False, **facts):
+def refuse_slow_bfloat16():
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ValueError("this processor does not compute with bfloat16")
+
+
+def torch_steps(model, job, channels_last=False, compiled=False, bfloat16=False, **facts):
     """Bare loops: the images are tensors in the wanted layout before the clock starts."""
     import torch
 
@@ -151,18 +161,23 @@ def torch_steps(model, job, channels_last=False, compiled=False, **facts):
     labels = torch.from_numpy(labels)
     model = model.to(memory_format=layout)
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    if bfloat16:
+        refuse_slow_bfloat16()
+        facts["note"] = "; ".join(filter(None, (facts.get("note"), "autocast to bfloat16")))
+    narrow = functools.partial(torch.autocast, "cpu", torch.bfloat16, enabled=bfloat16)
     model.train(job.task == "training")
     run = torch.compile(model) if compiled else model
 
     def predict():
-        with torch.inference_mode():
+        with torch.inference_mode(), narrow():
             return run(images)
 
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
 
     def train():
         optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(run(images), labels)
+        with narrow():
+            loss = torch.nn.functional.cross_entropy(run(images), labels)
         loss.backward()
         optimizer.step()
         return loss.item()
@@ -404,6 +419,7 @@ CONTENDERS = {
     "focalnets-torch-remat": Contender(
         functools.partial(focalnets, rematerialize=True), "torch", tasks=("training",)
     ),
+    "focalnets-torch-bfloat16": Contender(functools.partial(focalnets, dtype="mixed_bfloat16"), "torch"),
     "focalnets-openvino": Contender(
         functools.partial(focalnets_engine, runtime="openvino"), "torch", tasks=("inference",)
     ),
@@ -416,6 +432,7 @@ CONTENDERS = {
     "tutorial-tensorflow": Contender(tutorial, "tensorflow", tasks=("training",), net="tutorial"),
     "timm": Contender(timm_eager, "peers"),
     "timm-channels-last": Contender(functools.partial(timm_eager, channels_last=True), "peers"),
+    "timm-bfloat16": Contender(functools.partial(timm_eager, channels_last=True, bfloat16=True), "peers"),
     "timm-compiled": Contender(timm_compiled, "peers"),
     "transformers": Contender(transformers, "transformers"),
     "onnxruntime": Contender(onnxruntime, "peers", tasks=("inference",)),
