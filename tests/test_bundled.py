@@ -15,6 +15,8 @@ from focalnets.presets.checkpoints import DEFAULT, bundled_directory
 
 PICTURES = pathlib.Path(__file__).parents[1] / "docs" / "cifar10"
 
+NAMES = [name for name in CHECKPOINTS if bundled_directory(name)]
+
 pytestmark = pytest.mark.core
 
 
@@ -24,33 +26,41 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
 
 
-def test_the_weights_are_in_the_package_and_small():
-    directory = bundled_directory(DEFAULT)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_are_in_the_package_and_small(name):
+    directory = bundled_directory(name)
     assert directory.is_relative_to(pathlib.Path(focalnets.__file__).parent)
     assert sum(path.stat().st_size for path in directory.iterdir()) < 8e6
-    net = FocalNetClassifier.from_preset(DEFAULT)
+    net = FocalNetClassifier.from_preset(name)
     assert net.class_names[3] == "cat"
     assert net.image_converter.image_size == (32, 32)
-    architecture = focalnets.ARCHITECTURES[CHECKPOINTS[DEFAULT].architecture]
+    architecture = focalnets.ARCHITECTURES[CHECKPOINTS[name].architecture]
     assert net.count_params() == focalnets.count_parameters(architecture)
     assert bundled_directory("../checkpoints.py") is None
 
 
-def test_the_card_and_the_table_state_what_was_measured():
-    directory = bundled_directory(DEFAULT)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_and_the_table_state_what_was_measured(name):
+    directory = bundled_directory(name)
     record = json.loads((directory / "evaluation.json").read_text())
     assert record["split"] == "test"
     assert record["images"] == 10_000
-    assert CHECKPOINTS[DEFAULT].measured_top1 == round(100 * record["top1"], 2)
+    assert CHECKPOINTS[name].measured_top1 == round(100 * record["top1"], 2)
     card = (directory / "README.md").read_text()
     assert f"**{record['top1']:.2%}**" in card
     assert f"{record['ece']:.2%}" in card
-    for name, share in record["per_class"].items():
-        assert re.search(rf"\| {name} \| {share:.1%} \|", card), name
-    for name, shares in record["corruptions"].items():
-        assert f"| {name.replace('_', ' ')} | {' | '.join(f'{share:.1%}' for share in shares)} |" in card
+    for label, share in record["per_class"].items():
+        assert re.search(rf"\| {label} \| {share:.1%} \|", card), label
+    for corruption, shares in record["corruptions"].items():
+        assert (
+            f"| {corruption.replace('_', ' ')} | {' | '.join(f'{share:.1%}' for share in shares)} |" in card
+        )
     confusion = np.array(record["confusion"])
     assert np.trace(confusion) == round(record["top1"] * 10_000)
+
+
+def test_the_default_is_in_the_box():
+    assert DEFAULT in NAMES
 
 
 def test_pictures_are_recognised_without_naming_a_preset(capsys, caplog):

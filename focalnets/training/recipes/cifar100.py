@@ -3,7 +3,7 @@
 focalnets train --recipe cifar100 --out runs/cifar100
 
 Keras downloads the data. Not run yet: neither the data nor a GPU were at hand. On two CPU cores:
---set architecture=focalnet_nano epochs=28 precision=float32 augmentation.cutmix=0.
+--set architecture=focalnet_micro epochs=26 batch_size=128 precision=auto augmentation.cutmix=0.5
 """
 
 from focalnets.data.augment import Augmentation
@@ -12,7 +12,7 @@ from focalnets.training.recipe import Recipe
 RECIPE = Recipe(
     name="cifar100",
     data="cifar100",
-    architecture="focalnet_micro",
+    architecture="focalnet_mini",
     image_size=32,
     mean=(0.5071, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),

@@ -10,7 +10,7 @@ from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(
     name="cifar10_gpu",
-    architecture="focalnet_micro",
+    architecture="focalnet_mini",
     image_size=32,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.247, 0.2435, 0.2616),

@@ -1,0 +1,110 @@
+"""A hundred images a class: training from scratch beside starting from trained weights.
+
+    python benchmarks/finetune_example.py DATA [--images 100] [--seeds 3] [--ways NAME ...]
+
+DATA is anything that `focalnets train --data` takes and that has a test split; so many images a class are
+drawn from its training images, others for each seed, and all of its test images are used. Every way is the
+recipe `finetune` with the changes below, and the same number of passes unless it says otherwise. From
+scratch, the rate is the best of three for the same net; that choice was made on the validation images.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+import measure
+import numpy as np
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+from focalnets import config
+from focalnets.convert.open import open_classifier
+from focalnets.data.datasets import open_dataset
+from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
+from focalnets.training.recipe import load_recipe
+from focalnets.training.train import train
+
+_START = CHECKPOINTS[DEFAULT].architecture
+
+SCRATCH = {"preset": "", "architecture": _START, "layer_decay": 1.0, "interpolation": "bicubic"}
+WAYS = {
+    "from scratch, rate 1e-3": SCRATCH,
+    "from scratch, rate 3e-3": {**SCRATCH, "learning_rate": 3e-3},
+    "from scratch, Muon, rate 3e-3": {**SCRATCH, "learning_rate": 3e-3, "optimizer": "muon"},
+    "from scratch, Muon, rate 3e-3, 100 epochs": {
+        **SCRATCH,
+        "learning_rate": 3e-3,
+        "optimizer": "muon",
+        "epochs": 100,
+    },
+    "fine-tuned": {},
+    "fine-tuned, all blocks at one rate": {"layer_decay": 1.0},
+    "fine-tuned, first stage frozen": {"frozen_stages": 1},
+    "fine-tuned, unfrozen a stage every 3 epochs": {"unfreeze_epochs": 3.0},
+}
+
+
+def subset(data, images, seed, path, converter):
+    """An .npz with so many training images a class, and all test images."""
+    dataset = open_dataset(data, len(converter.mean))
+    training, test = dataset.splits["train"], dataset.splits["test"]
+    generator = np.random.default_rng(seed)
+    chosen = np.concatenate(
+        [
+            generator.permutation(np.flatnonzero(training.labels == label))[:images]
+            for label in range(len(dataset.class_names))
+        ]
+    )
+    few = training.take(np.sort(chosen))
+    arrays = {"x_train": few.images, "y_train": few.labels, "x_test": test.images, "y_test": test.labels}
+    np.savez(path, **arrays, class_names=np.array(dataset.class_names))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data")
+    parser.add_argument("--images", type=int, default=100, help="a class")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="NAME")
+    parser.add_argument("--epochs", type=int, help="for a trial of this script")
+    arguments = parser.parse_args()
+    config.keep_freed_memory()
+    converter = open_classifier(DEFAULT).image_converter
+    own = {"image_size": converter.image_size[0], "mean": converter.mean, "std": converter.std}
+    name = f"finetune-example_{measure.machine()}"
+    reached = {}
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            data = pathlib.Path(folder) / "few.npz"
+            subset(arguments.data, arguments.images, seed, data, converter)
+            for way in arguments.ways:
+                changes = {**(own if "architecture" in WAYS[way] else {}), **WAYS[way], "seed": seed}
+                if arguments.epochs:
+                    changes["epochs"] = arguments.epochs
+                recipe = dataclasses.replace(load_recipe("finetune"), **changes)
+                start = time.perf_counter()
+                result = train(recipe, str(data), pathlib.Path(folder) / "run", force=True, verbose=0)
+                row = {
+                    "way": way,
+                    "start": DEFAULT if recipe.preset else "random weights",
+                    "data": pathlib.Path(arguments.data).name,
+                    "images_a_class": arguments.images,
+                    "epochs": recipe.epochs,
+                    "seed": seed,
+                    "validation": round(max(one["val_accuracy"] for one in result.history), 4),
+                    "test": round(result.test_accuracy, 4),
+                    "minutes": round((time.perf_counter() - start) / 60, 2),
+                }
+                measure.write_rows(name, [row])
+                reached.setdefault(way, []).append(result.test_accuracy)
+    for way, accuracies in reached.items():
+        spread = f"{min(accuracies):.1%} to {max(accuracies):.1%}"
+        print(f"{way}: {statistics.mean(accuracies):.1%} ({spread})")
+
+
+if __name__ == "__main__":
+    main()
