@@ -111,8 +111,8 @@ ARCHITECTURES = {
         image_size=48,
         num_classes=10,
     ),
-    # Ours: pico for 8 to 16 pixels, the others for 32 to 64. micro has fewer parameters than nano and computes
-    # twice as much: nothing of it works on less than an eighth of the image's side.
+    # Ours: pico for 8 to 16 pixels, the others for 32 to 64. micro has fewer parameters than nano and does
+    # twice the work, because none of its maps is smaller than a quarter of the image's side.
     "focalnet_pico": Architecture(
         {"embed_dim": 32, "depths": (2, 2), "patch_size": 1, "focal_window": 3},
         image_size=8,
