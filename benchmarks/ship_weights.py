@@ -32,7 +32,7 @@ here so that `focalnets predict`, `explain` and fine-tuning work at once, withou
 | recipe | `{recipe}`, seed {seed}: {epochs} epochs, {minutes:.0f} minutes on {machine} with {backend} |
 | input | any picture, which its own preprocessing resizes to 32 x 32 |
 | classes | {classes} |
-| weights | float16, {megabytes:.1f} MB; computed in float32 |
+| weights | float16, {megabytes:.1f} MB; computed in float32, trained in {precision} |
 | licence | MIT, as focalnets |
 
 ## What it reaches
@@ -119,6 +119,7 @@ def card(run, directory, name, record):
         validation=validation,
         recipe=recipe["name"],
         seed=recipe["seed"],
+        precision=recipe["precision"],
         epochs=len(history),
         minutes=float(history[-1]["minutes"]),
         machine="two CPU cores",

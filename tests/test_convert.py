@@ -491,7 +491,11 @@ def test_names_without_weights(published, capsys):
         with pytest.raises(OSError, match="404"):
             FocalNetClassifier.from_preset(name)
     assert all(row.architecture in ARCHITECTURES for row in CHECKPOINTS.values())
-    assert {row.architecture for row in CHECKPOINTS.values()} == {*PUBLISHED, "focalnet_nano"}
+    assert {row.architecture for row in CHECKPOINTS.values()} == {
+        *PUBLISHED,
+        "focalnet_micro",
+        "focalnet_nano",
+    }
 
 
 # --- evaluation as published ---

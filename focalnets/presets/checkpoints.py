@@ -13,7 +13,7 @@ import pathlib
 from dataclasses import dataclass
 
 # What `predict`, `explain` and the recipe `finetune` take when nothing is named.
-DEFAULT = "focalnet_nano_cifar10"
+DEFAULT = "focalnet_micro_cifar10"
 
 BUNDLED = pathlib.Path(__file__).parent / "bundled"
 _RELEASE = "https://github.com/microsoft/FocalNet/releases/download/v1.0.0"
@@ -64,6 +64,7 @@ def _imagenet22k(name, file):
 
 
 CHECKPOINTS = {
+    "focalnet_micro_cifar10": Checkpoint("focalnet_micro", (), "CIFAR-10", measured_top1=88.78),
     "focalnet_nano_cifar10": Checkpoint("focalnet_nano", (), "CIFAR-10", measured_top1=88.45),
     "focalnet_tiny_srf_imagenet1k": _imagenet1k("focalnet_tiny_srf", 82.1),
     "focalnet_tiny_lrf_imagenet1k": _imagenet1k("focalnet_tiny_lrf", 82.3),

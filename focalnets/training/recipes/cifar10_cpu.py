@@ -1,6 +1,10 @@
 """CIFAR-10 as well as it goes in two hours on two CPU cores.
 
 focalnets train --recipe cifar10_cpu --data cifar10.zip --out runs/cifar10_cpu
+
+Reached on 2026-11-25, on two cores with AVX-512 BF16, torch in bfloat16 (seed 0, images compressed again as
+JPEG): 88.75 % of the test images, 88.96 % of the validation images, after 120 minutes at 176 images/s; 68.8 %
+were passed after 15 minutes. In float32 it takes half as long again.
 """
 
 from focalnets.data.augment import Augmentation
