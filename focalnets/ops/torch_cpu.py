@@ -72,6 +72,13 @@ def _product(x, weight, bias=None):
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
+def _gradients(y, inputs, dy):
+    """Those of `inputs`, None where none is wanted, which can be differentiated again, as `y` can."""
+    wanted = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, bias):
@@ -112,11 +119,8 @@ class _MLP(torch.autograd.Function):
     def backward(ctx, dy):
         x, before, kernel1, bias1, kernel2, bias2 = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
-            inputs = (x, kernel1, bias1, kernel2, bias2)
             y = F.linear(F.gelu(F.linear(x, kernel1.t(), bias1)), kernel2.t(), bias2)
-            wanted = [tensor for tensor in inputs if tensor.requires_grad]
-            found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-            return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
+            return _gradients(y, (x, kernel1, bias1, kernel2, bias2), dy)
         dy = dy.contiguous()
         dx = torch.empty_like(x)
         # Sums over pieces: in float32, also of bfloat16.
@@ -188,9 +192,7 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx, dy):
         x, kernel = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted
-            wanted = [tensor for tensor in (x, kernel) if tensor.requires_grad]
-            found = iter(torch.autograd.grad(_convolution(x, kernel), wanted, dy, create_graph=True))
-            return tuple(next(found) if tensor.requires_grad else None for tensor in (x, kernel))
+            return _gradients(_convolution(x, kernel), (x, kernel), dy)
         dx = _convolution(dy, kernel.flip(0, 1)) if ctx.needs_input_grad[0] else None
         return dx, _kernel_gradient(x, dy.contiguous(), kernel)
 
