@@ -1,11 +1,12 @@
 """A hundred images a class: training from scratch beside starting from trained weights.
 
-    python benchmarks/finetune_example.py DATA [--images 100] [--seeds 3] [--ways NAME ...]
+    python benchmarks/finetune_example.py DATA [--images 100] [--seeds 0 1 2] [--ways NAME ...]
 
 DATA is anything that `focalnets train --data` takes and that has a test split; so many images a class are
 drawn from its training images, others for each seed, and all of its test images are used. Every way is the
-recipe `finetune` with the changes below, and the same number of passes unless it says otherwise. From
-scratch, the rate is the best of three for the same net; that choice was made on the validation images.
+recipe `finetune` with the changes below, in the precision that is faster, and the same number of passes
+unless it says otherwise. From scratch, optimizer and rate are the best of three for the same net; that
+choice is to be made on the validation images.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data")
     parser.add_argument("--images", type=int, default=100, help="a class")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="NAME")
     parser.add_argument("--epochs", type=int, help="for a trial of this script")
     arguments = parser.parse_args()
@@ -77,12 +78,13 @@ def main():
     own = {"image_size": converter.image_size[0], "mean": converter.mean, "std": converter.std}
     name = f"finetune-example_{measure.machine()}"
     reached = {}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as folder:
             data = pathlib.Path(folder) / "few.npz"
             subset(arguments.data, arguments.images, seed, data, converter)
             for way in arguments.ways:
-                changes = {**(own if "architecture" in WAYS[way] else {}), **WAYS[way], "seed": seed}
+                changes = {**(own if "architecture" in WAYS[way] else {}), **WAYS[way]}
+                changes |= {"seed": seed, "precision": "auto"}
                 if arguments.epochs:
                     changes["epochs"] = arguments.epochs
                 recipe = dataclasses.replace(load_recipe("finetune"), **changes)

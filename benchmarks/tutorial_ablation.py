@@ -1,9 +1,9 @@
 """What repairing each fault of the 2023 Keras tutorial gives: the same budget for each row, at reduced scale.
 
-    python benchmarks/tutorial_ablation.py DATA [--updates 1000] [--width 64] [--rows N,N,...]
+    python benchmarks/tutorial_ablation.py DATA [--updates 1000] [--width 64] [--batch 64] [--rows N,N,...]
 
 Each row keeps the repairs of the rows above it. Reduced: a quarter of the tutorial's width (64 channels in
-the first stage, 2.5 million parameters), batches of 128 instead of 1024; its own: the data split, 48 pixels,
+the first stage, 2.5 million parameters), batches of 64 instead of 1024; its own: the data split, 48 pixels,
 patches of 4, the number of updates (1000), the augmentation. Validation accuracy after the last update, on
 the 10,000 images held out; the test images are not looked at.
 """
@@ -91,7 +91,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
-def run(setup, data, updates, seed):
+def run(setup, data, updates, batch, seed):
     """Train for so many updates: a dict of figures."""
     keras.utils.set_random_seed(seed)
     size = (setup.image_size,) * 2
@@ -101,7 +101,7 @@ def run(setup, data, updates, seed):
     training, validation = split_validation(train, 0.2, 0)
     backbone = focalnets.FocalNetBackbone(**setup.backbone, image_shape=(*size, 3), seed=seed)
     net = focalnets.FocalNetClassifier(backbone, 10, converter)
-    loader = Loader(training, 10, 128, True, setup.augmentation, size, seed)
+    loader = Loader(training, 10, batch, True, setup.augmentation, size, seed)
     dead = round(setup.dead_updates * updates / 1000)
     schedule = Schedule(setup.learning_rate, updates, dead)
     if setup.decay_everything:
@@ -135,6 +135,7 @@ def main():
     parser.add_argument("data")
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rows", help="numbers of the rows to run, such as 1,2,5")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -146,7 +147,8 @@ def main():
     for number in numbers:
         repaired, setup = repairs(arguments.width)[number - 1]
         row = {"row": number, "repaired": repaired, "seed": arguments.seed, "updates": arguments.updates}
-        found = run(setup, arguments.data, arguments.updates, arguments.seed)
+        row["batch"] = arguments.batch
+        found = run(setup, arguments.data, arguments.updates, arguments.batch, arguments.seed)
         print(row, found, flush=True)
         measure.write_rows(name, [{**row, **found}])
 
