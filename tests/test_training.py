@@ -243,6 +243,23 @@ def test_muon_equals_its_definition_by_singular_values(shape):
     assert Muon.from_config(optimizer.get_config()).get_config() == optimizer.get_config()
 
 
+def test_muon_updates_matrices_of_one_size_together_as_each_alone():
+    generator = np.random.default_rng(2)
+    shapes = [(3, 5), (5, 3), (2, 2, 3, 4), (4, 12), (3, 5)]
+    starts, gradients = ([generator.normal(size=shape) for shape in shapes] for _ in range(2))
+
+    def updated(which):
+        variables = [keras.Variable(starts[i].astype("float32")) for i in which]
+        optimizer = Muon(0.1, matrices=range(len(which)))
+        optimizer.build(variables)
+        optimizer.apply([keras.ops.convert_to_tensor(gradients[i], "float32") for i in which], variables)
+        return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+    for index, found in enumerate(updated(range(len(shapes)))):
+        np.testing.assert_allclose(found, updated([index])[0], atol=1e-6)
+        assert np.abs(found - starts[index]).max() > 1e-3
+
+
 def test_muon_in_bfloat16_is_nearly_as_orthogonal():
     matrix = np.random.default_rng(0).normal(size=(24, 40)).astype("float32")
     exact, rounded = (

@@ -48,33 +48,49 @@ class Muon(AdamW):
         self.iteration_dtype = iteration_dtype
 
     def update_step(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
-        if index not in self.matrices:
+        if self._get_variable_index(variable) in self.matrices:
+            self._update_matrices([(gradient, variable)], learning_rate)
+        else:
             super().update_step(gradient, variable, learning_rate)
-            return
-        dtype = variable.dtype
-        gradient = ops.cast(gradient, dtype)
-        momentum = self._momentums[index]
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        """Keras' hook: the matrices, and the rest together where the backend can."""
+        matrices, others = [], []
+        for pair in zip(grads, trainable_variables, strict=True):
+            inside = self._get_variable_index(pair[1]) in self.matrices
+            (matrices if inside else others).append(pair)
+        self._update_matrices(matrices, learning_rate)
+        if others:
+            super()._backend_update_step(*zip(*others, strict=True), learning_rate)
+
+    def _update_matrices(self, pairs, learning_rate):
+        """Those of one size are made orthogonal together: many small products are slower than one large."""
+        alike = {}
+        for gradient, variable in pairs:
+            matrix = self._ahead(gradient, variable)
+            alike.setdefault(tuple(sorted(matrix.shape)), []).append((variable, matrix))
+        for size, group in alike.items():
+            wide = [matrix if matrix.shape == size else ops.transpose(matrix) for _, matrix in group]
+            directions = orthogonalize(ops.stack(wide), self.iteration_dtype)
+            for (variable, matrix), direction in zip(group, directions, strict=True):
+                direction = direction if matrix.shape == size else ops.transpose(direction)
+                self._move(variable, direction, learning_rate)
+
+    def _ahead(self, gradient, variable):
+        """The momentum with Nesterov's step, as a matrix (everything but the outputs, outputs)."""
+        gradient = ops.cast(gradient, variable.dtype)
+        momentum = self._momentums[self._get_variable_index(variable)]
         self.assign_add(momentum, (1 - self.momentum) * (gradient - momentum))
         ahead = gradient + self.momentum * (momentum - gradient)
-        rows = math.prod(variable.shape[:-1])
-        matrix = ops.reshape(ahead, (rows, variable.shape[-1]))
-        direction = ops.cast(orthogonalize(matrix, self.iteration_dtype), dtype)
-        direction = _RMS * math.sqrt(max(direction.shape)) * ops.reshape(direction, variable.shape)
+        return ops.reshape(ahead, (math.prod(variable.shape[:-1]), variable.shape[-1]))
+
+    def _move(self, variable, direction, learning_rate):
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        scale = _RMS * math.sqrt(max(direction.shape))
+        direction = scale * ops.reshape(ops.cast(direction, dtype), variable.shape)
         direction = direction + self.decay * ops.convert_to_tensor(variable)
         self.assign_sub(variable, ops.cast(learning_rate, dtype) * self._scale(index) * direction)
         self._average(index, variable)
-
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """Keras' hook: the matrices one by one, the rest together where the backend can."""
-        others = []
-        for pair in zip(grads, trainable_variables, strict=True):
-            if self._get_variable_index(pair[1]) in self.matrices:
-                self.update_step(*pair, learning_rate)
-            else:
-                others.append(pair)
-        if others:
-            super()._backend_update_step(*zip(*others, strict=True), learning_rate)
 
     def get_config(self):
         return {
@@ -85,15 +101,15 @@ class Muon(AdamW):
         }
 
 
-def orthogonalize(matrix, dtype="float32"):
+def orthogonalize(matrices, dtype="float32"):
     """The nearest matrix with orthonormal rows (or columns), about: singular values become 0.7 to 1.2.
 
     Args:
-        matrix: (m, n).
+        matrices: (..., m, n), each for itself.
         dtype: of the iteration.
 
     Returns:
-        (m, n) of that dtype: U V^T of matrix = U S V^T, by Newton-Schulz iteration.
+        (..., m, n) of that dtype: U V^T of matrix = U S V^T, by Newton-Schulz iteration.
 
     >>> import numpy as np
     >>> from focalnets.training.muon import orthogonalize
@@ -101,14 +117,14 @@ def orthogonalize(matrix, dtype="float32"):
     >>> bool(np.all(np.abs(np.diag(found) - 1) < 0.4))
     True
     """
-    wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else ops.transpose(matrix)
-    x = ops.cast(x / (ops.norm(x) + 1e-7), dtype)
+    wide = matrices.shape[-2] <= matrices.shape[-1]
+    x = matrices if wide else ops.swapaxes(matrices, -2, -1)
+    x = ops.cast(x / (ops.norm(x, axis=(-2, -1), keepdims=True) + 1e-7), dtype)
     for _ in range(_ROUNDS):
-        gram = ops.matmul(x, ops.transpose(x))
+        gram = ops.matmul(x, ops.swapaxes(x, -2, -1))
         polynomial = _B * gram + _C * ops.matmul(gram, gram)
         x = _A * x + ops.matmul(polynomial, x)
-    return x if wide else ops.transpose(x)
+    return x if wide else ops.swapaxes(x, -2, -1)
 
 
 def weight_matrices(classifier):
