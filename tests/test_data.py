@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -159,6 +160,46 @@ def test_a_folder_of_classes_is_split_by_a_fixed_stratified_draw(folder):
     assert np.bincount(dataset.splits["test"].labels).tolist() == [1, 1, 1]
     again = open_dataset(str(folder / "train"), prepare=prepare)
     np.testing.assert_array_equal(again.splits["test"].images, dataset.splits["test"].images)
+
+
+def test_the_draw_of_a_folder_stays_when_pictures_come(tmp_path):
+    def split_of(count):
+        for label in ("cat", "dog"):
+            (tmp_path / "all" / label).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                colour = (i, 0, 255 * (label == "dog"))
+                Image.new("RGB", (4, 4), colour).save(tmp_path / "all" / label / f"{count - i:03}.png")
+        splits = open_dataset(str(tmp_path / "all")).splits
+        return [{tuple(pixel) for pixel in splits[name].images[:, 0, 0]} for name in ("train", "test")]
+
+    train, test = split_of(20)
+    assert (len(train), len(test)) == (32, 8)
+    for label in ("cat", "dog"):  # sorted before all others
+        Image.new("RGB", (4, 4), (99, 0, 255 * (label == "dog"))).save(tmp_path / "all" / label / "000.png")
+    splits = open_dataset(str(tmp_path / "all")).splits
+    assert len(splits["test"]) == 8
+    later = {tuple(pixel) for pixel in splits["test"].images[:, 0, 0]}
+    assert len(later & train) == 0
+    assert len(later & test) >= 6
+
+
+def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tmp_path, caplog):
+    prepare = ImageConverter((8, 8)).prepare
+    (folder / "test").rename(folder / "valid")
+    shutil.copytree(folder / "valid", folder / "extra")
+    archive = tmp_path / "pictures.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in folder.rglob("*.png"):
+            file.write(path, path.relative_to(folder.parent))
+    for source in (folder, archive):
+        caplog.clear()
+        splits = open_dataset(str(source), prepare=prepare).splits
+        assert {name: len(split) for name, split in splits.items()} == {"train": 12, "val": 6}
+        assert "left out, because they are no splits: extra" in caplog.text
+    vehicles = tmp_path / "vehicles"
+    for name in ("train", "car"):
+        shutil.copytree(folder / "train" / "red", vehicles / name)
+    assert open_dataset(str(vehicles), prepare=prepare).class_names == ("car", "train")
 
 
 def test_table_and_arrays(folder, tmp_path):

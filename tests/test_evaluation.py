@@ -14,6 +14,7 @@ from PIL import Image
 from focalnets import open_dataset, train
 from focalnets.cli import main
 from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.inference.views import VIEWS, mirrored, shifted
 from focalnets.training.recipe import load_recipe
@@ -116,6 +117,38 @@ def test_views_average_probabilities(run):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (VIEWS["none"][0](images) == images).all()
     assert shifted(images, 1)[0, 1:, 1:].tolist() == images[0, :-1, :-1].tolist()
+
+
+@pytest.mark.parametrize("limit", [3, 10, 17, 358])
+def test_a_limit_is_kept_and_every_class_has_its_share(run, limit, capsys):
+    assert main(["evaluate", str(run), "--data", "digits", "--limit", str(limit), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["images"] == limit
+    classes = [share for share in record["per_class"].values() if share is not None]
+    assert len(classes) == min(limit, 10)
+
+
+def test_many_classes_are_written_without_zeros(tmp_path):
+    names = tuple(f"class {i}" for i in range(150))
+    logits = np.eye(150)[[0, 7, 7]]
+    write_evaluation(tmp_path, evaluate(logits, np.array([0, 7, 9]), names), "made", "test")
+    assert "confusion" not in json.loads((tmp_path / "evaluation.json").read_text())
+    lines = (tmp_path / "confusion.csv").read_text().split()
+    assert " ".join(lines) == ("true,predicted,images class 0,class 0,1 class 7,class 7,1 class 9,class 7,1")
+
+
+def test_logits_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="logits are not finite"):
+        evaluate(np.array([[np.nan, 0.0]]), np.array([0]), ("a", "b"))
+
+
+def test_pictures_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
+    for name in ("mistakes.png", "corruptions.png"):
+        (tmp_path / name).write_bytes(b"old")
+    command = ["evaluate", str(run), "--data", "digits", "--limit", "1", "--html", "--force"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert not (tmp_path / "corruptions.png").exists()
+    assert not (tmp_path / "mistakes.png").exists() or (tmp_path / "mistakes.png").read_bytes() != b"old"
 
 
 def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):

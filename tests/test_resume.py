@@ -192,6 +192,8 @@ def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch)
         resume(tmp_path / "run")
     assert main(["train", "--out", "a", "--resume", "b"]) == 2
     assert "either --out for a new run, or --resume" in capsys.readouterr().err
+    assert main(["train", "--resume", "b", "--epochs", "9", "--data", "digits"]) == 2
+    assert "--data, --epochs and --resume exclude each other" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
@@ -220,7 +222,8 @@ def test_scalars_for_tensorboard(tmp_path):
             assert found[name, row["epoch"]] == pytest.approx(row[name])
 
 
-def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path):
+@pytest.mark.parametrize("frozen", [1, 2])
+def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path, frozen):
     """Other classes: the backbone's weights, a new head, frozen stages."""
     digits = open_dataset("digits", channels=1)
     arrays = {}
@@ -233,7 +236,7 @@ def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path):
         load_recipe("finetune"),
         preset=str(whole.directory),
         epochs=1,
-        frozen_stages=1,
+        frozen_stages=frozen,
         augmentation=augmentation,
     )
     result = train(recipe, data=str(tmp_path / "three.npz"), out=tmp_path / "run", **QUIET)
@@ -246,10 +249,12 @@ def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path):
             start.backbone.weights, start.backbone.get_weights(), tuned.backbone.get_weights(), strict=True
         )
     }
-    frozen = {path for path in changed if "stage2" not in path and not path.startswith("norm")}
-    assert len(frozen) > 20
-    assert not any(changed[path] for path in frozen)
-    assert all(changed[path] for path in changed if "stage2" in path and "kernel" in path)
+    learning = {path for path in changed if ("stage2" in path and frozen == 1) or path.startswith("norm")}
+    assert len(changed) - len(learning) > 20
+    assert not any(changed[path] for path in set(changed) - learning)
+    assert all(changed[path] for path in learning if "kernel" in path or "norm" in path)
+    with pytest.raises(ValueError, match="is the preset to start from"):
+        train(recipe, data=str(tmp_path / "three.npz"), out=whole.directory, **QUIET)
     with pytest.raises(ValueError, match="frozen_stages must be at most 2"):
         train(
             dataclasses.replace(recipe, frozen_stages=5),

@@ -10,7 +10,14 @@ import pytest
 from PIL import Image
 from reference import Reference
 
-from focalnets import FocalNetClassifier, modulation_model, open_dataset, train
+from focalnets import (
+    FocalNetBackbone,
+    FocalNetClassifier,
+    ImageConverter,
+    modulation_model,
+    open_dataset,
+    train,
+)
 from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
@@ -18,8 +25,8 @@ from focalnets.presets.store import build_architecture
 from focalnets.training.adamw import AdamW
 from focalnets.training.muon import Muon, orthogonalize
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.prepare import class_weights
-from focalnets.training.recipe import change, load_recipe, recipe_from_json, recipe_names
+from focalnets.training.prepare import class_weights, make_classifier, make_converter
+from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json, recipe_names
 
 pytestmark = pytest.mark.core
 
@@ -349,6 +356,38 @@ def test_rare_classes_can_count_as_much_as_frequent_ones():
     assert class_weights(load_recipe("digits"), split, 3) is None
     with pytest.raises(ValueError, match="class_weights must be none or balanced; got 'rare'"):
         dataclasses.replace(recipe, class_weights="rare")
+
+
+def test_a_class_alone_is_refused(tmp_path):
+    images = np.zeros((8, 8, 8, 1), "uint8")
+    np.savez(tmp_path / "one.npz", x_train=images, y_train=np.zeros(8, int), class_names=["photos"])
+    with pytest.raises(ValueError, match="one class only, photos"):
+        train(load_recipe("digits"), data=str(tmp_path / "one.npz"), out=tmp_path / "run")
+
+
+def test_a_recipe_goes_before_its_preset_and_leaves_open_the_rest():
+    backbone = FocalNetBackbone(embed_dim=8, depths=(1,), image_shape=(None, None, 1), drop_path_rate=0.1)
+    given = ImageConverter((16, 16), crop_fraction=0.5, interpolation="bilinear", mean=(0.1,), std=(0.2,))
+    start = FocalNetClassifier(backbone, 3, given, class_names=("a", "b", "c"))
+    kept = make_converter(Recipe("mine", preset="p"), start).get_config()
+    assert kept == given.get_config()
+    recipe = Recipe("mine", preset="p", image_size=8, mean=(0.3,), interpolation="bicubic")
+    changed = make_converter(recipe, start).get_config()
+    assert changed == {**kept, "image_size": (8, 8), "mean": (0.3,), "interpolation": "bicubic"}
+    seeds = set()
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        tuned = make_classifier(Recipe("mine", preset="p"), start, given, ("n01440764", "b"))
+        seeds.add(tuned.backbone.get_config()["seed"])
+        assert tuned.class_names == ("tench", "b")
+    assert len(seeds) == 2
+
+
+def test_fields_are_changed_together():
+    recipe = load_recipe("finetune")
+    texts = ["preset=", "architecture=focalnet_micro", "image_size=32", "mean=0,0,0", "std=1,1,1"]
+    texts += ["augmentation.resize_crop=40", "augmentation.random_resized_crop=none"]
+    assert change(recipe, texts) == change(recipe, texts[::-1])
 
 
 def test_fields_are_changed_by_their_types():

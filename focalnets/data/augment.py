@@ -23,18 +23,20 @@ class Augmentation:
         interpolation: of these two: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing, or
             "area": the mean of the pixels covered where the crop shrinks, "bilinear" where it grows; the
             fastest that does not alias.
-        pad_crop: shift by up to so many pixels, filling with black.
         colour_jitter: brightness, contrast and saturation times a random factor in 1 -+ so much.
         randaugment: how many random operations (RandAugment) each image gets; 0 for none.
         randaugment_magnitude: strength of those, 0 to 10.
         randaugment_spread: standard deviation of that strength.
+        pad_crop: shift by up to so many pixels, filling with black.
         flip: mirror half of the images, and in the next epoch the other half.
         erasing: share of the images of which a rectangle is replaced by noise.
         mixup, cutmix: Beta parameter of how two images are blended, or a rectangle of one is put into the
             other; 0 for never. With both, each batch gets one of them.
 
     Sources: RandAugment (Cubuk et al., 2020), Random Erasing (Zhong et al., 2020), MixUp (Zhang et al.,
-    2018), CutMix (Yun et al., 2019); strengths as in timm's `rand-m9-mstd0.5-inc1`.
+    2018), CutMix (Yun et al., 2019). Strengths are about those of timm's `rand-m9-mstd0.5-inc1`; it applies
+    an operation with probability 1/2 only, posterises down to 1 bit (here 4), and has two more: inversion
+    and adding below a threshold.
 
     Raises:
         ValueError: on values out of range, or two ways of cropping at once.
@@ -43,11 +45,11 @@ class Augmentation:
     random_resized_crop: tuple[float, float] | None = None
     resize_crop: int = 0
     interpolation: str = "area"
-    pad_crop: int = 0
     colour_jitter: float = 0.0
     randaugment: int = 0
     randaugment_magnitude: float = 9.0
     randaugment_spread: float = 0.5
+    pad_crop: int = 0
     flip: bool = False
     erasing: float = 0.0
     mixup: float = 0.0

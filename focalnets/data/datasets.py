@@ -43,9 +43,10 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
             - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
               to train and 359 to test;
             - "cifar10", "cifar100", "mnist", "fashion_mnist": through Keras, which downloads them once;
-            - a folder or zip of `<split>/<class>/<image>`, splits being train, test and maybe val;
-            - a folder or zip of `<class>/<image>`: a fifth of every class, by a fixed draw, is the test
-              split;
+            - a folder or zip of `<split>/<class>/<image>`, splits being train, test and maybe val (also
+              valid, validation or dev);
+            - a folder or zip of `<class>/<image>`: a fifth of every class, drawn by the names of the files,
+              is the test split;
             - a `.csv` with the columns path and label, and maybe split; paths are relative to it;
             - a `.npz` with x_train, y_train, x_test, y_test (and maybe x_val, y_val), and maybe
               class_names;
@@ -162,7 +163,8 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         of = np.array([rows[index][0] for index in good])
         chosen = {split: np.flatnonzero(of == split) for split in SPLITS}
     else:
-        test = stratified_draw(everything.labels, TEST_FRACTION, seed=0)
+        names = [pathlib.PurePath(rows[index][-1]).name for index in good]
+        test = stratified_draw(everything.labels, TEST_FRACTION, names=names)
         chosen = {"train": np.setdiff1d(np.arange(len(good)), test), "test": test}
     for split in only or ():
         if len(chosen[split]) == 0:

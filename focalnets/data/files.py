@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import pathlib
 import zipfile
 import zlib
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 from focalnets.data.pictures import is_picture
 
 SPLITS = ("train", "val", "test")
+
+# What others call them -> what they are called here.
+SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("validation", "valid", "dev"), "val")
+
+_log = logging.getLogger("focalnets")
 
 
 @dataclass(frozen=True)
@@ -29,20 +35,31 @@ class Listing:
 def list_folder(folder):
     """`<split>/<class>/<image>` or `<class>/<image>`, maybe with one folder around everything."""
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if len(inside) == 1 and inside[0].name not in SPLITS:
+    if len(inside) == 1 and inside[0].name not in SPLIT_NAMES:
         directly = any(path.is_file() and is_picture((path.name,)) for path in inside[0].iterdir())
         if not directly:  # one folder around everything, not a single class
             folder = inside[0]
-    # A folder val/ alone, such as ImageNet's, is a split if it holds folders: there might be a class "val".
-    has_splits = (folder / "train").is_dir() or any(
-        path.is_dir() for split in SPLITS for path in folder.glob(f"{split}/*")
+            inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    # Named like a split, a folder is one if it holds folders, or if all are named so: "train" may be a class.
+    has_splits = all(path.name in SPLIT_NAMES for path in inside) or any(
+        path.is_dir() for split in SPLIT_NAMES for path in folder.glob(f"{split}/*")
     )
-    rows = []
+    rows, others = [], set()
     for path in sorted(folder.glob("*/*/*" if has_splits else "*/*")):
         parts = path.relative_to(folder).parts
-        if is_picture(parts) and (not has_splits or parts[0] in SPLITS):
-            rows.append((parts[0] if has_splits else "", parts[-2], str(path)))
+        if not is_picture(parts):
+            continue
+        if has_splits and parts[0] not in SPLIT_NAMES:
+            others.add(parts[0])
+        else:
+            rows.append((SPLIT_NAMES[parts[0]] if has_splits else "", parts[-2], str(path)))
+    _tell_left_out(others)
     return Listing(rows, _open_file)
+
+
+def _tell_left_out(others):
+    if others:
+        _log.warning("left out, because they are no splits: %s", ", ".join(sorted(others)))
 
 
 def list_zip(path):
@@ -51,12 +68,14 @@ def list_zip(path):
     names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
     parts = {name: pathlib.PurePosixPath(name).parts for name in names}
     has_splits = any(len(p) >= 3 and p[-3] == "train" for p in parts.values())
-    rows = []
+    rows, others = [], set()
     for name in sorted(names):
-        if has_splits and (len(parts[name]) < 3 or parts[name][-3] not in SPLITS):
-            continue
-        if len(parts[name]) >= 2:
-            rows.append((parts[name][-3] if has_splits else "", parts[name][-2], name))
+        *above, _ = parts[name]
+        if has_splits and (len(above) < 2 or above[-2] not in SPLIT_NAMES):
+            others.update(above[-2:-1])
+        elif above:
+            rows.append((SPLIT_NAMES[above[-2]] if has_splits else "", above[-1], name))
+    _tell_left_out(others)
 
     def open_member(name):
         # Read whole: decoders seek, which in a compressed member means to start over.

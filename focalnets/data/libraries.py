@@ -5,10 +5,7 @@ import pathlib
 
 import numpy as np
 
-from focalnets.data.files import Listing
-
-# Their names of splits -> ours; other splits are left alone.
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val", "test": "test"}
+from focalnets.data.files import SPLIT_NAMES, Listing
 
 
 def list_hugging_face(spec):
@@ -26,7 +23,7 @@ def list_hugging_face(spec):
         raise ImportError("hf:// needs Hugging Face's datasets: pip install 'focalnets[hf]'.") from error
     name, _, configuration = spec.removeprefix("hf://").partition(":")
     found = datasets.load_dataset(name, configuration or None)
-    parts = {_SPLITS[split]: part for split, part in found.items() if split in _SPLITS}
+    parts = {SPLIT_NAMES[split]: part for split, part in found.items() if split in SPLIT_NAMES}
     if not parts:
         raise ValueError(f"{spec} has no split train, validation or test; it has: {', '.join(found)}.")
     features = next(iter(parts.values())).features
@@ -78,7 +75,7 @@ def list_tensorflow_datasets(spec):
         spec, features, "labels", lambda _, feature: isinstance(feature, tfds.features.ClassLabel)
     )
     sources = builder.as_data_source(decoders={images: tfds.decode.SkipDecoding()})
-    parts = {_SPLITS[split]: source for split, source in sources.items() if split in _SPLITS}
+    parts = {SPLIT_NAMES[split]: source for split, source in sources.items() if split in SPLIT_NAMES}
     names = tuple(features[labels].names)
     rows = []
     for split, part in parts.items():

@@ -124,7 +124,8 @@ class Loader(keras.utils.PyDataset):
             images = augment.flip(images, draws.flips[rows])
         if changes.erasing:
             images = np.stack([self._erased(draws.epoch, *item) for item in zip(rows, images, strict=True)])
-        targets = np.eye(self.num_classes, dtype="float32")[self.split.labels[rows]]
+        targets = np.zeros((len(rows), self.num_classes), "float32")
+        targets[np.arange(len(rows)), self.split.labels[rows]] = 1
         if changes.mixup or changes.cutmix:
             generator = augment.generator_of(self.seed, draws.epoch, "mix", index)
             images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)

@@ -1,6 +1,7 @@
 """Split: pictures and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
 
 import functools
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -147,12 +148,29 @@ def split_validation(split, fraction, seed):
     return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
 
 
-def stratified_draw(labels, fraction, seed):
-    """Sorted indices of `fraction` of every class."""
+def stratified_draw(labels, fraction, seed=0, names=None):
+    """Sorted indices of `fraction` of every class.
+
+    Args:
+        labels: (N,) integers.
+        fraction: 0 to 1.
+        seed: of the draw, where there are no names.
+        names: one a picture. Those whose names have the smallest hashes are drawn: when pictures come or go,
+            the draw of the others stays, but for as many as the share grows or shrinks by.
+
+    >>> import numpy as np
+    >>> from focalnets.data.splits import stratified_draw
+    >>> stratified_draw(np.array([0, 0, 1, 1, 1, 1]), 0.5, names=list("abcdef")).tolist()
+    [0, 3, 5]
+    """
     generator = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
+        rows = np.flatnonzero(labels == label)
+        if names is None:
+            rows = generator.permutation(rows)
+        else:
+            rows = sorted(rows, key=lambda row: hashlib.sha256(names[row].encode()).digest())
         # Small classes, too, are worth one image, as long as another one remains.
         least = 1 if fraction > 0 and len(rows) > 1 else 0
         chosen.append(rows[: max(round(fraction * len(rows)), least)])

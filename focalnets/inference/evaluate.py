@@ -1,5 +1,6 @@
 """evaluate: a predictor and labelled images -> figures that a user can trust."""
 
+import csv
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from focalnets.inference.pictures import draw_confusion, draw_reliability
 from focalnets.inference.predictor import softmax
 
 BINS = 15
+_MATRIX_CLASSES = 100  # of more, the matrix as JSON would be larger than everything else of a run
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def evaluate(logits, labels, class_names):
         class_names: one a class.
 
     Raises:
-        ValueError: if there are no images, or a label has no logit.
+        ValueError: if there are no images, a label has no logit, or a logit is not finite.
 
     >>> import numpy as np
     >>> from focalnets.inference.evaluate import evaluate
@@ -59,10 +61,12 @@ def evaluate(logits, labels, class_names):
         raise ValueError(
             f"Logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes."
         )
+    if not np.isfinite(logits).all():
+        raise ValueError("Some logits are not finite: the weights are damaged, or training has diverged.")
     rows = np.arange(len(labels))
     predicted = logits.argmax(axis=-1)
     rank = np.sum(logits > logits[rows, labels][:, None], axis=-1)
-    confusion = np.zeros((classes, classes), int)
+    confusion = np.zeros((classes, classes), "int32")
     np.add.at(confusion, (labels, predicted), 1)
     totals = confusion.sum(axis=1)
     probabilities = softmax(logits)
@@ -113,12 +117,27 @@ def figures(evaluation, data, split):
 def write_evaluation(directory, evaluation, data, split, more=None):
     """Write evaluation.json, confusion.png and reliability.png into a directory that is there.
 
+    Above 100 classes, the matrix is in confusion.csv instead of the JSON, without its zeros.
+
     Args:
         directory: its path.
         evaluation, data, split: as in `figures`.
         more: entries to add to evaluation.json.
     """
-    arrays = {"confusion": evaluation.confusion.tolist(), "reliability": evaluation.bins.tolist()}
+    arrays = {"reliability": evaluation.bins.tolist()}
+    if len(evaluation.confusion) <= _MATRIX_CLASSES:
+        arrays["confusion"] = evaluation.confusion.tolist()
+    else:
+        _write_pairs(directory / "confusion.csv", evaluation)
     write_json(directory / "evaluation.json", {**figures(evaluation, data, split), **arrays, **(more or {})})
     draw_confusion(directory / "confusion.png", evaluation)
     draw_reliability(directory / "reliability.png", evaluation)
+
+
+def _write_pairs(path, evaluation):
+    names = list(evaluation.per_class)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("true", "predicted", "images"))
+        for true, predicted in np.argwhere(evaluation.confusion):
+            rows.writerow((names[true], names[predicted], evaluation.confusion[true, predicted]))

@@ -9,7 +9,6 @@ from focalnets._io import listed, new_output_directory
 from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import report_skipped
-from focalnets.data.splits import stratified_draw
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
 from focalnets.inference.evaluation_page import write_evaluation_page, write_mistakes
 from focalnets.inference.pictures import draw_corruptions
@@ -30,8 +29,8 @@ def run(arguments):
         arguments.keep,
         only=(arguments.split,),
     )
-    names = predictor.class_names
-    data_names = in_words(dataset.class_names)  # ImageNet's folders have WordNet's identifiers for names
+    # ImageNet's folders have WordNet's identifiers for names.
+    names, data_names = in_words(predictor.class_names), in_words(dataset.class_names)
     unknown = sorted(set(data_names) - set(names))
     if unknown:
         raise ValueError(
@@ -67,6 +66,7 @@ def run(arguments):
         more["corruptions"] = _corruptions(logits, labels)
     if directory is not None:
         write_evaluation(directory, found, arguments.data, arguments.split, more)
+        (directory / "corruptions.png").unlink(missing_ok=True)  # of an earlier evaluation
         if "corruptions" in more:
             draw_corruptions(directory / "corruptions.png", more["corruptions"], found.top1)
     if arguments.html:
@@ -124,7 +124,12 @@ def _some(split, limit):
         raise ValueError(f"limit must be at least 1; got {limit}.")
     if limit >= len(split):
         return split
-    return split.take(np.sort(stratified_draw(split.labels, limit / len(split), seed=0)))
+    generator = np.random.default_rng(0)
+    places = np.empty(len(split))  # of each image on the way from 0 to 1 that every class takes evenly
+    for label in np.unique(split.labels):
+        rows = generator.permutation(np.flatnonzero(split.labels == label))
+        places[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
+    return split.take(np.sort(np.argsort(places, kind="stable")[:limit]))
 
 
 def _corruptions(logits, labels):

@@ -32,15 +32,16 @@ def write_evaluation_page(path, title, evaluation, more):
         )
     names = list(evaluation.per_class)
     classes = []
-    for row, (name, share) in zip(evaluation.confusion, evaluation.per_class.items(), strict=True):
-        others = [(count, other) for count, other in zip(row, names, strict=True) if count and other != name]
-        most = max(others, default=None)
+    for place, (name, share) in enumerate(evaluation.per_class.items()):
+        others = evaluation.confusion[place].copy()
+        images, others[place] = others.sum(), 0
+        most = others.argmax()
         classes.append(
             (
                 name,
-                row.sum(),
+                images,
                 "no images" if share is None else f"{share:.2%}",
-                "" if most is None else f"{most[1]} ({most[0]})",
+                f"{names[most]} ({others[most]})" if others[most] else "",
             )
         )
     parts = [pairs(facts.items()), heading("Classes")]
@@ -56,7 +57,11 @@ def write_evaluation_page(path, title, evaluation, more):
 
 
 def write_mistakes(path, split, logits, labels, class_names):
-    """Write a PNG of the images that the net was surest of, and wrong; none if it made no mistake."""
+    """Write a PNG of the images that the net was surest of, and wrong; none if it made no mistake.
+
+    One that an earlier evaluation left there does not stay.
+    """
+    path.unlink(missing_ok=True)
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=-1)
     wrong = np.flatnonzero(predicted != labels)

@@ -9,7 +9,8 @@ from focalnets.explain.render import label
 def draw_confusion(path, evaluation):
     """Write a PNG of the confusion matrix: shares of each true class, with counts where they fit."""
     names = [label(name, 24) for name in evaluation.per_class]
-    shares = evaluation.confusion / evaluation.confusion.sum(axis=1, keepdims=True).clip(1)
+    totals = evaluation.confusion.sum(axis=1, keepdims=True).clip(1)
+    shares = np.divide(evaluation.confusion, totals, dtype="float32")
     side = float(np.clip(0.45 * len(names) + 2.0, 4.5, 16.0))
     figure = matplotlib.figure.Figure(figsize=(side + 0.8, side), dpi=100, layout="constrained")
     axis = figure.subplots()

@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from focalnets._io import read_json
+from focalnets.arguments import TrainArguments
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 
 
@@ -67,6 +68,15 @@ def _train(arguments, verbose):
 
 
 def _resume(arguments, verbose):
+    plain = TrainArguments()
+    free = ("resume", "max_minutes", "backend", "debug")
+    given = [name for name, value in vars(arguments).items() if name not in free]
+    given = [name for name in given if getattr(arguments, name) != getattr(plain, name)]
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ValueError(
+            f"A run goes on as it was begun: {options} and --resume exclude each other; begin a new run."
+        )
     path = pathlib.Path(arguments.resume) / "run.json"
     if path.is_file() and arguments.backend is None:
         os.environ["KERAS_BACKEND"] = read_json(path)["backend"]  # before keras is imported

@@ -9,6 +9,7 @@ from focalnets.data.splits import split_validation
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
 from focalnets.presets.architectures import find_architecture
+from focalnets.presets.labels import in_words
 from focalnets.presets.store import build_architecture
 
 _log = logging.getLogger("focalnets")
@@ -16,24 +17,23 @@ _log = logging.getLogger("focalnets")
 
 def make_converter(recipe, start):
     """The ImageConverter of a recipe; what the recipe leaves open is the preset's."""
+    chosen = {
+        name: getattr(recipe, name)
+        for name in ("mean", "std", "interpolation", "crop_fraction")
+        if getattr(recipe, name) is not None
+    }
+    if recipe.image_size is not None:
+        chosen["image_size"] = (recipe.image_size,) * 2
     if start is None:
-        return ImageConverter(
-            (recipe.image_size,) * 2,
-            crop_fraction=recipe.crop_fraction,
-            interpolation=recipe.interpolation,
-            mean=recipe.mean,
-            std=recipe.std,
-        )
+        return ImageConverter(**chosen)
     if start.image_converter is None:
         raise ValueError(f"The preset {recipe.preset} has no preprocessing to go on with.")
-    config = start.image_converter.get_config()
-    if recipe.image_size is not None:
-        config["image_size"] = (recipe.image_size,) * 2
-    return ImageConverter.from_config(config)
+    return ImageConverter.from_config({**start.image_converter.get_config(), **chosen})
 
 
 def make_classifier(recipe, start, converter, class_names):
     """The network of the recipe's architecture, or the preset's, with its head if classes are the same."""
+    class_names = tuple(in_words(class_names))  # of ImageNet's folders, WordNet's identifiers
     names = {"num_classes": len(class_names), "image_converter": converter, "class_names": class_names}
     if start is None:
         architecture = find_architecture(recipe.architecture)
@@ -42,9 +42,10 @@ def make_classifier(recipe, start, converter, class_names):
         return build_architecture(architecture, **names)
     config = {**start.backbone.get_config(), **_rates(recipe)}
     config.pop("dtype", None)
+    config["seed"] = None  # drawn anew, from the recipe's
     classifier = FocalNetClassifier(type(start.backbone).from_config(config), **names)
     classifier.backbone.set_weights(start.backbone.get_weights())
-    if start.class_names == tuple(class_names):
+    if start.class_names == class_names:
         classifier.set_weights(start.get_weights())
     else:
         _log.warning("new head for %d classes; the preset's has %d", len(class_names), start.num_classes)
@@ -58,7 +59,10 @@ def _rates(recipe):
 
 
 def freeze(classifier, stages):
-    """Keep the weights of the stem and of the first stages, with the down-sampling that ends each."""
+    """Keep the weights of the stem and of the first stages, with the down-sampling that ends each.
+
+    The last norm learns in any case, with the head.
+    """
     if stages == 0:
         return
     blocks = [block.name for block in classifier.backbone.blocks]
@@ -69,15 +73,20 @@ def freeze(classifier, stages):
     for layer in classifier.backbone.layers:
         if layer.name == after:
             return
-        layer.trainable = False
+        layer.trainable = layer.name == "norm"
 
 
 def training_splits(dataset, recipe):
     """(train, val) of a data set; without a val split of its own, the recipe's share of train.
 
     Raises:
-        ValueError: if there is no train split, or nothing to validate with.
+        ValueError: if there is no train split, one class only, or nothing to validate with.
     """
+    if len(dataset.class_names) < 2:
+        raise ValueError(
+            f"The data have one class only, {', '.join(dataset.class_names)}: give every class a folder of "
+            "its own, named like it."
+        )
     if "train" not in dataset.splits:
         raise ValueError(f"The data have no split train; they have: {', '.join(dataset.splits)}.")
     training = dataset.splits["train"]

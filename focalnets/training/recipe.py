@@ -24,8 +24,8 @@ class Recipe:
             preprocessing, and its head if the classes are the same; "" to start from random weights.
         image_size: side of the square images in pixels; None for the preset's.
         mean, std: per channel, for the ImageConverter; None for the preset's.
-        interpolation: of the ImageConverter.
-        crop_fraction: of the ImageConverter, for validation and test.
+        interpolation: of the ImageConverter; None for the preset's, or "bicubic".
+        crop_fraction: of the ImageConverter, for validation and test; None for the preset's, or 1.
         epochs: passes over the training images.
         batch_size: images a step.
         optimizer: "adamw", or "muon" for the weight matrices and AdamW for the rest.
@@ -49,7 +49,8 @@ class Recipe:
             is faster where the run begins, and the run's record has that.
         augmentation: how training images are varied; see `Augmentation`.
         validation_fraction: share of the training images held out, where the data set has no "val" split.
-        keep_weights: which epoch's become the preset: "best" by validation accuracy, or "last".
+        keep_weights: which epoch's become the preset: "best" by validation accuracy (by validation loss with
+            balanced class weights, which it then has, too), or "last".
         seed: of initial values, order, augmentation, dropout and drop path.
 
     Raises:
@@ -63,8 +64,8 @@ class Recipe:
     image_size: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    interpolation: str = "bicubic"
-    crop_fraction: float = 1.0
+    interpolation: str | None = None
+    crop_fraction: float | None = None
     epochs: int = 10
     batch_size: int = 128
     optimizer: typing.Literal["adamw", "muon"] = "adamw"
@@ -191,19 +192,24 @@ def change(recipe, changes):
     >>> change(load_recipe("digits"), ["epochs=5", "augmentation.flip=true"]).augmentation.flip
     True
     """
+    outer, inner = {}, {}
     for text in changes:
         name, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"A change is field=value; got {text!r}.")
         if name.startswith("augmentation."):
-            inner = _replaced(recipe.augmentation, name.removeprefix("augmentation."), value)
-            recipe = dataclasses.replace(recipe, augmentation=inner)
+            name = name.removeprefix("augmentation.")
+            inner[name] = _value(recipe.augmentation, name, value)
         else:
-            recipe = _replaced(recipe, name, value)
-    return recipe
+            outer[name] = _value(recipe, name, value)
+    # All at once: values may exclude each other, or need each other, and have no order.
+    if inner:
+        outer["augmentation"] = dataclasses.replace(recipe.augmentation, **inner)
+    return dataclasses.replace(recipe, **outer)
 
 
-def _replaced(record, name, text):
+def _value(record, name, text):
+    """The text as a value of the type of that field."""
     types_of = typing.get_type_hints(type(record))
     if name not in types_of or dataclasses.is_dataclass(types_of[name]):
         names = [
@@ -211,10 +217,9 @@ def _replaced(record, name, text):
         ]
         raise ValueError(f"{type(record).__name__} has no field {name!r}; it has: {', '.join(names)}.")
     try:
-        value = _parsed(types_of[name], text)
+        return _parsed(types_of[name], text)
     except ValueError as error:
         raise ValueError(f"{name} does not take {text!r}: {error}.") from error
-    return dataclasses.replace(record, **{name: value})
 
 
 def _parsed(kind, text):

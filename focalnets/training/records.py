@@ -41,16 +41,18 @@ class Records(keras.callbacks.Callback):
         loader: training `Loader`, which is told the epoch.
         schedule: learning rate by step.
         averaged: whether the weights to keep are the optimiser's averages.
+        balanced: whether classes are weighed, see `best_row`.
         snapshot: `Snapshot` the run starts from, or None.
         max_minutes: stop by raising `OutOfTime`, after a snapshot; None for no limit.
     """
 
-    def __init__(self, directory, loader, schedule, averaged, snapshot=None, max_minutes=None):
+    def __init__(self, directory, loader, schedule, averaged, balanced, snapshot=None, max_minutes=None):
         super().__init__()
         self.directory = directory
         self.loader = loader
         self.schedule = schedule
         self.averaged = averaged
+        self.balanced = balanced
         self.resumed = snapshot
         self.rows = [] if snapshot is None else list(snapshot.rows)
         self.minutes_before = 0.0 if snapshot is None else snapshot.minutes
@@ -100,9 +102,8 @@ class Records(keras.callbacks.Callback):
             "images_per_second": round(images / seconds, 1),
             "minutes": round(self.minutes, 3),
         }
-        best = max((old["val_accuracy"] for old in self.rows), default=-1.0)
         self.rows.append(row)
-        if row["val_accuracy"] > best:
+        if best_row(self.rows, self.balanced) is row:
             write_weights(self.directory / "best.npz", self._weights())
         self._snapshot(epoch + 1, 0)
         write_history(self.directory / "history.csv", self.rows)
@@ -123,6 +124,22 @@ class Records(keras.callbacks.Callback):
 
     def _rate(self, step):
         return float(ops.convert_to_numpy(self.schedule(step)))
+
+
+def best_row(rows, balanced):
+    """The epoch of the highest validation accuracy, of those the one of the lowest loss.
+
+    With balanced class weights, which the validation loss has then, that of the lowest loss: accuracy may be
+    highest where the rare classes are found least.
+
+    >>> from focalnets.training.records import best_row
+    >>> rows = [{"epoch": i, "val_accuracy": a, "val_loss": l} for i, a, l in ((1, 0.9, 0.5), (2, 0.9, 0.4))]
+    >>> best_row(rows, balanced=False)["epoch"]
+    2
+    """
+    if balanced:
+        return min(rows, key=lambda row: row["val_loss"])
+    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
 
 def write_history(path, rows):

@@ -29,7 +29,7 @@ from focalnets.training.prepare import (
     training_splits,
 )
 from focalnets.training.recipe import load_recipe, recipe_from_json
-from focalnets.training.records import Averages, OutOfTime, Records, write_history
+from focalnets.training.records import Averages, OutOfTime, Records, best_row, write_history
 from focalnets.training.report import write_report
 
 PANEL_IMAGES = 8
@@ -103,9 +103,10 @@ def train(
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     recipe = _with_precision(recipe, force_bfloat16)
-    data = (
-        str(pathlib.Path(data).expanduser().resolve()) if pathlib.Path(data).expanduser().exists() else data
-    )
+    data = _absolute(data)
+    recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
+    if recipe.preset and pathlib.Path(recipe.preset) == pathlib.Path(out).expanduser().resolve():
+        raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
     settings = {
         "data": str(data),
         "on_bad_image": on_bad_image,
@@ -166,6 +167,12 @@ def resume(directory, max_minutes=None, verbose="auto"):
     return job.run(directory, snapshot, max_minutes, verbose)
 
 
+def _absolute(name):
+    """The path in full, if it is one that is there."""
+    path = pathlib.Path(name).expanduser()
+    return str(path.resolve()) if name and path.exists() else name
+
+
 def _with_precision(recipe, force_bfloat16):
     """The recipe with "auto" replaced by what is faster here; refuses what is very slow."""
     if recipe.precision == "auto":
@@ -199,6 +206,7 @@ class _Job:
         finally:
             keras.config.set_dtype_policy(policy)
         freeze(self.classifier, recipe.frozen_stages)
+        weights = class_weights(recipe, self.training, self.classifier.num_classes)
         self.loader = Loader(
             self.training,
             self.classifier.num_classes,
@@ -207,14 +215,16 @@ class _Job:
             augmentation=recipe.augmentation,
             image_size=self.converter.image_size,
             seed=recipe.seed,
-            class_weights=class_weights(recipe, self.training, self.classifier.num_classes),
+            class_weights=weights,
         )
         self.total_steps = recipe.epochs * self.loader.batches
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
         optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
         self.classifier.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
         self.classifier.optimizer.build(self.classifier.trainable_variables)
-        self.validation_loader = Loader(self.validation, self.classifier.num_classes, recipe.batch_size)
+        self.validation_loader = Loader(
+            self.validation, self.classifier.num_classes, recipe.batch_size, class_weights=weights
+        )
 
     def fingerprint(self):
         """A text that changes when the data do: classes, labels and their order."""
@@ -227,7 +237,8 @@ class _Job:
         """Train to the end, or to the time limit, and write everything."""
         schedule = learning_rate_schedule(self.recipe, self.total_steps)
         averaged = self.recipe.ema_decay > 0
-        records = Records(directory, self.loader, schedule, averaged, snapshot, max_minutes)
+        balanced = self.recipe.class_weights == "balanced"
+        records = Records(directory, self.loader, schedule, averaged, balanced, snapshot, max_minutes)
         complete = True
         try:
             self._fit(directory, records, snapshot, verbose)
@@ -282,7 +293,7 @@ class _Job:
 
     def _make_metrics(self):
         """Keras makes the variables of metrics with the first batch; `evaluate` changes nothing else."""
-        images, targets = self.validation_loader[0]
+        images, targets, *_ = self.validation_loader[0]
         self.classifier.evaluate(images[:1], targets[:1], verbose=0)
 
     def _finish(self, directory, records):
@@ -303,9 +314,9 @@ class _Job:
         write_evaluation(directory, found, self.settings["data"], kind)
         test_accuracy = None if test is None else found.top1
         rows = records.rows
-        best = max(rows, key=lambda row: row["val_accuracy"])
+        best = best_row(rows, recipe.class_weights == "balanced")
         facts = {
-            "best validation accuracy": f"{best['val_accuracy']:.4f} in epoch {best['epoch']}",
+            "validation accuracy": f"{best['val_accuracy']:.4f} in epoch {best['epoch']}",
             "test accuracy": "no test split" if test_accuracy is None else f"{test_accuracy:.4f}",
             "training": f"{records.minutes:.1f} minutes, {rows[-1]['images_per_second']:.0f} images/s",
             "data": self.settings["data"],

@@ -4,7 +4,7 @@ focalnets train --recipe finetune --data my_pictures --out runs/mine
 
 It starts from the weights that come with focalnets; --set preset=focalnet_tiny_srf_imagenet1k, or any other
 preset or run, for larger pictures. Image size and preprocessing are the preset's. Few pictures a class:
---set frozen_stages=2. Some classes rare: --set class_weights=balanced. docs/finetuning.md has an example with
+--set frozen_stages=1. Some classes rare: --set class_weights=balanced. docs/finetuning.md has an example with
 figures.
 """
 

@@ -4,7 +4,8 @@ focalnets train --recipe imagenet_tiny_srf --data IMAGENET --out runs/tiny_srf
 
 Batch 1024 (on one device of less memory: --set batch_size=128 accumulation=8), 300 epochs of which 20 warm
 up, no average of weights. Upstream's configuration also names a colour jitter of 0.4, which timm leaves out
-when RandAugment is on; so does this. Not run here: it takes days on several GPUs.
+when RandAugment is on; so does this. RandAugment is that of its own paper: timm's draws from two operations
+more and applies each with probability 1/2. Not run here: it takes days on several GPUs.
 
 Source: section 4.1 of the paper; `classification/configs` and `data/build.py` of microsoft/FocalNet.
 """
