@@ -12,6 +12,7 @@ import csv
 import datetime
 import json
 import pathlib
+import statistics
 
 import measure
 
@@ -91,8 +92,23 @@ def rows():
 
 
 def table():
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *rows()]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+    found = rows()
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *found]
+    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines) + seeds(found)
+
+
+def seeds(found):
+    """A line for each recipe that was run with several seeds: mean and range of its test accuracies."""
+    tests = {}
+    for row in map(dict, (zip(COLUMNS, row, strict=True) for row in found)):
+        if row["test"]:
+            tests.setdefault((row["recipe"], row["net"]), []).append(float(row["test"].rstrip("%")))
+    return "".join(
+        f"\n`{recipe}`, {len(shares)} seeds: {statistics.mean(shares):.2f} % of the test images in the mean, "
+        f"{min(shares):.2f} to {max(shares):.2f}.\n"
+        for (recipe, _), shares in tests.items()
+        if len(shares) > 1
+    )
 
 
 def write_table():
