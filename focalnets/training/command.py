@@ -8,7 +8,6 @@ import shutil
 import sys
 
 from focalnets._io import read_json
-from focalnets.arguments import TrainArguments
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 
 
@@ -68,10 +67,10 @@ def _train(arguments, verbose):
 
 
 def _resume(arguments, verbose):
-    plain = TrainArguments()
-    free = ("resume", "max_minutes", "backend", "debug")
-    given = [name for name, value in vars(arguments).items() if name not in free]
-    given = [name for name in given if getattr(arguments, name) != getattr(plain, name)]
+    fields = {field.name: field.default for field in dataclasses.fields(arguments)}
+    for free in ("resume", "max_minutes", "backend", "debug"):
+        del fields[free]
+    given = [name for name, default in fields.items() if getattr(arguments, name) != default]
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
