@@ -161,7 +161,7 @@ def stratified_draw(labels, fraction, seed=0, names=None):
     >>> import numpy as np
     >>> from focalnets.data.splits import stratified_draw
     >>> stratified_draw(np.array([0, 0, 1, 1, 1, 1]), 0.5, names=list("abcdef")).tolist()
-    [0, 3, 5]
+    [1, 3, 5]
     """
     generator = np.random.default_rng(seed)
     chosen = []
