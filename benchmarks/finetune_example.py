@@ -44,6 +44,7 @@ WAYS = {
     },
     "fine-tuned": {},
     "fine-tuned, all blocks at one rate": {"layer_decay": 1.0},
+    "fine-tuned, all blocks at one rate, Muon": {"layer_decay": 1.0, "optimizer": "muon"},
     "fine-tuned, first stage frozen": {"frozen_stages": 1},
     "fine-tuned, unfrozen a stage every 3 epochs": {"unfreeze_epochs": 3.0},
 }

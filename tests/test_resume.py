@@ -150,12 +150,9 @@ def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsy
 def test_a_process_that_is_killed(tmp_path):
     """The real thing, once: SIGKILL from outside, resumed by another process."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "focalnets", "train", "--monitor-every", "0"]
-    command += ["--backend", keras.backend.backend()]
-    running = subprocess.Popen(
-        [*command, "--out", str(run), "--epochs", "2000", "--set", "batch_size=500"],
-        stdout=subprocess.DEVNULL,
-    )
+    command = [sys.executable, "-m", "focalnets", "train", "--backend", keras.backend.backend()]
+    begin = ["--out", str(run), "--epochs", "2000", "--monitor-every", "0", "--set", "batch_size=500"]
+    running = subprocess.Popen([*command, *begin], stdout=subprocess.DEVNULL)
     for _ in range(1200):
         if (run / "history.csv").exists():
             break
