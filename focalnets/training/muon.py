@@ -72,7 +72,8 @@ class Muon(AdamW):
         for size, group in alike.items():
             wide = [matrix if matrix.shape == size else ops.transpose(matrix) for _, matrix in group]
             directions = orthogonalize(ops.stack(wide), self.iteration_dtype)
-            for (variable, matrix), direction in zip(group, directions, strict=True):
+            for place, (variable, matrix) in enumerate(group):  # a symbolic tensor cannot be iterated over
+                direction = directions[place]
                 direction = direction if matrix.shape == size else ops.transpose(direction)
                 self._move(variable, direction, learning_rate)
 
