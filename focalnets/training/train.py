@@ -17,6 +17,7 @@ from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.ops.backend import bfloat16_is_fast, bfloat16_is_faster
+from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.store import write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import read_snapshot, read_weights, restore
@@ -104,7 +105,8 @@ def train(
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     recipe = _with_precision(recipe, force_bfloat16)
     data = _absolute(data)
-    recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
+    if recipe.preset not in CHECKPOINTS:  # whose names go before directories
+        recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
     if recipe.preset and pathlib.Path(recipe.preset) == pathlib.Path(out).expanduser().resolve():
         raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
     settings = {
