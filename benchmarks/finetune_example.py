@@ -98,7 +98,7 @@ def main():
                     "images_a_class": arguments.images,
                     "epochs": recipe.epochs,
                     "seed": seed,
-                    "validation": round(max(one["val_accuracy"] for one in result.history), 4),
+                    "validation": round(result.kept["val_accuracy"], 4),
                     "test": round(result.test_accuracy, 4),
                     "minutes": round((time.perf_counter() - start) / 60, 2),
                 }

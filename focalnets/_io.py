@@ -173,18 +173,26 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def atomic_directory(directory, replace=False):
+def atomic_directory(directory, replace=False, is_ours=None):
     """Yield a temporary directory that becomes `directory` when the block ends without an error.
 
     Args:
         replace: whether to remove a `directory` that is there, once the new one is complete.
+        is_ours: function that says of a directory with something in it whether it may be removed; None for
+            runs, presets and exported checkpoints.
 
     Raises:
-        FileExistsError: if `directory` exists, unless `replace`.
+        FileExistsError: if `directory` exists, unless `replace`, or is a file.
+        ValueError: if `replace` would remove what is not ours.
     """
     directory = pathlib.Path(directory)
     if directory.exists() and not replace:
         raise FileExistsError(f"{directory} exists already; choose another name or remove it.")
+    _refuse_file(directory)
+    if directory.is_dir() and any(directory.iterdir()) and not (is_ours or _is_run)(directory):
+        raise ValueError(
+            f"{directory} does not look like a run or preset; it will not be replaced. Choose another name."
+        )
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
@@ -243,14 +251,19 @@ def _made(directory):
 
 def _refuse_file(directory):
     if directory.exists() and not directory.is_dir():
-        raise FileExistsError(f"{directory} exists and is a file; give another --out.")
+        raise FileExistsError(f"{directory} exists and is a file; choose another name.")
 
 
 def _is_run(directory):
-    """Whether focalnets wrote that directory: other tools call files config.json, too."""
-    for name, key in (("recipe.json", "architecture"), ("config.json", "focalnets_version")):
-        with contextlib.suppress(OSError, ValueError):
-            content = read_json(directory / name)
-            if isinstance(content, dict) and key in content:
-                return True
-    return False
+    """Whether it is a run, a preset or a FocalNet for transformers: others call files config.json, too."""
+    recipe, config = (_read_object(directory / name) for name in ("recipe.json", "config.json"))
+    is_focalnet = "focalnets_version" in config or config.get("model_type") == "focalnet"
+    return "architecture" in recipe or is_focalnet
+
+
+def _read_object(path):
+    """The dict in a JSON file, empty if there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        content = read_json(path)
+        return content if isinstance(content, dict) else {}
+    return {}

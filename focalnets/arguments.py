@@ -45,9 +45,10 @@ class TrainArguments:
     force_bfloat16: bool = False
     """Use bfloat16 even where it is slower than float32."""
     on_bad_image: OnBadImage = "error"
-    """Name all pictures that cannot be read and stop, or leave them out."""
+    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
     keep: Keep = "auto"
-    """Prepared images in memory, or read anew every time; auto: in memory up to 2 GiB."""
+    """Prepared images in memory, or read anew every time (as recipes with random crops of the original
+    pictures always do); auto: in memory up to 2 GiB."""
     force: bool = False
     """Replace the run that --out names."""
     backend: Backend | None = None
@@ -116,7 +117,7 @@ class EvaluateArguments:
     as_json: Json = False
     """Print JSON."""
     on_bad_image: OnBadImage = "error"
-    """Name all pictures that cannot be read and stop, or leave them out."""
+    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
     keep: Keep = "auto"
     """Prepared images in memory, or read anew every time; auto: in memory up to 2 GiB."""
     force: bool = False
@@ -145,7 +146,7 @@ class PredictArguments:
     as_csv: Annotated[bool, tyro.conf.arg(name="csv")] = False
     """Print CSV."""
     on_bad_image: OnBadImage = "error"
-    """Name all pictures that cannot be read and stop, or leave them out."""
+    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
     engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
     """What computes; auto: on a CPU the fastest runtime that is installed, Keras otherwise."""
     backend: Backend | None = None
@@ -174,7 +175,7 @@ class ExplainArguments:
     crop: bool = False
     """Crop the centre as for predictions, instead of keeping the whole picture and its aspect."""
     on_bad_image: OnBadImage = "error"
-    """Name all pictures that cannot be read and stop, or leave them out."""
+    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
     force: bool = False
     """Write into the directory that --out names even if it is not empty."""
     backend: Backend | None = None
@@ -209,7 +210,7 @@ class ConvertArguments:
     half: bool = False
     """Write the weights as float16, half the size; they are loaded as float32 again."""
     force: bool = False
-    """Replace what OUT names."""
+    """Replace OUT if it is a checkpoint, a preset or a run."""
     backend: Backend | None = None
     """Keras backend."""
     debug: bool = False
@@ -232,7 +233,7 @@ class CacheArguments:
     grey: bool = False
     """One channel instead of three."""
     on_bad_image: OnBadImage = "error"
-    """Name all pictures that cannot be read and stop, or leave them out."""
+    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
     force: bool = False
     """Replace the cache that --out names."""
     backend: Backend | None = None

@@ -150,3 +150,24 @@ def test_train_prints_the_accuracy_last(tmp_path):
     paths = [line.split(": ", 1)[1] for line in lines if line.startswith(("run", "curves", "panels"))]
     assert len(paths) == 4
     assert all(os.path.exists(path) for path in paths)
+
+
+def test_a_mistake_in_a_recipe_is_named_with_its_line(tmp_path, capsys):
+    recipe = tmp_path / "mine.py"
+    for text, words in (
+        ("import focalnets\nRECIPE = focalnets.Recipee()", "line 2: AttributeError"),
+        ("1 +", "line 1"),
+    ):
+        recipe.write_text(text)
+        assert main(["train", "--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 2
+        error = capsys.readouterr().err
+        assert f"{recipe}" in error
+        assert words in error
+
+
+def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):
+    (tmp_path / "last.npz").write_text("of a run that has ended")
+    assert main(["train", "--data", "digits", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "is not empty" in error
+    assert "go on with" not in error

@@ -472,6 +472,55 @@ def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     assert "as focalnet_large_fl4 has it" in capsys.readouterr().out
 
 
+def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
+    out = tmp_path / "nano"
+    assert main(["convert", "focalnet_nano_cifar10", str(out)]) == 0
+    found = FocalNetClassifier.from_preset(out).get_weights()
+    for value, right in zip(
+        found, FocalNetClassifier.from_preset("focalnet_nano_cifar10").get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(value, right)
+    options = (["--set", "norm_placement=post"], ["--labels", "names.txt"], ["--variant", "focalnet_nano"])
+    for source in ("focalnet_nano_cifar10", str(out)):
+        for option in (*options, ["--half", *options[0]]):
+            assert main(["convert", source, str(tmp_path / "again"), *option]) == 2
+            assert "is a preset already" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+
+
+def test_force_deletes_no_directory_of_others(tmp_path, capsys):
+    preset = str(tmp_path / "preset")
+    FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2).save_to_preset(preset)
+    keep = tmp_path / "mine" / "keep.txt"
+    keep.parent.mkdir()
+    keep.write_text("mine")
+    for option in ([], ["--half"], ["--to", "transformers"]):
+        command = ["convert", preset, str(keep.parent), "--force", *option]
+        assert main(command) == 2
+        assert "will not be replaced" in capsys.readouterr().err
+        assert keep.read_text() == "mine"
+        keep.unlink()
+        for _ in range(2):  # an empty directory, and what the first time has written
+            assert main(command) == 0
+        assert not keep.exists()
+        for path in keep.parent.iterdir():
+            path.unlink()
+        keep.write_text("mine")
+
+
+@pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
+def test_options_count_for_a_published_name(published, tmp_path):
+    name, folder = published
+    net = build_architecture(ARCHITECTURES["focalnet_large_fl4"])
+    save(folder / "focalnet_large_lrf_384_fl4.pth", to_tensors(net, "official"))
+    (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
+    options = ["--set", "normalize_modulator=false", "--labels", str(tmp_path / "names.txt")]
+    assert main(["convert", name, str(tmp_path / "out"), *options]) == 0
+    found = FocalNetClassifier.from_preset(tmp_path / "out")
+    assert not found.backbone.normalize_modulator
+    assert found.class_names == tuple("abcdefg")
+
+
 @pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
 def test_another_network_under_a_published_name(published, capsys, tmp_path):
     name, folder = published

@@ -111,6 +111,16 @@ def test_leftovers_beside_pictures_are_ignored_and_one_folder_may_stand_around(f
         assert len(dataset.splits["train"]) == 12
 
 
+@pytest.mark.parametrize(("name", "split"), [("test", "test"), ("validation", "val")])
+def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
+    archive = tmp_path / "one.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (folder / "train").rglob("*.png"):
+            file.write(path, f"{name}/{path.parent.name}/{path.name}")
+    dataset = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare)
+    assert {one: len(found) for one, found in dataset.splits.items()} == {split: 12}
+
+
 def test_validation_is_a_seeded_share_of_every_class():
     split = Split(np.arange(40).reshape(40, 1, 1, 1).astype("uint8"), np.arange(40) % 4)
     train, validation = split_validation(split, 0.2, seed=1)

@@ -4,15 +4,13 @@ import pathlib
 import shutil
 import tempfile
 
-from focalnets._io import atomic_directory, read_json
+from focalnets._io import atomic_directory
 from focalnets.convert.architecture import FLAGS
-from focalnets.convert.convert import REPORT, convert_checkpoint, export_checkpoint
+from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
-from focalnets.convert.open import preset_directory
-from focalnets.hub import local_file
-from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.convert.open import checkpoint_file, ready_preset
 from focalnets.presets.labels import read_labels
-from focalnets.presets.store import halve, is_preset_directory, load_any, read_config, save_preset
+from focalnets.presets.store import halve, load_any, read_config, save_preset
 
 
 def run(arguments):
@@ -53,24 +51,32 @@ def _to_preset(arguments, out):
         def labels(num_classes):
             return read_labels(arguments.labels, num_classes)
 
-    source, variant = arguments.source, arguments.variant
-    if source in CHECKPOINTS:
-        ready = preset_directory(source)
+    if (ready := _ready(arguments)) is not None:
         with atomic_directory(out, replace=arguments.force) as partial:
             shutil.copytree(ready, partial, dirs_exist_ok=True)
-        return read_json(ready / REPORT)["notes"]
-    return convert_checkpoint(
-        local_file(source), out, variant, _flags(arguments.set), labels, force=arguments.force
-    )
+        return ["copied: it is a preset already"]
+    file, variant = checkpoint_file(arguments.source)
+    variant, flags = arguments.variant or variant, _flags(arguments.set)
+    return convert_checkpoint(file, out, variant, flags, labels, force=arguments.force)
 
 
 def _as_preset(arguments, folder):
     """The preset directory of the source, made in `folder` if it is none."""
-    source = arguments.source
-    if source in CHECKPOINTS or is_preset_directory(source):
-        return preset_directory(source)
+    if (ready := _ready(arguments)) is not None:
+        return ready
     _to_preset(arguments, folder)
     return folder
+
+
+def _ready(arguments):
+    """The source if it is a preset, which knows what --set, --labels and --variant would say."""
+    ready = ready_preset(arguments.source)
+    if ready is not None and (arguments.set or arguments.labels or arguments.variant):
+        raise ValueError(
+            f"{arguments.source} is a preset already: --set, --labels and --variant are for checkpoints of "
+            "other libraries."
+        )
+    return ready
 
 
 def _grown(preset, folder, arguments):

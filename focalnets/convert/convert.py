@@ -35,7 +35,8 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
         List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
 
     Raises:
-        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully.
+        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully, or if `force`
+            would remove a directory that is no preset.
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
@@ -89,7 +90,8 @@ def export_checkpoint(preset, out, library, force=False):
         List of lines that say what was written.
 
     Raises:
-        ValueError: if that library has no such network, or the file was not written faithfully.
+        ValueError: if that library has no such network, the file was not written faithfully, or `force`
+            would remove a directory that is no preset and no checkpoint.
         FileExistsError: if `out` exists, unless `force`.
     """
     out = pathlib.Path(out)

@@ -51,14 +51,38 @@ def preset_directory(source):
     >>> str(preset_directory(folder)) == folder
     True
     """
-    if store.is_preset_directory(source) and not _is_foreign(source):
-        return pathlib.Path(source)
+    if (ready := ready_preset(source)) is not None:
+        return ready
+    return _converted(*checkpoint_file(source), pathlib.Path(str(source)).name)
+
+
+def ready_preset(source):
+    """The preset directory that a source is as it stands, None if it must be converted.
+
+    Args:
+        source: as for `preset_directory`.
+
+    Returns:
+        `pathlib.Path` or None.
+    """
     if (bundled := bundled_directory(str(source))) is not None:
         return bundled
+    is_ours = store.is_preset_directory(source) and not _is_foreign(source)
+    return pathlib.Path(source) if is_ours and str(source) not in CHECKPOINTS else None
+
+
+def checkpoint_file(source):
+    """The checkpoint of a source that is no preset, downloaded if need be.
+
+    Args:
+        source: as for `preset_directory`.
+
+    Returns:
+        (`pathlib.Path` of a file or directory, the architecture's name or None if it is not known).
+    """
     if str(source) in CHECKPOINTS:
-        return _of_checkpoint(str(source))
-    file = _download(source)
-    return _converted(file, None, pathlib.Path(str(source)).name)
+        return _of_checkpoint(str(source)), CHECKPOINTS[str(source)].architecture
+    return _download(source), None
 
 
 def _resolved(preset, load_weights):
@@ -104,7 +128,7 @@ def _of_checkpoint(name):
             _log.warning("%s Trying %s.", error, usable[usable.index(source) + 1])
     if sha256 is None and not source.startswith("hf://"):
         _log.warning("nobody has published a hash of %s; it is checked by its size and arrays", source)
-    return _converted(file, row.architecture, name)
+    return file
 
 
 def _lacks(source):

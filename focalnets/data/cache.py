@@ -50,7 +50,7 @@ def write_cache(dataset, directory, source="", force=False):
             + (", or --force to replace it." if is_cache(directory) else ".")
         )
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
-    with atomic_directory(directory, replace=True) as partial:
+    with atomic_directory(directory, replace=True, is_ours=is_cache) as partial:
         for name, split in splits.items():
             _write_images(partial / f"{name}.images.npy", name, split)
             np.save(partial / f"{name}.labels.npy", split.labels)

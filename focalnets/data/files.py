@@ -67,7 +67,7 @@ def list_zip(path):
     archive = zipfile.ZipFile(path)
     names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
     parts = {name: pathlib.PurePosixPath(name).parts for name in names}
-    has_splits = any(len(p) >= 3 and p[-3] == "train" for p in parts.values())
+    has_splits = any(len(p) >= 3 and p[-3] in SPLIT_NAMES for p in parts.values())
     rows, others = [], set()
     for name in sorted(names):
         *above, _ = parts[name]

@@ -181,7 +181,7 @@ def _export(preset, directory, origin, runtime):
     from focalnets.export.export import difference, write_export
 
     classifier = open_classifier(preset)
-    with atomic_directory(directory, replace=True) as partial:
+    with atomic_directory(directory, replace=True, is_ours=lambda _: True) as partial:  # in our cache
         write_export(classifier, partial, origin)
         found = difference(classifier, _RUNTIMES[runtime](partial / "model.onnx"))
         if found > _TOLERANCE:  # a wrong export never exists

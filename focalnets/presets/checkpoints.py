@@ -1,6 +1,6 @@
 """Trained weights by name: where they are, what belongs to them, what they reach. Free of keras.
 
-One comes with focalnets, in `bundled/`, with a model card. The others are published by the authors of the
+Two come with focalnets, in `bundled/`, with model cards. The others are published by the authors of the
 paper: the names are upstream's with the data added. Of the first source that can be used here the weights
 are taken: upstream's own file (a pickle, which needs torch to be read), or timm's copy on the Hugging Face
 hub (needs the extra `hub`). Nobody has published hashes of upstream's files; the hub's client checks its own.

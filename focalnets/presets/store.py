@@ -45,6 +45,7 @@ def save_preset(network, directory, replace=False, image_converter=None):
 
     Raises:
         FileExistsError: if `directory` exists, unless `replace`.
+        ValueError: if `replace` would remove a directory that is no preset.
     """
     with atomic_directory(directory, replace) as partial:
         write_preset_files(network, partial, image_converter)

@@ -19,8 +19,9 @@ def run(arguments):
     directory = arguments.resume or arguments.out
     try:
         result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
-    except (KeyboardInterrupt, OSError):
-        if (pathlib.Path(directory) / "last.npz").exists():
+    except (KeyboardInterrupt, OSError) as error:
+        begun = not isinstance(error, FileExistsError) and (pathlib.Path(directory) / "last.npz").exists()
+        if begun:
             print(f"go on with: focalnets train --resume {directory}", file=sys.stderr)
         raise
     if result.skipped:
@@ -36,8 +37,7 @@ def run(arguments):
     print(f"curves: {result.curves}")
     for path in result.panels:
         print(f"panels: {path}")
-    best = max(row["val_accuracy"] for row in result.history)
-    print(f"validation accuracy: {best:.4f}")
+    print(f"validation accuracy: {result.kept['val_accuracy']:.4f} in epoch {result.kept['epoch']}")
     if result.test_accuracy is not None:
         print(f"test accuracy: {result.test_accuracy:.4f}")
 

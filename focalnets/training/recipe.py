@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import pathlib
 import pkgutil
+import traceback
 import types
 import typing
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def load_recipe(name):
     """The `Recipe` of that name, or of the Python file of that path, which has to define RECIPE.
 
     Raises:
-        ValueError: if there is no such recipe or file, or the file defines none.
+        ValueError: if there is no such recipe or file, or the file defines none, or fails.
 
     >>> from focalnets.training.recipe import load_recipe
     >>> load_recipe("digits").architecture
@@ -156,7 +157,14 @@ def load_recipe(name):
     path = recipe_file(name)
     specification = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:  # whatever a file of the user's own may raise
+        frames = [
+            one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)
+        ]
+        place = f"{path}, line {frames[-1]}" if frames else str(path)
+        raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{path} does not define RECIPE, a focalnets.Recipe.")

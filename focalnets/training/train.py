@@ -38,18 +38,23 @@ PANEL_IMAGES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` leaves: paths, history rows, accuracy (0..1) on the test split (None without one), and
-    what was wrong with each picture left out. `complete` is False if it stopped at its time limit; then
-    there are no panels, report and test accuracy yet."""
+    """What `train` leaves: paths, history rows and that of the epoch whose weights were kept, accuracy (0..1)
+    on the test split (None without one), and what was wrong with each picture left out. `kept` is None if it
+    stopped at its time limit; then there are no panels, report and test accuracy yet."""
 
     directory: pathlib.Path
     curves: pathlib.Path
     panels: list[pathlib.Path]
     report: pathlib.Path | None
     history: list[dict]
+    kept: dict | None
     test_accuracy: float | None
     skipped: list[str]
-    complete: bool = True
+
+    @property
+    def complete(self):
+        """Whether training came to its end."""
+        return self.kept is not None
 
 
 def train(
@@ -251,7 +256,7 @@ class _Job:
             draw_curves(directory / "curves.png", records.rows)
         if not complete:
             return TrainResult(
-                directory, directory / "curves.png", [], None, records.rows, None, self.dataset.bad, False
+                directory, directory / "curves.png", [], None, records.rows, None, None, self.dataset.bad
             )
         return self._finish(directory, records)
 
@@ -317,8 +322,9 @@ class _Job:
         test_accuracy = None if test is None else found.top1
         rows = records.rows
         best = best_row(rows, recipe.class_weights == "balanced")
+        kept = best if recipe.keep_weights == "best" else rows[-1]
         facts = {
-            "validation accuracy": f"{best['val_accuracy']:.4f} in epoch {best['epoch']}",
+            "validation accuracy": f"{kept['val_accuracy']:.4f} in epoch {kept['epoch']}",
             "test accuracy": "no test split" if test_accuracy is None else f"{test_accuracy:.4f}",
             "training": f"{records.minutes:.1f} minutes, {rows[-1]['images_per_second']:.0f} images/s",
             "data": self.settings["data"],
@@ -336,7 +342,7 @@ class _Job:
         report = directory / "report.html"
         write_report(report, recipe, facts, rows, sections)
         curves = directory / "curves.png"
-        return TrainResult(directory, curves, panels, report, rows, test_accuracy, self.dataset.bad)
+        return TrainResult(directory, curves, panels, report, rows, kept, test_accuracy, self.dataset.bad)
 
 
 def _examples(classifier, split, most):

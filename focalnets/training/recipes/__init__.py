@@ -1,1 +1,1 @@
-"""One short file an experiment. The docstring says the command, the machine, the time and the result."""
+"""One short file an experiment. The docstring says the command, and what came of it where it was run."""
