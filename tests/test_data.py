@@ -121,6 +121,62 @@ def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
     assert {one: len(found) for one, found in dataset.splits.items()} == {split: 12}
 
 
+def test_an_archive_is_read_as_most_of_its_pictures_lie(folder, tmp_path, caplog):
+    pictures = sorted((folder / "train").rglob("*.png"))
+    for above, stray, splits in (("", "old/test/red", 2), ("data/train/", "red", 1)):
+        archive = tmp_path / f"{splits}.zip"
+        with zipfile.ZipFile(archive, "w") as file:
+            for path in pictures:
+                file.write(path, f"{above}{path.parent.name}/{path.name}")
+            file.write(pictures[0], f"{stray}/stray.png")
+        found = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare).splits
+        assert len(found) == splits
+        assert sum(map(len, found.values())) == len(pictures) + (splits == 2)
+    assert "left out, because they are no splits: red" in caplog.text
+
+
+def test_words_go_before_folders_and_a_run_is_no_data_set(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder.rename(tmp_path / "digits")
+    assert len(open_dataset("digits", channels=1).splits["test"]) == 359
+    assert len(open_dataset("./digits", prepare=ImageConverter((8, 8)).prepare).splits["train"]) == 12
+    (tmp_path / "digits" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a run of `focalnets train`, not a data set"):
+        open_dataset("./digits")
+
+
+def test_an_empty_split_of_arrays_is_none(tmp_path):
+    images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.array([0, 1, 0, 1])
+    arrays = {"x_train": images, "y_train": labels, "x_test": images[:0], "y_test": labels[:0]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    for keep in ("auto", "memory", "stream"):
+        found = open_dataset(str(tmp_path / "a.npz"), prepare=ImageConverter((8, 8)).prepare, keep=keep)
+        assert set(found.splits) == {"train"}
+    with pytest.raises(ValueError, match="The split test is empty"):
+        open_dataset(str(tmp_path / "a.npz"), only=("test",))
+
+
+def test_a_split_is_known_by_its_labels_and_pictures(folder):
+    images, labels = np.arange(300 * 4, dtype="uint8").reshape(300, 2, 2, 1), np.arange(300) % 3
+    split = Split(images, labels)
+    of_files = open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare, keep="stream").splits[
+        "train"
+    ]
+    for one in (split, of_files):
+        prints = {
+            one.fingerprint(),
+            one.take(np.arange(len(one))[::-1]).fingerprint(),
+            one.take([0]).fingerprint(),
+        }
+        assert len(prints) == 3
+        assert one.take(np.arange(len(one))).fingerprint() == one.fingerprint()
+    assert Split(np.roll(images, 1, 0), labels).fingerprint() != split.fingerprint()
+    path = next((folder / "train" / "red").iterdir())
+    path.rename(path.with_name("another.png"))
+    again = open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare, keep="stream").splits["train"]
+    assert again.fingerprint() != of_files.fingerprint()
+
+
 def test_validation_is_a_seeded_share_of_every_class():
     split = Split(np.arange(40).reshape(40, 1, 1, 1).astype("uint8"), np.arange(40) % 4)
     train, validation = split_validation(split, 0.2, seed=1)

@@ -217,3 +217,22 @@ def test_bad_pictures_stop_or_are_skipped(run, pictures, capsys):
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 3
     assert "skipped 1 bad picture" in captured.err
+
+
+def test_pictures_need_preprocessing(pictures, tmp_path, capsys):
+    """A net that takes arrays as they come cannot tell what a picture should become."""
+    net = FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 2, class_names=("black", "white"))
+    net.save_to_preset(tmp_path / "bare")
+    bare, picture = str(tmp_path / "bare"), str(next(iter(pictures.rglob("*.png"))))
+    for label in ("black", "white"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / "data" / label / f"{i}.png")
+    for command in (
+        ["predict", bare, picture],
+        ["explain", bare, picture, "--out", str(tmp_path / "explained")],
+        ["evaluate", bare, "--data", str(tmp_path / "data")],
+    ):
+        assert main(command) == 2
+        assert "The preset has no preprocessing" in capsys.readouterr().err
+    assert Predictor(bare).logits([np.zeros((9, 8, 3), "float32")] * 2).shape == (2, 2)

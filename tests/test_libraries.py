@@ -33,7 +33,7 @@ def assert_apes_are_dark(dataset):
     assert sorted(red) == [10, 10, 250, 250]
 
 
-def test_hugging_face(pictures, tmp_path, monkeypatch):
+def test_hugging_face(pictures, tmp_path, monkeypatch, caplog):
     datasets = pytest.importorskip("datasets")
     made = datasets.load_dataset("imagefolder", data_dir=str(pictures), cache_dir=str(tmp_path / "cache"))
     for split in made:
@@ -42,6 +42,12 @@ def test_hugging_face(pictures, tmp_path, monkeypatch):
     spec = f"hf://{tmp_path / 'hub'}"
     for keep in ("memory", "stream"):
         assert_apes_are_dark(open_dataset(spec, prepare=ImageConverter((8, 8)).prepare, keep=keep))
+    made["test"] = made["test"].map(lambda row: {"label": -1 if row["label"] else 0})  # -1: no label
+    made["test"].to_parquet(str(tmp_path / "partly" / "test.parquet"))
+    made["train"].to_parquet(str(tmp_path / "partly" / "train.parquet"))
+    partly = open_dataset(f"hf://{tmp_path / 'partly'}", prepare=ImageConverter((8, 8)).prepare)
+    assert partly.splits["test"].labels.tolist() == [0, 0]
+    assert "2 images of the split test have no label" in caplog.text
     words = datasets.Dataset.from_dict({"text": ["no", "pictures"], "label": [0, 1]})
     (tmp_path / "words").mkdir()
     words.to_parquet(str(tmp_path / "words" / "train.parquet"))

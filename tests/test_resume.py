@@ -203,17 +203,22 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
 
 
 def test_scalars_for_tensorboard(tmp_path):
+    """Also of an epoch after which the time was over: with one batch an epoch, that is every one."""
     from tensorboardX.proto import event_pb2
 
-    recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
-    result = train(recipe, out=tmp_path / "run", tensorboard=True, monitor_every=0, verbose=0)
-    (file,) = (result.directory / "tensorboard").iterdir()
-    data, place, found = file.read_bytes(), 0, {}
-    while place < len(data):  # records of TensorFlow: length, checksum, event, checksum
-        length = int.from_bytes(data[place : place + 8], "little")
-        event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        place += length + 16
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=2000)
+    stopped = train(recipe, out=tmp_path / "run", tensorboard=True, max_minutes=1e-9, **QUIET)
+    assert len(stopped.history) == 1
+    result = resume(tmp_path / "run", verbose=0)
+    found = {}
+    for file in (result.directory / "tensorboard").iterdir():
+        data, place = file.read_bytes(), 0
+        while place < len(data):  # records of TensorFlow: length, checksum, event, checksum
+            length = int.from_bytes(data[place : place + 8], "little")
+            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
+            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+            place += length + 16
+    assert len(result.history) == 2
     for row in result.history:
         for name in ("loss", "val_accuracy"):
             assert found[name, row["epoch"]] == pytest.approx(row[name])

@@ -1,6 +1,7 @@
 """Pictures that are read when they are needed: the same batches as from memory, whoever computes them."""
 
 import os
+import shutil
 import threading
 import time
 
@@ -125,7 +126,8 @@ def test_results_wait_in_bounded_number_and_in_order():
     assert threading.active_count() == before
 
 
-def test_a_damaged_picture_met_on_the_way_names_all_of_them(tmp_path):
+@pytest.mark.core
+def test_a_damaged_picture_met_on_the_way_names_all_of_them(tmp_path, capsys):
     (tmp_path / "thing").mkdir()
     for i in range(6):
         photo(40, 40, i).save(tmp_path / "thing" / f"{i}.png")
@@ -139,6 +141,16 @@ def test_a_damaged_picture_met_on_the_way_names_all_of_them(tmp_path):
         assert [len(split.images) for split in splits.values()]
     assert "1.png" in str(caught.value)
     assert "4.png" in str(caught.value)
+    capsys.readouterr()
+    (tmp_path / "other").mkdir()
+    for i in range(6):
+        photo(40, 40, i).save(tmp_path / "other" / f"{i}.jpg")
+    command = ["train", "--data", str(tmp_path), "--keep", "stream", "--out", str(tmp_path / "run")]
+    assert main([*command, "--epochs", "1", "--set", "image_size=16", "--monitor-every", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "2 pictures cannot be used" in error  # whatever the backend makes of an error of its data
+    assert "4.png" in error
+    shutil.rmtree(tmp_path / "other")
     skipped = open_dataset(str(tmp_path), prepare=prepare, keep="stream", on_bad_image="skip")
     assert len(skipped.bad) == 2
     assert sum(len(split.images) for split in skipped.splits.values()) == 4

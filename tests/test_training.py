@@ -99,6 +99,17 @@ def test_fit_keeps_the_order_of_the_loader(tmp_path, monkeypatch):
     assert order[-len(first) :] == list(range(len(first)))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("matrices", [None, (0,)])
+def test_the_average_begins_with_the_weights(matrices):
+    """Before the first update, and of a weight that gets no gradient."""
+    weight = keras.Variable(np.full((2, 2), 3.0))
+    optimizer = AdamW(average_decay=0.9) if matrices is None else Muon(average_decay=0.9, matrices=matrices)
+    optimizer.build([weight])
+    optimizer.swap_averages([weight])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), np.full((2, 2), 3.0))
+
+
 def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     with pytest.raises(FileExistsError, match="--force"):

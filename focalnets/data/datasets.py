@@ -14,6 +14,9 @@ from focalnets.data.files import SPLITS
 from focalnets.data.pictures import describe_bad
 from focalnets.data.splits import FilePictures, Split, stratified_draw
 
+# Words that go before folders of that name: ./digits is the folder.
+NAMES = ("digits", *arrays.KERAS_DATASETS)
+
 # Share of the images that becomes the test split where a folder or table does not name splits.
 TEST_FRACTION = 0.2
 
@@ -75,7 +78,7 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
     how = (channels, prepare, on_bad_image, keep, only)
     if spec == "digits":
         return _from_arrays(*arrays.digits(), *how)
-    if spec in arrays.KERAS_DATASETS and not path.exists():
+    if spec in NAMES:
         return _from_arrays(*arrays.keras_dataset(spec), *how)
     if str(spec).startswith("hf://"):
         return _from_listing(spec, libraries.list_hugging_face(spec), *how)
@@ -83,6 +86,8 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
         return _from_listing(spec, libraries.list_tensorflow_datasets(spec), *how)
     if cache.is_cache(path):
         return _from_arrays(*cache.open_cache(path), channels, prepare, on_bad_image, keep, only)
+    if (path / "run.json").is_file():
+        raise ValueError(f"{path} is a run of `focalnets train`, not a data set.")
     if path.is_dir():
         return _from_listing(path, files.list_folder(path), *how)
     if path.is_file() and path.suffix == ".npz":
@@ -93,11 +98,10 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
         return _from_listing(path, files.list_zip(path), *how)
     if path.is_file() and path.suffix.lower() == ".zip":
         raise ValueError(f"{path} is not a zip, or an incomplete one: copy or download it anew.")
-    known = ", ".join(("digits", *arrays.KERAS_DATASETS))
     raise ValueError(
-        f"{str(spec)!r} is not a data set: give {known}, a folder or zip of train/<class>/<image> and "
-        "test/<class>/<image> (or of <class>/<image>), a .csv of path,label, an .npz, a directory that "
-        "`focalnets cache` wrote, hf://<name> or tfds:<name>."
+        f"{str(spec)!r} is not a data set: give {', '.join(NAMES)}, a folder or zip of "
+        "train/<class>/<image> and test/<class>/<image> (or of <class>/<image>), a .csv of path,label, an "
+        ".npz, a directory that `focalnets cache` wrote, hf://<name> or tfds:<name>."
     )
 
 
@@ -107,6 +111,10 @@ def _from_arrays(parts, class_names, channels, prepare, on_bad_image, keep, only
     for name, (images, labels) in parts.items():
         if only is not None and name not in only:
             continue
+        if len(images) == 0 and only is None:
+            continue
+        if len(images) == 0:
+            raise ValueError(f"The split {name} is empty.")
         labels = arrays.checked_labels(name, labels, len(images), len(class_names))
         split = Split(arrays.checked_images(name, images, channels), labels, prepare=prepare)
         if prepare is not None and keep != "stream" and _fits(split, keep):

@@ -63,16 +63,16 @@ def _tell_left_out(others):
 
 
 def list_zip(path):
-    """The same in an archive. Folders above the split's, or above the class's, are ignored."""
+    """The same in an archive, as most pictures lie. Folders above the split's or the class's are ignored."""
     archive = zipfile.ZipFile(path)
     names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
     parts = {name: pathlib.PurePosixPath(name).parts for name in names}
-    has_splits = any(len(p) >= 3 and p[-3] in SPLIT_NAMES for p in parts.values())
+    has_splits = sum(len(p) >= 3 and p[-3] in SPLIT_NAMES for p in parts.values()) > len(names) / 2
     rows, others = [], set()
     for name in sorted(names):
         *above, _ = parts[name]
         if has_splits and (len(above) < 2 or above[-2] not in SPLIT_NAMES):
-            others.update(above[-2:-1])
+            others.add("/".join(above[-2:]) or name)
         elif above:
             rows.append((SPLIT_NAMES[above[-2]] if has_splits else "", above[-1], name))
     _tell_left_out(others)

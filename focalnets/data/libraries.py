@@ -1,11 +1,15 @@
 """Data sets of other libraries' hubs: which pictures they hold, and how to open each."""
 
+import collections
 import io
+import logging
 import pathlib
 
 import numpy as np
 
 from focalnets.data.files import SPLIT_NAMES, Listing
+
+_log = logging.getLogger("focalnets")
 
 
 def list_hugging_face(spec):
@@ -38,15 +42,14 @@ def list_hugging_face(spec):
     rows = []
     for split, part in parts.items():
         parts[split] = part.cast_column(images, datasets.Image(decode=False))
-        for index, label in enumerate(part[labels]):
-            rows.append((split, names[label] if names else str(label), f"{split}/{index}"))
+        rows += [(split, label, f"{split}/{index}") for index, label in enumerate(part[labels])]
 
     def opener(row):
         split, index = row.split("/")
         stored = parts[split][int(index)][images]
         return open(stored["path"], "rb") if stored["bytes"] is None else io.BytesIO(stored["bytes"])
 
-    return Listing(rows, opener, names or None)
+    return Listing(_labelled(spec, rows, names), opener, names or None)
 
 
 def list_tensorflow_datasets(spec):
@@ -80,13 +83,26 @@ def list_tensorflow_datasets(spec):
     rows = []
     for split, part in parts.items():
         for index in range(len(part)):
-            rows.append((split, names[int(np.asarray(part[index][labels]))], f"{split}/{index}"))
+            rows.append((split, int(np.asarray(part[index][labels])), f"{split}/{index}"))
 
     def opener(row):
         split, index = row.split("/")
         return io.BytesIO(parts[split][int(index)][images])
 
-    return Listing(rows, opener, names)
+    return Listing(_labelled(spec, rows, names), opener, names)
+
+
+def _labelled(spec, rows, names):
+    """Rows with the class's name for its number; those without a label, None or -1, are left out."""
+    unlabelled, found = collections.Counter(), []
+    for split, label, name in rows:
+        if label is None or label == -1:
+            unlabelled[split] += 1
+        else:
+            found.append((split, names[label] if names else str(label), name))
+    for split, count in unlabelled.items():
+        _log.warning("%s: %d images of the split %s have no label and are left out", spec, count, split)
+    return found
 
 
 def _first(spec, features, what, fits):

@@ -33,7 +33,7 @@ class Loader(keras.utils.PyDataset):
 
     Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
     resumed run sees what an uninterrupted one would have seen. Set `first_batch` to leave out the batches
-    before it: the loader is then shorter by so many.
+    before it: the loader is then shorter by so many. `problem` is the error that a batch ended with, or None.
 
     Keras' own queue of a PyDataset is not used: it starts before the epoch is known, and keeps left-over
     batches for the next one. At most `threads + 1` batches wait here.
@@ -66,6 +66,7 @@ class Loader(keras.utils.PyDataset):
             threads = 1 if split.in_memory and not self.augmentation.changes_pictures else cores()
         self.threads = threads
         self.first_batch = 0
+        self.problem = None
         self._ahead = {}
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "focalnets-loader") if threads else None
@@ -98,7 +99,13 @@ class Loader(keras.utils.PyDataset):
         return self.batches - self.first_batch
 
     def __getitem__(self, index):
-        index += self.first_batch
+        try:
+            return self._get(index + self.first_batch)
+        except Exception as error:
+            self.problem = error
+            raise
+
+    def _get(self, index):
         if self._pool is None:
             return self._batch(self._draws, index)
         with self._lock:

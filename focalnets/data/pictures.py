@@ -13,6 +13,12 @@ from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels, open_image
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
 
+# What to say of a preset without an `ImageConverter` that is to take pictures.
+NO_PREPROCESSING = (
+    "The preset has no preprocessing, so that nothing says what numbers a picture becomes; give it an "
+    "ImageConverter and save it anew."
+)
+
 
 @dataclass(frozen=True)
 class Picture:

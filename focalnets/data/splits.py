@@ -113,6 +113,18 @@ class Split:
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
 
+    def fingerprint(self):
+        """Hexadecimal digits that change with the labels, their order, and which pictures there are: by the
+        names of files, or the pixels of 256 images throughout the split."""
+        found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
+        if isinstance(self.pictures, FilePictures):
+            rows = range(len(self)) if self.rows is None else self.rows
+            found.update("\n".join(self.pictures.names[row] for row in rows).encode())
+        else:
+            for index in np.unique(np.linspace(0, len(self) - 1, 256).astype(int)):
+                found.update(self.pictures[index if self.rows is None else self.rows[index]].tobytes())
+        return found.hexdigest()
+
     def batch(self, indices):
         """uint8 (B, H, W, C), prepared.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
-from focalnets.data.pictures import describe_bad, find_pictures, read_pictures
+from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, find_pictures, read_pictures
 from focalnets.explain.inputs import preset_and_pictures
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
@@ -21,9 +21,9 @@ def run(arguments):
     )
     channels = classifier.backbone.image_shape[-1]
     files = find_pictures(pictures)
-    prepare = None
-    if classifier.image_converter is not None:
-        prepare = functools.partial(classifier.image_converter.prepare, crop=arguments.crop)
+    if classifier.image_converter is None:
+        raise ValueError(NO_PREPROCESSING)
+    prepare = functools.partial(classifier.image_converter.prepare, crop=arguments.crop)
     # Read twice: bad pictures are named before anything is drawn, and pixels are not kept until then.
     bad = [picture.problem for picture in read_pictures(files, channels, prepare) if picture.problem]
     if bad and arguments.on_bad_image == "error":

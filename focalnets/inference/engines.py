@@ -9,8 +9,11 @@ import importlib.util
 import logging
 import pathlib
 
+import numpy as np
+
 from focalnets import __version__
 from focalnets._io import atomic_directory, cores, locked, read_json
+from focalnets.data.pictures import NO_PREPROCESSING
 from focalnets.hub import cache_directory
 from focalnets.presets.checkpoints import bundled_directory
 from focalnets.resizing import resize_and_crop
@@ -66,6 +69,13 @@ def _missing(engine):
     return " and ".join(name for name in (engine, "onnx") if importlib.util.find_spec(name) is None)
 
 
+def _as_it_is(image):
+    """An array, which a net without preprocessing takes as it comes; a picture has no such numbers."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(NO_PREPROCESSING)
+    return image
+
+
 class KerasEngine:
     """Predicts with the classifier itself."""
 
@@ -82,7 +92,7 @@ class KerasEngine:
 
     def prepare(self, image, crop=True):
         converter = self.classifier.image_converter
-        return image if converter is None else converter.prepare(image, crop=crop)
+        return _as_it_is(image) if converter is None else converter.prepare(image, crop=crop)
 
     def run(self, images):
         return self.classifier.predict_on_batch(images)
@@ -100,7 +110,7 @@ class ExportEngine:
 
     def prepare(self, image, crop=True):
         if self._preprocessing is None:
-            return image
+            return _as_it_is(image)
         return resize_and_crop(image, **self._preprocessing, crop=crop)
 
 

@@ -61,6 +61,8 @@ class AdamW(keras.optimizers.Adam):
             if values is not None and len(values) != len(variables):
                 raise ValueError(f"{len(values)} {name} do not fit {len(variables)} variables.")
         self.averages = self.add_optimizer_variables(variables, "average") if self.average_decay else []
+        for average, variable in zip(self.averages, variables, strict=bool(self.averages)):
+            average.assign(ops.convert_to_numpy(variable).copy())  # also that of one which gets no gradient
 
     def swap_averages(self, variables):
         """Exchange weights and averages; `variables` are the model's trainable ones. Twice is nothing."""

@@ -1,8 +1,8 @@
 """What happens while a network trains. `TrainMonitor` and `StopOnNaN` serve in anyone's `fit`."""
 
-import functools
 import math
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -144,7 +144,7 @@ class TrainMonitor(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Scalars of every epoch as TensorBoard event files, by tensorboardX, which needs no backend.
+    """Scalars of every epoch as TensorBoard event files, by tensorboardX, which needs no backend. Close it.
 
     Args:
         directory: where the event files go.
@@ -161,15 +161,13 @@ class TensorBoard(keras.callbacks.Callback):
             raise ImportError(
                 "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
             ) from error
-        self._open = functools.partial(SummaryWriter, str(directory))
-
-    def on_train_begin(self, logs=None):
-        self.writer = self._open()
+        # Its own name has whole seconds: a run resumed within one would overwrite it.
+        self.writer = SummaryWriter(str(directory), filename_suffix=f".{time.time_ns()}")
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.writer.add_scalar(name, float(value), epoch + 1)
-        self.writer.flush()
 
-    def on_train_end(self, logs=None):
+    def close(self):
+        """Write what is still to be written; the writer's own flush leaves its queue."""
         self.writer.close()

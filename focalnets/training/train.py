@@ -1,7 +1,9 @@
 """train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import pathlib
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import numpy as np
 from focalnets import __version__
 from focalnets._io import new_run_directory, read_json, write_json
 from focalnets.convert.open import open_classifier
-from focalnets.data.datasets import open_dataset
+from focalnets.data.datasets import NAMES, open_dataset
 from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
@@ -109,8 +111,9 @@ def train(
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     recipe = _with_precision(recipe, force_bfloat16)
-    data = _absolute(data)
-    if recipe.preset not in CHECKPOINTS:  # whose names go before directories
+    if data not in NAMES:  # which go before folders, as names of checkpoints do
+        data = _absolute(data)
+    if recipe.preset not in CHECKPOINTS:
         recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
     if recipe.preset and pathlib.Path(recipe.preset) == pathlib.Path(out).expanduser().resolve():
         raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
@@ -168,8 +171,8 @@ def resume(directory, max_minutes=None, verbose="auto"):
     job = _Job(recipe_from_json(values), settings)
     if job.fingerprint() != settings["fingerprint"]:
         raise ValueError(
-            f"The data at {settings['data']} are not those the run was begun with; restore them, or begin "
-            "anew."
+            f"The data at {settings['data']}, or the preprocessing of the preset to start from, are not "
+            "those the run was begun with; restore them, or begin anew."
         )
     return job.run(directory, snapshot, max_minutes, verbose)
 
@@ -234,11 +237,14 @@ class _Job:
         )
 
     def fingerprint(self):
-        """A text that changes when the data do: classes, labels and their order."""
-        found = hashlib.sha256("\n".join(self.dataset.class_names).encode())
-        for split in (self.training, self.validation):
-            found.update(split.labels.tobytes() + str(len(split)).encode())
-        return found.hexdigest()[:16]
+        """A text that changes when the data do, or what becomes of them: a preset to start from may have been
+        trained anew meanwhile."""
+        converter = self.converter.get_config()
+        becomes = [converter[key] for key in ("image_size", "crop_fraction", "interpolation", "mean", "std")]
+        splits = (self.training, self.validation, self.dataset.splits.get("test"))
+        prints = [split.fingerprint() for split in splits if split is not None]
+        text = json.dumps([self.dataset.class_names, becomes, prints])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def run(self, directory, snapshot, max_minutes, verbose):
         """Train to the end, or to the time limit, and write everything."""
@@ -262,6 +268,7 @@ class _Job:
 
     def _fit(self, directory, records, snapshot, verbose):
         stop = StopOnNaN()
+        stop.first_batch = 0 if snapshot is None else snapshot.batch
         callbacks = [stop, *([Averages()] if self.recipe.ema_decay else []), records]
         every = self.settings["monitor_every"]
         every = max(1, round(self.recipe.epochs / 10)) if every is None else every
@@ -270,33 +277,44 @@ class _Job:
             images, titles = _examples(self.classifier, self.validation, 3)
             monitor = TrainMonitor(images, directory / "monitor", every, titles=titles)
             callbacks.insert(0, monitor)
-        if self.settings["tensorboard"]:
-            callbacks.append(TensorBoard(directory / "tensorboard"))
+        with contextlib.ExitStack() as stack:
+            if self.settings["tensorboard"]:
+                board = stack.enter_context(contextlib.closing(TensorBoard(directory / "tensorboard")))
+                callbacks.insert(-1, board)  # before records, which may end it all
+            self._fit_from(snapshot, callbacks, verbose)
+        if monitor is not None and snapshot is not None and snapshot.epoch == self.recipe.epochs:
+            monitor.draw_filmstrips()  # the run was killed after its last epoch, maybe before this
+
+    def _fit_from(self, snapshot, callbacks, verbose):
         first = 0 if snapshot is None else snapshot.epoch
         if snapshot is not None:
             self._make_metrics()
             restore(snapshot, self.classifier)
         if snapshot is not None and snapshot.batch:
             # Keras takes all epochs of a fit to be as long as its first: the rest of one is a fit of its own.
-            self.loader.first_batch = stop.first_batch = snapshot.batch
+            self.loader.first_batch = snapshot.batch
             self._fit_epochs(callbacks, first, first + 1, verbose)
             self.loader.first_batch = 0
             first += 1
         if first < self.recipe.epochs:
             self._fit_epochs(callbacks, first, self.recipe.epochs, verbose)
-        elif monitor is not None:  # the run was killed after its last epoch, maybe before this
-            monitor.draw_filmstrips()
 
     def _fit_epochs(self, callbacks, first, last, verbose):
-        self.classifier.fit(
-            self.loader,
-            initial_epoch=first,
-            epochs=last,
-            shuffle=False,  # Keras would shuffle batches by Python's generator; the loader has its own order
-            validation_data=self.validation_loader,
-            callbacks=callbacks,
-            verbose=verbose,
-        )
+        try:
+            self.classifier.fit(
+                self.loader,
+                initial_epoch=first,
+                epochs=last,
+                shuffle=False,  # Keras would shuffle by Python's generator; the loader has its own order
+                validation_data=self.validation_loader,
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+        except Exception as error:
+            for loader in (self.loader, self.validation_loader):
+                if loader.problem not in (None, error):  # TensorFlow makes an error of its own of it
+                    raise loader.problem from error
+            raise
 
     def _make_metrics(self):
         """Keras makes the variables of metrics with the first batch; `evaluate` changes nothing else."""
@@ -340,7 +358,7 @@ class _Job:
             ("While it learned", filmstrips),
         ]
         report = directory / "report.html"
-        write_report(report, recipe, facts, rows, sections)
+        write_report(report, recipe, facts, rows, kept, sections)
         curves = directory / "curves.png"
         return TrainResult(directory, curves, panels, report, rows, kept, test_accuracy, self.dataset.bad)
 
