@@ -47,7 +47,8 @@ def keep(run):
     recipe["data"] = evaluation["data"] = pathlib.Path(recipe["data"]).name
     day = datetime.date.fromtimestamp((run / "evaluation.json").stat().st_mtime)
     name = recipe["name"].replace("_", "-")
-    where = f"{facts['backend']}_{recipe['precision']}_{measure.machine()}"
+    machine = facts.get("machine", measure.machine()).replace(" ", "-")
+    where = f"{facts['backend']}_{recipe['precision']}_{machine}"
     stem = f"train_{name}_seed{recipe['seed']}_{where}_{day}"
     (measure.RESULTS / f"{stem}.history.csv").write_text((run / "history.csv").read_text())
     for kind, record in (("recipe", recipe), ("evaluation", evaluation)):
@@ -102,11 +103,12 @@ def seeds(found):
     tests = {}
     for row in map(dict, (zip(COLUMNS, row, strict=True) for row in found)):
         if row["test"]:
-            tests.setdefault((row["recipe"], row["net"]), []).append(float(row["test"].rstrip("%")))
+            alike = tuple(row[column] for column in ("recipe", "net", "epochs", "machine"))
+            tests.setdefault(alike, {})[row["seed"]] = float(row["test"].rstrip("%"))
     return "".join(
         f"\n`{recipe}`, {len(shares)} seeds: {statistics.mean(shares):.2f} % of the test images in the mean, "
         f"{min(shares):.2f} to {max(shares):.2f}.\n"
-        for (recipe, _), shares in tests.items()
+        for recipe, shares in ((recipe, of_seed.values()) for (recipe, *_), of_seed in tests.items())
         if len(shares) > 1
     )
 

@@ -10,11 +10,13 @@ import argparse
 import csv
 import json
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
 
+import measure
+
+from focalnets._io import atomic_directory
 from focalnets.presets.checkpoints import BUNDLED, CHECKPOINTS, DEFAULT
 from focalnets.presets.store import halve
 
@@ -37,9 +39,9 @@ here so that `focalnets predict`, `explain` and fine-tuning work at once, withou
 
 ## What it reaches
 
-On the 10,000 test images of the same data: **{top1:.2%}** top-1, {top5:.2%} top-5, negative log-likelihood
-{loss:.4f}, expected calibration error {ece:.2%}. Averaged over six views (mirrored, shifted by a pixel):
-{tta_top1:.2%}. Validation accuracy, by which everything was chosen: {val:.2%}.
+On the {images:,} test images of the same data: **{top1:.2%}** top-1, {top5:.2%} top-5, negative
+log-likelihood {loss:.4f}, expected calibration error {ece:.2%}. Averaged over six views (mirrored, shifted by
+a pixel): {tta_top1:.2%}. Validation accuracy, by which everything was chosen: {val:.2%}.
 
 | class | recognised | mostly taken for instead |
 |---|---|---|
@@ -66,16 +68,14 @@ severity 1 to 5; in the mean {corrupted:.1%}:
 
 def ship(run, data, name):
     """Write the preset, its evaluation and its card; the accuracy."""
-    directory = BUNDLED / name
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    halve(run, directory)
-    record = _evaluated(directory, data, "--tta", "shift")
-    corrupted = _evaluated(directory, data, "--corruptions", "--limit", CORRUPTED)
-    record["corruptions"], record["corruption_images"] = corrupted["corruptions"], corrupted["images"]
-    record["data"] = pathlib.Path(data).name
-    (directory / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
-    (directory / "README.md").write_text(card(pathlib.Path(run), directory, name, record))
+    with atomic_directory(BUNDLED / name, replace=True) as directory:
+        halve(run, directory)
+        record = _evaluated(directory, data, "--tta", "shift")
+        corrupted = _evaluated(directory, data, "--corruptions", "--limit", CORRUPTED)
+        record["corruptions"], record["corruption_images"] = corrupted["corruptions"], corrupted["images"]
+        record["data"] = pathlib.Path(data).name
+        (directory / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
+        (directory / "README.md").write_text(card(pathlib.Path(run), directory, name, record))
     return record["top1"]
 
 
@@ -100,6 +100,7 @@ def card(run, directory, name, record):
     architecture = ARCHITECTURES[CHECKPOINTS[name].architecture]
     names = list(record["per_class"])
     validation = round(50_000 * recipe["validation_fraction"])
+    images = facts.get("images", {"train": 50_000 - validation, "validation": validation})
     per_class = []
     for row, (one, share) in zip(record["confusion"], record["per_class"].items(), strict=True):
         most = max((count, other) for count, other in zip(row, names, strict=True) if other != one)
@@ -110,19 +111,19 @@ def card(run, directory, name, record):
     ]
     shares = [share for row in record["corruptions"].values() for share in row]
     return CARD.format(
-        **{key: record[key] for key in ("top1", "top5", "loss", "ece", "corruption_images")},
+        **{key: record[key] for key in ("images", "top1", "top5", "loss", "ece", "corruption_images")},
         name=name,
         architecture=CHECKPOINTS[name].architecture,
         parameters=count_parameters(architecture),
         macs=count_macs(architecture) / 1e6,
-        training=50_000 - validation,
-        validation=validation,
+        training=images["train"],
+        validation=images["validation"],
         recipe=recipe["name"],
         seed=recipe["seed"],
         precision=recipe["precision"],
         epochs=len(history),
         minutes=float(history[-1]["minutes"]),
-        machine="two CPU cores",
+        machine=facts.get("machine", measure.machine()),
         backend=facts["backend"],
         classes=", ".join(names),
         megabytes=(directory / "model.weights.h5").stat().st_size / 1e6,

@@ -150,6 +150,14 @@ def _lock(file):
     return True
 
 
+def expanded(text):
+    """The path that a word of the command line is: ~ is the home directory, ~a.jpg a file of that name."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError:  # there is no user of that name
+        return pathlib.Path(text)
+
+
 def no_links(path, flags):
     """An `opener` for `open` that refuses a symbolic link: in a shared folder it may lead anywhere."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -168,7 +176,7 @@ def write_json(path, value):
     path = pathlib.Path(path)
     partial = path.with_name(f"partial-{path.name}")
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
     os.replace(partial, path)
 
 
@@ -185,7 +193,7 @@ def atomic_directory(directory, replace=False, is_ours=None):
         FileExistsError: if `directory` exists, unless `replace`, or is a file.
         ValueError: if `replace` would remove what is not ours.
     """
-    directory = pathlib.Path(directory)
+    directory = pathlib.Path(directory).resolve()  # a link stays one: what it points to is replaced
     if directory.exists() and not replace:
         raise FileExistsError(f"{directory} exists already; choose another name or remove it.")
     _refuse_file(directory)
@@ -197,13 +205,33 @@ def atomic_directory(directory, replace=False, is_ours=None):
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         yield partial
-        partial.chmod(0o755)  # mkdtemp's is for the owner alone
-        if directory.exists():
-            shutil.rmtree(directory)
-        partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    partial.chmod(0o755)  # mkdtemp's is for the owner alone
+    try:
+        _put(partial, directory)
+    except OSError as error:
+        raise OSError(
+            f"{directory} cannot be written ({reason(error)}); what was to be there is complete: {partial}"
+        ) from error
+
+
+def _put(partial, directory):
+    """Rename to `directory`; what was there is removed only after that, and put back if it fails."""
+    if not directory.exists():
+        partial.rename(directory)
+        return
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
+    try:
+        directory.rename(aside / "old")
+        try:
+            partial.rename(directory)
+        except BaseException:
+            (aside / "old").rename(directory)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def new_run_directory(directory, force=False):
@@ -224,7 +252,8 @@ def new_run_directory(directory, force=False):
             raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
         if not _is_run(directory):
             raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
-        shutil.rmtree(directory)
+        for child in directory.iterdir():  # not the directory, which may be a link
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
     return _made(directory)
 
 

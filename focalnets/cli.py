@@ -73,6 +73,7 @@ def main(argv=None):
         prog=f"focalnets {verb}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    _make_output_safe()
     if verb in ("train", "evaluate", "predict"):
         config.keep_freed_memory()
     if getattr(options, "backend", None):
@@ -110,6 +111,14 @@ def print_completion(options):
             args=["--tyro-print-completion", options.shell],
             config=(tyro.conf.FlagCreatePairsOff,),
         )
+
+
+def _make_output_safe():
+    """Names of files may be no text of the terminal's encoding; files and pipes get UTF-8 on every system."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            chosen = stream.isatty() or "PYTHONIOENCODING" in os.environ
+            stream.reconfigure(errors="backslashreplace", encoding=None if chosen else "utf-8")
 
 
 def _complain(message, code):

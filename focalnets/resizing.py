@@ -17,6 +17,9 @@ INTERPOLATIONS = {
 }
 
 
+_MOST_PIXELS = 64_000_000  # of a resized picture: a strip of one pixel's height would take gigabytes
+
+
 def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic", crop=True):
     """Resize the shorter side to size / crop_fraction and crop the centre.
 
@@ -33,7 +36,7 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         it has that size already and nothing is to be cropped, or if `image_size` is None.
 
     Raises:
-        ValueError: if an array is not one uint8 image.
+        ValueError: if an array is not one uint8 image, or a picture is too thin to be kept whole.
 
     >>> import numpy as np
     >>> from focalnets.resizing import resize_and_crop
@@ -58,10 +61,19 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         resized_height, resized_width = high, max(high * image.width // image.height, width)
     else:
         resized_height, resized_width = max(wide * image.height // image.width, height), wide
+    if not crop and resized_height * resized_width > _MOST_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are too thin to be kept whole: they would become "
+            f"{resized_width} x {resized_height}."
+        )
+    top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
+    if resized_height * resized_width > _MOST_PIXELS:  # no need to resize what is then cut away
+        across, down = image.width / resized_width, image.height / resized_height
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return _pixels(image.resize((width, height), INTERPOLATIONS[interpolation], box=box))
     resized = image.resize((resized_width, resized_height), INTERPOLATIONS[interpolation])
     if not crop:
         return _pixels(resized)
-    top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
     return _pixels(resized.crop((left, top, left + width, top + height)))
 
 

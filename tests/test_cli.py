@@ -2,12 +2,14 @@
 
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
 
+from focalnets._io import atomic_directory
 from focalnets.cli import VERBS, main
 from focalnets.presets.architectures import ARCHITECTURES
 
@@ -26,6 +28,7 @@ def preset(tmp_path_factory):
     directory = tmp_path_factory.mktemp("presets") / "digits"
     net = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
     net.class_names = tuple("0123456789")
+    net.image_converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
     net.save_to_preset(directory)
     return directory
 
@@ -163,6 +166,35 @@ def test_a_mistake_in_a_recipe_is_named_with_its_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert f"{recipe}" in error
         assert words in error
+
+
+def test_replacing_a_directory_loses_nothing(tmp_path, monkeypatch):
+    """What a link points to is replaced; if that fails, both the old and the new are still there."""
+    is_ours = {"is_ours": lambda _: True}
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    (real / "old").write_text("")
+    link.symlink_to(real)
+    with atomic_directory(link, replace=True, **is_ours) as partial:
+        (partial / "new").write_text("")
+    assert link.is_symlink()
+    assert [path.name for path in link.iterdir()] == ["new"]
+    assert [path.name for path in real.parent.iterdir()] == ["real"]
+    rename = pathlib.Path.rename
+
+    def fails(self, target):
+        if pathlib.Path(target) == real and self.name != "old":
+            raise PermissionError(13, "in use")
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", fails)
+    with (
+        pytest.raises(OSError, match="what was to be there is complete") as caught,
+        atomic_directory(link, replace=True, **is_ours) as partial,
+    ):
+        (partial / "newer").write_text("")
+    assert [path.name for path in real.iterdir()] == ["new"]
+    assert [path.name for path in pathlib.Path(str(caught.value).split(": ")[-1]).iterdir()] == ["newer"]
 
 
 def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):

@@ -4,6 +4,8 @@ import csv
 import dataclasses
 import io
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from PIL import Image
 from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, train
 from focalnets.cli import main
 from focalnets.data.pictures import Picture
+from focalnets.data.splits import Split
 from focalnets.explain.command import chosen_blocks
 from focalnets.inference.evaluate import draw_confusion, evaluate
 from focalnets.inference.predictor import Predictor, softmax
+from focalnets.resizing import resize_and_crop
 from focalnets.training.recipe import load_recipe
 
 
@@ -236,3 +240,98 @@ def test_pictures_need_preprocessing(pictures, tmp_path, capsys):
         assert main(command) == 2
         assert "The preset has no preprocessing" in capsys.readouterr().err
     assert Predictor(bare).logits([np.zeros((9, 8, 3), "float32")] * 2).shape == (2, 2)
+
+
+def test_names_of_any_bytes_and_words_with_a_tilde(run, pictures, capfd, monkeypatch):
+    """Latin-1 in a name is no UTF-8; ~draft.png is a file, not somebody's home."""
+    monkeypatch.chdir(pictures)
+    odd = os.fsdecode(b"caf\xe9.png")
+    shutil.copy("a.png", odd)
+    shutil.copy("a.png", "~draft.png")
+    for option in ([], ["--json"], ["--csv"]):
+        assert main(["predict", str(run.directory), odd, "~draft.png", *option]) == 0
+        text = capfd.readouterr().out
+        assert r"caf\udce9.png" in text
+        assert "~draft.png" in text
+        assert "\r" not in text
+    names = [
+        one["picture"] for one in json.loads(_output(capfd, ["predict", str(run.directory), odd, "--json"]))
+    ]
+    assert names == [odd]
+    for label in ("0", "1"):
+        (pictures / "classes" / label).mkdir(parents=True)
+        for name in ("a.png", odd):
+            shutil.copy(odd, pictures / "classes" / label / name)
+    assert main(["evaluate", str(run.directory), "--data", "classes", "--split", "test"]) == 0
+
+
+def _output(capfd, command):
+    assert main(command) == 0
+    return capfd.readouterr().out
+
+
+def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, capsys):
+    strip = np.tile(np.arange(200, dtype="uint8").repeat(100), (1, 1))  # (1, 20000)
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    whole = resize_and_crop(strip[..., None], (8, 8))
+    assert whole.shape == (8, 8, 1)
+    big = resize_and_crop(strip[..., None], (128, 128))  # would be 128 x 2,560,000
+    assert big.shape == (128, 128, 1)
+    assert np.ptp(big) <= 1  # of the middle, a pixel wide and high
+    assert big[64, 64, 0] in (99, 100)
+    with pytest.raises(ValueError, match="20000 x 1 pixels are too thin to be kept whole"):
+        resize_and_crop(strip[..., None], (128, 128), crop=False)
+
+
+def test_logits_that_are_not_finite_are_no_answer(run, pictures, tmp_path, capsys):
+    net = FocalNetClassifier.from_preset(run.directory)
+    net.head.bias.assign(np.full(10, np.nan))
+    net.save_to_preset(tmp_path / "broken")
+    assert main(["predict", str(tmp_path / "broken"), str(pictures), "--engine", "keras"]) == 2
+    assert "Some logits are not finite" in capsys.readouterr().err
+
+
+def test_views_are_averaged_over_the_classes_that_are_chosen_among():
+    class Views:
+        """Two views of one picture: what they say of the first two classes, and how much they say of them."""
+
+        shares = iter([[[0.009, 0.001, 0.99]], [[0.2, 0.79, 0.01]]])
+
+        def run(self, images):
+            return np.log(next(self.shares))
+
+    predictor = Predictor.__new__(Predictor)
+    predictor.engine, predictor.batch_size = Views(), 1
+    split = Split(np.zeros((1, 2, 2, 1), "uint8"), np.zeros(1, int))
+    found = predictor.logits_of_split(split, classes=[0, 1], views=[np.copy, np.copy])
+    expected = np.mean([[0.9, 0.1], [0.2 / 0.99, 0.79 / 0.99]], axis=0)
+    np.testing.assert_allclose(np.exp(found[0]), expected)
+
+
+def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
+    command = [
+        "evaluate",
+        str(run.directory),
+        "--data",
+        "digits",
+        "--limit",
+        "20",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main([*command, "--html"]) == 0
+    assert (tmp_path / "out" / "mistakes.png").is_file()
+    assert main([*command, "--force"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "evaluation.json",
+        "confusion.png",
+        "reliability.png",
+    }
+
+
+def test_good_pictures_are_answered_before_the_bad_ones_are_named(run, pictures, capsys):
+    (pictures / "bad.png").write_text("words")
+    assert main(["predict", str(run.directory), str(pictures)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 3
+    assert "1 picture cannot be used" in captured.err

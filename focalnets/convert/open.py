@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import logging
+import os
 import pathlib
 
 from focalnets._io import locked
@@ -160,7 +161,7 @@ def _converted(file, variant, name):
     weights = file if file.is_file() else max(file.iterdir(), key=lambda path: path.stat().st_size)
     state = weights.stat()
     key = f"{weights}\n{state.st_size}\n{state.st_mtime_ns}\n{variant}"
-    directory = cache_directory() / "presets" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    directory = cache_directory() / "presets" / f"{name}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
     if not store.is_preset_directory(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock"), f"converting {name}"):

@@ -52,6 +52,16 @@ def corrupt(images, name, severity, first=0, seed=0):
     return np.stack(changed)
 
 
+def corruptions_of(channels):
+    """Names of the corruptions that change images of so many channels: grey ones have no saturation.
+
+    >>> from focalnets.data.corruptions import corruptions_of
+    >>> len(corruptions_of(3)), len(corruptions_of(1))
+    (12, 11)
+    """
+    return [name for name in CORRUPTIONS if channels > 1 or name != "saturation"]
+
+
 # === Functions of an image (H, W, C), float32 in 0 to 1, a strength and a generator ===
 
 

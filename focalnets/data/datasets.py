@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import cores, parallel_map, progress
+from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data import arrays, cache, files, libraries
 from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels
 from focalnets.data.files import SPLITS
@@ -74,7 +74,7 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
     >>> open_dataset("digits", channels=1).splits["test"].images.shape
     (359, 8, 8, 1)
     """
-    path = pathlib.Path(spec).expanduser()
+    path = expanded(spec)
     how = (channels, prepare, on_bad_image, keep, only)
     if spec == "digits":
         return _from_arrays(*arrays.digits(), *how)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import cores, parallel_map, progress
+from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels, open_image
 
 # An error lists so many bad files by name, and counts the rest.
@@ -66,7 +66,7 @@ def find_pictures(inputs, stdin=None):
 
 
 def _expand(text):
-    path = pathlib.Path(text).expanduser()
+    path = expanded(text)
     if path.is_dir():
         inside = (child.relative_to(path) for child in path.rglob("*"))
         return [path / child for child in sorted(inside) if is_picture(child.parts)]
@@ -96,7 +96,10 @@ def read_pictures(files, channels=3, prepare=None):
             image = open_image(path, channels)
         except ValueError as error:
             return Picture(str(path), None, str(error))
-        return Picture(str(path), as_pixels(image) if prepare is None else prepare(image))
+        try:
+            return Picture(str(path), as_pixels(image) if prepare is None else prepare(image))
+        except ValueError as error:
+            return Picture(str(path), None, f"{path}: {error}")
 
     threads = cores() if len(files) > 1 else 0
     yield from progress(parallel_map(read, files, threads), "reading pictures", len(files))

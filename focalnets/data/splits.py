@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -119,7 +120,7 @@ class Split:
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
         if isinstance(self.pictures, FilePictures):
             rows = range(len(self)) if self.rows is None else self.rows
-            found.update("\n".join(self.pictures.names[row] for row in rows).encode())
+            found.update(os.fsencode("\n".join(self.pictures.names[row] for row in rows)))
         else:
             for index in np.unique(np.linspace(0, len(self) - 1, 256).astype(int)):
                 found.update(self.pictures[index if self.rows is None else self.rows[index]].tobytes())
@@ -182,7 +183,7 @@ def stratified_draw(labels, fraction, seed=0, names=None):
         if names is None:
             rows = generator.permutation(rows)
         else:
-            rows = sorted(rows, key=lambda row: hashlib.sha256(names[row].encode()).digest())
+            rows = sorted(rows, key=lambda row: hashlib.sha256(os.fsencode(names[row])).digest())
         # Small classes, too, are worth one image, as long as another one remains.
         least = 1 if fraction > 0 and len(rows) > 1 else 0
         chosen.append(rows[: max(round(fraction * len(rows)), least)])

@@ -1,6 +1,7 @@
 """`focalnets explain`."""
 
 import functools
+import unicodedata
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, find_pictures, read_pictures
 from focalnets.explain.inputs import preset_and_pictures
-from focalnets.explain.modulation import modulation_maps
+from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
 
 
@@ -30,11 +31,12 @@ def run(arguments):
         raise ValueError(describe_bad(bad))
     directory = new_output_directory(arguments.out, arguments.force)
     used = set()
+    graph = modulation_model(classifier)
     for picture in read_pictures(files, channels, prepare):
         if picture.problem:
             continue
         pixels = picture.pixels
-        found = modulation_maps(classifier, pixels[None])
+        found = modulation_maps(classifier, pixels[None], graph=graph)
         stem = _free_name(picture.name, used)
         arrays = {"image": pixels}
         for name in blocks:
@@ -74,11 +76,16 @@ def chosen_blocks(names, block=None, stage=None):
 
 
 def _free_name(name, used):
-    """The picture's name without folder and suffix, with a number if another one has it."""
+    """The picture's name without folder and suffix, with a number if another one has it, in whatever case:
+    file systems differ in whether they tell A from a."""
     stem = name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     candidate, number = stem, 1
-    while candidate in used:
+    while _folded(candidate) in used:
         number += 1
         candidate = f"{stem}-{number}"
-    used.add(candidate)
+    used.add(_folded(candidate))
     return candidate
+
+
+def _folded(name):
+    return unicodedata.normalize("NFC", name).casefold()

@@ -2,8 +2,8 @@
 
 import glob
 import logging
-import pathlib
 
+from focalnets._io import expanded
 from focalnets.data.decode import IMAGE_SUFFIXES
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 
@@ -32,11 +32,14 @@ def preset_and_pictures(first, others):
 
 
 def _means_pictures(word):
-    path = pathlib.Path(word).expanduser()
+    path = expanded(word)
+    if word in CHECKPOINTS:
+        return False
     if word == "-" or path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     if path.is_dir():
-        if (path / "config.json").is_file() or (path / "run.json").is_file():  # a preset, or a run
+        is_preset = any((path / name).is_file() for name in ("config.json", "run.json"))  # or a run
+        if is_preset or any(child.suffix in (".safetensors", ".pth", ".bin") for child in path.iterdir()):
             return False
         return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.rglob("*"))
     return glob.has_magic(word) and not path.exists()

@@ -19,8 +19,13 @@ def run(arguments):
     predictor = Predictor(preset, engine=_engine(arguments))
     files = find_pictures(pictures)
     predictions, bad = predictor.predict_files(files, top=arguments.top)
+    _print(predictions, arguments)
     if bad and arguments.on_bad_image == "error":
         raise ValueError(describe_bad(bad))
+    report_skipped(bad)
+
+
+def _print(predictions, arguments):
     if arguments.as_json:
         rows = [
             {
@@ -34,7 +39,7 @@ def run(arguments):
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif arguments.as_csv:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("picture", "rank", "class", "probability"))
         for prediction in predictions:
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
@@ -46,7 +51,6 @@ def run(arguments):
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
             text = "  ".join(f"{name} {probability:6.1%}" for name, probability in ranked)
             print(f"{prediction.name:<{width}}  {text}")
-    report_skipped(bad)
 
 
 def _engine(arguments):

@@ -7,6 +7,7 @@ export is made once and kept in the cache, under a name that belongs to the pres
 import hashlib
 import importlib.util
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -15,7 +16,7 @@ from focalnets import __version__
 from focalnets._io import atomic_directory, cores, locked, read_json
 from focalnets.data.pictures import NO_PREPROCESSING
 from focalnets.hub import cache_directory
-from focalnets.presets.checkpoints import bundled_directory
+from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -34,8 +35,9 @@ def open_engine(preset, engine="auto"):
             `preset` is a local directory and the network's images have one size; Keras otherwise.
 
     Returns:
-        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `prepare(image,
-        crop)` and `run(images)`, which takes images (N, H, W, channels) and returns logits (N, classes).
+        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `takes_pictures`
+        (whether it has preprocessing), `prepare(image, crop)` and `run(images)`, which takes images
+        (N, H, W, channels) and returns logits (N, classes).
 
     Raises:
         ValueError: on an unknown engine, or a network that cannot be exported.
@@ -59,7 +61,7 @@ def _automatic(preset):
     if usable and not pathlib.Path("/dev/nvidia0").exists() and _has_image_size(preset):
         try:
             return ExportEngine(_exported(preset, usable[0]), usable[0])
-        except OSError as error:  # the cache cannot be written
+        except (OSError, ValueError) as error:  # the cache cannot be written, or the export is wrong
             _log.warning("%s Predicting with Keras.", error)
     return KerasEngine.of(preset)
 
@@ -81,6 +83,7 @@ class KerasEngine:
 
     def __init__(self, classifier):
         self.classifier = classifier
+        self.takes_pictures = classifier.image_converter is not None
         self.channels = classifier.backbone.image_shape[-1]
         self.num_classes, self.class_names = classifier.num_classes, classifier.class_names
 
@@ -106,6 +109,7 @@ class ExportEngine:
         self.channels = record["image_shape"][-1]
         self.num_classes, self.class_names = record["num_classes"], record["class_names"]
         self._preprocessing = record["preprocessing"]
+        self.takes_pictures = self._preprocessing is not None
         self.run = _RUNTIMES[runtime](directory / "model.onnx")
 
     def prepare(self, image, crop=True):
@@ -141,6 +145,8 @@ _RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
 def _is_local_preset(preset):
+    if str(preset) in CHECKPOINTS:  # names go before directories
+        return False
     directory = pathlib.Path(preset)
     return (directory / "config.json").is_file() and (directory / "model.weights.h5").is_file()
 
@@ -168,10 +174,12 @@ def _exported(preset, runtime):
     states = [(preset / name).stat() for name in names if (preset / name).is_file()]
     origin = {
         "preset": str(preset),
+        "runtime": runtime,  # with which it was compared
         "files": [[state.st_size, state.st_mtime_ns] for state in states],
         "focalnets_version": __version__,
     }
-    name = f"{preset.name}-{hashlib.sha256(str(preset).encode()).hexdigest()[:12]}"
+    key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
+    name = f"{preset.name}-{key}"
     directory = cache_directory() / "exports" / name
     if not _is_export_of(directory, origin):
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +202,7 @@ def _export(preset, directory, origin, runtime):
     with atomic_directory(directory, replace=True, is_ours=lambda _: True) as partial:  # in our cache
         write_export(classifier, partial, origin)
         found = difference(classifier, _RUNTIMES[runtime](partial / "model.onnx"))
-        if found > _TOLERANCE:  # a wrong export never exists
+        if not found <= _TOLERANCE:  # nor if it is no number: a wrong export never exists
             raise ValueError(
                 f"{runtime} gives other logits than Keras (relative difference {found:.1e}): predict with "
                 "--engine keras, and please report this."

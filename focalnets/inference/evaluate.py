@@ -7,7 +7,7 @@ import numpy as np
 
 from focalnets._io import write_json
 from focalnets.inference.pictures import draw_confusion, draw_reliability
-from focalnets.inference.predictor import softmax
+from focalnets.inference.predictor import NOT_FINITE, softmax
 
 BINS = 15
 _MATRIX_CLASSES = 100  # of more, the matrix as JSON would be larger than everything else of a run
@@ -62,7 +62,7 @@ def evaluate(logits, labels, class_names):
             f"Logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes."
         )
     if not np.isfinite(logits).all():
-        raise ValueError("Some logits are not finite: the weights are damaged, or training has diverged.")
+        raise ValueError(NOT_FINITE)
     rows = np.arange(len(labels))
     predicted = logits.argmax(axis=-1)
     rank = np.sum(logits > logits[rows, labels][:, None], axis=-1)

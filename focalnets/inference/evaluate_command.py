@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from focalnets._io import listed, new_output_directory
-from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from focalnets.data.corruptions import SEVERITIES, corrupt, corruptions_of
 from focalnets.data.datasets import open_dataset
 from focalnets.data.pictures import report_skipped
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
@@ -47,8 +47,7 @@ def run(arguments):
     names = tuple(names[place] for place in kept)
     labels = np.searchsorted(kept, places)[split.labels]
 
-    def logits(**options):
-        return predictor.logits_of_split(split, **options)[:, kept]
+    logits = functools.partial(predictor.logits_of_split, split, kept if arguments.restrict else None)
 
     plain = logits()
     found = evaluate(plain, labels, names)
@@ -63,10 +62,11 @@ def run(arguments):
             "ece": averaged.ece,
         }
     if arguments.corruptions:
-        more["corruptions"] = _corruptions(logits, labels)
+        more["corruptions"] = _corruptions(logits, labels, predictor.channels)
     if directory is not None:
+        for name in ("corruptions.png", "mistakes.png", "evaluation.html", "confusion.csv"):
+            (directory / name).unlink(missing_ok=True)  # of an earlier evaluation
         write_evaluation(directory, found, arguments.data, arguments.split, more)
-        (directory / "corruptions.png").unlink(missing_ok=True)  # of an earlier evaluation
         if "corruptions" in more:
             draw_corruptions(directory / "corruptions.png", more["corruptions"], found.top1)
     if arguments.html:
@@ -132,15 +132,15 @@ def _some(split, limit):
     return split.take(np.sort(np.argsort(places, kind="stable")[:limit]))
 
 
-def _corruptions(logits, labels):
+def _corruptions(logits, labels, channels):
     """Name -> top-1 accuracy at each severity."""
-    found = {}
-    for number, name in enumerate(CORRUPTIONS, start=1):
+    found, names = {}, corruptions_of(channels)
+    for number, name in enumerate(names, start=1):
         found[name] = []
         for severity in SEVERITIES:
             changed = logits(
                 change=functools.partial(corrupt, name=name, severity=severity),
-                text=f"corruption {number} of {len(CORRUPTIONS)}, {name}, severity {severity}",
+                text=f"corruption {number} of {len(names)}, {name}, severity {severity}",
             )
             found[name].append(float(np.mean(changed.argmax(axis=-1) == labels)))
     return found

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets._io import cores, parallel_map, progress
-from focalnets.data.pictures import read_pictures
+from focalnets.data.pictures import NO_PREPROCESSING, read_pictures
 from focalnets.inference.engines import open_engine
 from focalnets.inference.views import VIEWS
+
+NOT_FINITE = "Some logits are not finite: the weights are damaged, or training has diverged."
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,15 @@ class Predictor:
 
     def logits(self, images):
         """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
-        return self._logits(self.prepare(image) for image in images)
+        none = np.zeros((0, self.engine.num_classes), "float32")
+        return np.concatenate([none, *self._batches_of_logits(self.prepare(image) for image in images)])
 
-    def logits_of_split(self, split, views=VIEWS["none"], change=None, text="classifying"):
+    def logits_of_split(self, split, classes=None, views=VIEWS["none"], change=None, text="classifying"):
         """Logits (N, classes) of a `Split` that was opened with `prepare`, read as needed.
 
         Args:
             split: the `Split`.
+            classes: indices of the classes to choose among; None for all.
             views: functions uint8 images -> uint8 images; see `views.py`. With several, what is returned are
                 the logarithms of the mean of their probabilities.
             change: function of images and `first`, the number of the first of them, before anything else.
@@ -90,25 +94,36 @@ class Predictor:
         plain = split.in_memory and change is None
         batches = parallel_map(images, rows, workers=0 if plain else cores())
         batches = progress(batches, text, len(rows))
-        return np.concatenate([self._over_views(batch, views) for batch in batches])
+        return np.concatenate([self._over_views(batch, views, classes) for batch in batches])
 
-    def _over_views(self, images, views):
+    def _over_views(self, images, views, classes):
         logits = [self.engine.run(view(images)) for view in views]
+        if classes is not None:
+            logits = [one[:, classes] for one in logits]
         if len(logits) == 1:
             return logits[0]
         return np.log(np.mean([softmax(one) for one in logits], axis=0).clip(1e-300))
 
     def predict(self, pictures, top=5):
-        """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes."""
-        names = [picture.name for picture in pictures]
-        return self._ranked(names, self.logits([picture.pixels for picture in pictures]), top)
+        """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes.
+
+        Raises:
+            ValueError: if a logit is not finite.
+        """
+        images = (self.prepare(picture.pixels) for picture in pictures)
+        return self._ranked([picture.name for picture in pictures], images, top)
 
     def predict_files(self, paths, top=5):
         """The same for files, read a few ahead of their turn, so that a folder of any size is taken.
 
         Returns:
             (list of `Prediction`, list of texts that say what was wrong with each bad picture).
+
+        Raises:
+            ValueError: if the preset has no preprocessing, or a logit is not finite.
         """
+        if not self.engine.takes_pictures:
+            raise ValueError(NO_PREPROCESSING)
         names, bad = [], []
 
         def good():
@@ -119,23 +134,25 @@ class Predictor:
                 else:
                     bad.append(picture.problem)
 
-        logits = self._logits(good())
-        return self._ranked(names, logits, top), bad
+        return self._ranked(names, good(), top), bad
 
-    def _logits(self, images):
-        """Logits of prepared images: batches of neighbours of one size."""
-        rows = [np.zeros((0, self.engine.num_classes), "float32")]
+    def _batches_of_logits(self, images):
+        """Logits of prepared images, of as many neighbours of one size as make a batch."""
         for _, group in itertools.groupby(images, key=np.shape):
             while batch := list(itertools.islice(group, self.batch_size)):
-                rows.append(self.engine.run(np.stack(batch)))
-        return np.concatenate(rows)
+                yield self.engine.run(np.stack(batch))
 
-    def _ranked(self, names, logits, top):
-        predictions = []
-        for name, row in zip(names, softmax(logits), strict=True):
-            best = np.argsort(-row, kind="stable")[:top]
-            classes = tuple(self.class_names[index] for index in best)
-            predictions.append(Prediction(name, classes, tuple(float(row[i]) for i in best)))
+    def _ranked(self, names, images, top):
+        """Predictions for prepared images; `names` may grow while these are drawn. Logits are not kept."""
+        class_names, predictions = self.class_names, []
+        for logits in self._batches_of_logits(images):
+            if not np.isfinite(logits).all():
+                raise ValueError(NOT_FINITE)
+            for row in softmax(logits):
+                best = np.argsort(-row, kind="stable")[:top]
+                shares = tuple(float(row[index]) for index in best)
+                classes = tuple(class_names[index] for index in best)
+                predictions.append(Prediction(names[len(predictions)], classes, shares))
         return predictions
 
 
@@ -147,5 +164,5 @@ def softmax(logits):
     >>> softmax(np.array([[0.0, 0.0]])).tolist()
     [[0.5, 0.5]]
     """
-    shifted = np.float64(logits) - np.max(logits, axis=-1, keepdims=True)
-    return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    shares = np.exp(np.float64(logits) - np.max(logits, axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)

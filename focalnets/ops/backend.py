@@ -18,6 +18,11 @@ def fused_adamw():
     return getattr(backend_ops(), "adamw", None)
 
 
+def accelerator():
+    """The name of the device that this process computes on, or None if that is the CPU."""
+    return backend_ops().accelerator()
+
+
 def bfloat16_is_fast():
     """Whether bfloat16 computes at least as fast as float32; without units for it, torch is 150x slower."""
     return getattr(backend_ops(), "bfloat16_is_fast", lambda: True)()

@@ -147,5 +147,9 @@ def linear(x, kernel, bias):
 FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
 
 
+def accelerator():
+    return None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+
+
 def bfloat16_is_faster():
     return jax.default_backend() != "cpu"

@@ -15,5 +15,10 @@ def gelu(x):
     return tf.nn.gelu(x, approximate=False)
 
 
+def accelerator():
+    found = tf.config.list_physical_devices("GPU")
+    return tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU") if found else None
+
+
 def bfloat16_is_faster():
     return bool(tf.config.list_physical_devices("GPU"))

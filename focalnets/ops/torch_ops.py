@@ -160,6 +160,12 @@ def adamw(
         torch._foreach_add_(averages, torch._foreach_mul(variables, 1 - kept))
 
 
+def accelerator():
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return "MPS" if torch.backends.mps.is_available() else None
+
+
 def bfloat16_is_fast():
     """On a GPU; on a CPU only with AVX-512 BF16 or AMX."""
     return torch.cuda.is_available() or torch_cpu.BFLOAT16

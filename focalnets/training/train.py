@@ -5,20 +5,21 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import platform
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import new_run_directory, read_json, write_json
+from focalnets._io import cores, expanded, new_run_directory, read_json, write_json
 from focalnets.convert.open import open_classifier
 from focalnets.data.datasets import NAMES, open_dataset
 from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_curves, draw_panels
 from focalnets.inference.evaluate import evaluate, write_evaluation
-from focalnets.ops.backend import bfloat16_is_fast, bfloat16_is_faster
+from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.store import write_preset_files
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
@@ -115,7 +116,7 @@ def train(
         data = _absolute(data)
     if recipe.preset not in CHECKPOINTS:
         recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
-    if recipe.preset and pathlib.Path(recipe.preset) == pathlib.Path(out).expanduser().resolve():
+    if recipe.preset and pathlib.Path(recipe.preset) == expanded(out).resolve():
         raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
     settings = {
         "data": str(data),
@@ -127,8 +128,11 @@ def train(
     job = _Job(recipe, settings)
     directory = new_run_directory(out, force)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
-    backend = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
-    write_json(directory / "run.json", {**settings, **backend, "fingerprint": job.fingerprint()})
+    where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
+    where["machine"] = accelerator() or f"{platform.machine()}-{cores()}cores"
+    images = {"train": len(job.training), "validation": len(job.validation)}
+    record = {**settings, **where, "images": images, "fingerprint": job.fingerprint()}
+    write_json(directory / "run.json", record)
     return job.run(directory, None, max_minutes, verbose)
 
 
@@ -179,7 +183,7 @@ def resume(directory, max_minutes=None, verbose="auto"):
 
 def _absolute(name):
     """The path in full, if it is one that is there."""
-    path = pathlib.Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name and path.exists() else name
 
 
