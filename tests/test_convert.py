@@ -18,10 +18,11 @@ from their_weights import FIXTURES, drawn, known_shapes, our_flags, our_outputs
 
 from focalnets import ARCHITECTURES, CHECKPOINTS, FocalNetBackbone, FocalNetClassifier, ImageConverter, grow
 from focalnets.cli import main
+from focalnets.convert.architecture import recognise
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.mapping import FORMATS
 from focalnets.convert.sources import Source, read_source
-from focalnets.convert.tensors import from_tensors, to_tensors
+from focalnets.convert.tensors import differences_elsewhere, from_tensors, to_tensors
 from focalnets.presets.labels import class_names_of, imagenet_names, read_labels
 from focalnets.presets.store import build_architecture
 
@@ -158,6 +159,45 @@ def test_what_weights_cannot_tell_is_said(small_published):
     theirs = to_tensors(FocalNetBackbone(embed_dim=12, depths=(1, 1)), "transformers")
     backbone = from_tensors(Source(theirs, config)).network
     assert (backbone.normalize_modulator, backbone.norm_placement) == (True, "post")
+    large = to_tensors(build_architecture(ARCHITECTURES["focalnet_large_fl4"]), "transformers")
+    (note,) = (
+        note
+        for note in from_tensors(Source(large, {"model_type": "focalnet"})).notes
+        if note.startswith("normalize_modulator = False: from the checkpoint")
+    )
+    assert "focalnet_large_fl4 has True" in note
+
+
+def test_nets_that_differ_by_a_norm_are_told_apart():
+    for name in ("tutorial", "tutorial_fixed"):
+        weights = build_architecture(ARCHITECTURES[name]).weights
+        shapes = {variable.path: tuple(variable.shape) for variable in weights}
+        assert recognise(shapes).variant == name
+    with pytest.raises(ValueError, match="is not tutorial: it has a norm before the modulation"):
+        recognise(shapes, variant="tutorial")
+
+
+def test_preprocessing_is_that_of_published_weights_alone(small_published):
+    published = build_architecture(ARCHITECTURES["focalnet_tiny_srf"])
+    assert from_tensors(to_tensors(published, "official")).image_converter.image_size == (224, 224)
+    found = from_tensors(to_tensors(FocalNetClassifier(published.backbone, 3), "official"))
+    assert found.variant == "focalnet_tiny_srf"
+    assert found.image_converter.image_size is None
+    assert any("normalisation ASSUMED" in note for note in found.notes)
+
+
+def test_what_others_cannot_hold_is_refused_or_said():
+    with pytest.raises(ValueError, match="its kernels grow by 2 from level to level; these by 4"):
+        to_tensors(FocalNetBackbone(embed_dim=8, depths=(1,), focal_factor=4), "transformers")
+    for library, epsilons, words in (
+        ("official", (1e-3, None), "an epsilon of 1e-5, not 0.001"),
+        ("transformers", (1e-3, 1e-5), "those after embeddings here 1e-05"),
+        ("transformers", (1e-3, None), None),
+    ):
+        norm, embedding = epsilons
+        net = FocalNetBackbone(8, (1,), norm_epsilon=norm, embedding_norm_epsilon=embedding)
+        found = differences_elsewhere(net, library)
+        assert words in found[0] if words else found == []
 
 
 # --- files ---
@@ -404,8 +444,9 @@ def test_larger_windows_compute_the_same():
     assert relative_error(grown.predict(picture, verbose=0), net.predict(picture, verbose=0)) <= 1e-5
 
 
-def test_more_levels_change_the_global_average_alone():
-    net = FocalNetBackbone(embed_dim=8, depths=(1, 1))
+@pytest.mark.parametrize("normalised", [False, True])
+def test_more_levels_change_the_global_average_alone(normalised):
+    net = FocalNetBackbone(embed_dim=8, depths=(1, 1), normalize_modulator=normalised)
     randomize(net)
     picture = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
     grown = grow(net, focal_window=5, focal_levels=(3, 4))

@@ -193,6 +193,48 @@ def test_second_derivatives(setting, operation, shapes):
         np.testing.assert_allclose(twice, plain, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
+def test_reverse_mode_twice_on_jax():
+    import jax
+
+    images, kernel = random(1, 5, 4, 2), random(3, 3, 2, 1)
+
+    def slope(x):
+        return jax.grad(lambda x: (ops.gelu(depthwise_conv(x, kernel), approximate=False) ** 2).sum())(
+            x
+        ).sum()
+
+    found, step = jax.grad(slope)(images), 1e-2
+    moved = np.zeros_like(images)
+    moved[0, 2, 1, 0] = step
+    expected = (slope(images + moved) - slope(images - moved)) / (2 * step)
+    np.testing.assert_allclose(found[0, 2, 1, 0], expected, rtol=2e-2)
+
+
+@torch_only
+def test_gradients_in_batches(setting):
+    """torch runs the backward pass alone under its vmap then."""
+    import torch
+
+    setting(None)
+    rows = torch.tensor(random(5, 8), requires_grad=True)
+    images = torch.tensor(random(2, 6, 6, 4), requires_grad=True)
+    kernels = [
+        torch.tensor(random(*shape, seed=i)) for i, shape in enumerate(((8, 16), (16,), (16, 8), (8,)))
+    ]
+    depthwise = torch.tensor(random(5, 5, 4, 1), requires_grad=True)
+    for function, tensor in (
+        (lambda x: dense.linear(x, kernels[0], kernels[1]).sum(0), rows),
+        (lambda x: dense.mlp(x, *kernels).sum(0), rows),
+        (lambda x: depthwise_conv(x, depthwise).sum((0, 1, 2)), images),
+    ):
+        one_by_one, together = (
+            torch.autograd.functional.jacobian(function, tensor, vectorize=vectorize)
+            for vectorize in (False, True)
+        )
+        np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-4)
+
+
 @torch_only
 def test_cases_that_fall_back(setting):
     import torch

@@ -95,6 +95,48 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert abs(y.mean() - 1) < 0.05
 
 
+def test_drop_path_takes_tokens():
+    y = keras.ops.convert_to_numpy(DropPath(0.5, seed=0)(np.ones((64, 3, 2), "float32"), training=True))
+    assert y.shape == (64, 3, 2)
+    assert all(len(np.unique(one)) == 1 for one in y)
+    assert len(np.unique(y)) == 2
+
+
+def test_a_symbolic_call_keeps_output_and_modulator_apart():
+    layer, inputs = FocalModulation(), keras.Input((7, 7, 8))
+    model = keras.Model(inputs, layer(inputs, return_modulation=True))
+    randomize(layer)
+    x = np.random.default_rng(0).normal(size=(2, 7, 7, 8)).astype("float32")
+    for found, expected in zip(model(x), layer(x, return_modulation=True), strict=True):
+        found, expected = map(keras.ops.convert_to_numpy, (found, expected))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (None, None)])
+def test_padding_around_plain_patches(size):
+    """The same numbers whether the size is known before or not; images are not mixed."""
+    inputs = keras.Input((*size, 3))
+    layer = PatchEmbedding(8, patch_size=4, padding=1)
+    model = keras.Model(inputs, layer(inputs))
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype("float32")
+    found = model.predict(images, verbose=0)
+    assert found.shape == (16, 2, 2, 8)
+    alone = model.predict(images[3:4], verbose=0)
+    np.testing.assert_allclose(found[3:4], alone, atol=1e-5)
+    shifted = np.pad(images, ((0, 0), (1, 0), (1, 0), (0, 0)))[:, :8, :8]
+    plain = PatchEmbedding(8, patch_size=4)
+    plain.build((None, 8, 8, 3))
+    plain.set_weights(layer.get_weights())
+    np.testing.assert_allclose(found, keras.ops.convert_to_numpy(plain(shifted)), atol=1e-4)
+
+
+def test_images_smaller_than_the_kernel():
+    for shape, patch, kernel in (((3, 3), 4, None), ((2, 2), 2, 3), ((1, 5), 4, 7)):
+        layer = PatchEmbedding(6, patch_size=patch, kernel_size=kernel)
+        y = layer(np.ones((1, *shape, 3), "float32"))
+        assert tuple(y.shape) == (1, *(-(-side // patch) for side in shape), 6)
+
+
 def test_drop_path_streams_differ_between_layers_and_calls():
     x = np.ones((256, 1, 1, 1), "float32")
     block = FocalBlock(drop_path_rate=0.5, seed=0)

@@ -152,6 +152,37 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_its_own_files_belong_to_a_preset(tmp_path):
+    """An archive from elsewhere must not make us copy what it likes."""
+    FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
+    (tmp_path / "other").write_text("")
+    path = tmp_path / "net" / "config.json"
+    whole = json.loads(path.read_text())
+    for change in ({"files": [*whole["files"], "../other"]}, {"backbone": None}):
+        config = {key: value for key, value in {**whole, **change}.items() if value is not None}
+        path.write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r"config\.json is damaged: it needs files"):
+            FocalNetClassifier.from_preset(tmp_path / "net")
+
+
+def test_an_architecture_goes_before_a_directory_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3).save_to_preset("focalnet_pico")
+    assert FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).num_classes == 10
+    assert FocalNetBackbone.from_preset("focalnet_pico", load_weights=False).embed_dim == 32
+    assert FocalNetClassifier.from_preset("./focalnet_pico", load_weights=False).num_classes == 3
+    assert FocalNetClassifier.from_preset("focalnet_pico").num_classes == 3
+
+
+def test_a_quantised_network_is_not_kept(tmp_path):
+    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    for block in net.backbone.blocks:  # the whole net, too, can be quantised; Keras then warns of what cannot
+        block.fc1.quantize("int8")
+    with pytest.raises(ValueError, match="A quantised network cannot be kept"):
+        net.save_to_preset(tmp_path / "net")
+    assert not (tmp_path / "net").exists()
+
+
 def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
     net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 2, ImageConverter(), class_names=("a", "b"))
     net.save_to_preset(tmp_path / "preset")

@@ -32,6 +32,9 @@ _WEIGHTED = {
 }
 
 
+_NORM1 = "stage1_block1/norm1/gamma"
+
+
 @dataclass(frozen=True)
 class Recognised:
     """What a checkpoint is.
@@ -69,9 +72,9 @@ def recognise(shapes, known=None, variant=None, flags=None):
     found = _weighted_arguments(shapes)
     num_classes = shapes["head/kernel"][1] if "head/kernel" in shapes else None
     if variant is None:
-        same = [name for name in ARCHITECTURES if not _differences(found, name)]
+        same = [name for name in ARCHITECTURES if not _differences(found, name, shapes)]
         variant = same[0] if same else None
-    elif differences := _differences(found, variant):
+    elif differences := _differences(found, variant, shapes):
         raise ValueError(
             f"The checkpoint is not {variant}: " + "; ".join(differences) + ". Leave out --variant to have "
             "it recognised."
@@ -79,18 +82,21 @@ def recognise(shapes, known=None, variant=None, flags=None):
     notes = [f"recognised as {variant}" if variant else "no variant that focalnets knows"]
     table = {} if variant is None else find_architecture(variant).backbone
     chosen = {}
-    for name, default in (("normalize_modulator", False), ("norm_placement", "pre")):
+    defaults = {"normalize_modulator": False, "norm_placement": "pre", "norm_epsilon": 1e-5}
+    for name, default in defaults.items():
         if name in (flags or {}):
             origin = "as you said"
         elif name in (known or {}):
             origin, chosen[name] = "from the checkpoint", known[name]
+            if variant and known[name] != table.get(name, default):
+                origin += f"; {variant} has {table.get(name, default)}, which --set {name}=... would take"
         elif variant:
             origin, chosen[name] = f"as {variant} has it", table.get(name, default)
         else:
             origin, chosen[name] = "ASSUMED, weights cannot tell: set it if that is wrong", default
         notes.append(f"{name} = {(flags or {}).get(name, chosen.get(name))}: {origin}")
     rest = {name: table[name] for name in FLAGS if name in table and name not in chosen}
-    if "stage1_block1/norm1/gamma" not in shapes:
+    if _NORM1 not in shapes:
         chosen["norm_placement"] = "mlp_only"
     backbone = {**found, **rest, **(known or {}), **chosen, **(flags or {})}
     if "stage1_norm/gamma" in shapes:
@@ -138,10 +144,12 @@ def _weighted_arguments(shapes):
     }
 
 
-def _differences(found, variant):
+def _differences(found, variant, shapes):
     """In which arguments a checkpoint is not that variant, in words."""
     row = {**_WEIGHTED, **find_architecture(variant).backbone}
     differences = []
+    if (_NORM1 in shapes) == (row.get("norm_placement") == "mlp_only"):
+        differences.append(f"it has {'a' if _NORM1 in shapes else 'no'} norm before the modulation")
     for name in _WEIGHTED:
         expected, value = row[name], found[name]
         if name in ("focal_levels", "focal_window"):

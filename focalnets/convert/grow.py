@@ -14,7 +14,8 @@ def grow(network, focal_window=None, focal_levels=None):
 
     Depthwise kernels are padded with zeros. In `f`, query and context are copied, the gates of the levels
     that there are come first, those of new ones are zero, and the gate of the global average stays last.
-    The kernel of a new level has a one in its centre and zeros elsewhere.
+    The kernel of a new level has a one in its centre and zeros elsewhere. Where the modulator is normalised,
+    by the number of levels, `h` makes up for it.
 
     With larger windows alone, the new network computes the same function, up to rounding. A new level cannot
     leave it quite the same: the global average is that of the last level, which is now another one, with one
@@ -56,6 +57,12 @@ def grow(network, focal_window=None, focal_levels=None):
     old = {variable.path: ops.convert_to_numpy(variable) for variable in network.weights}
     for variable in grown.weights:
         variable.assign(_grown(variable.path, old.get(variable.path), tuple(variable.shape)))
+    if backbone.normalize_modulator:
+        blocks = grown.backbone.blocks if isinstance(grown, FocalNetClassifier) else grown.blocks
+        for small, large in zip(backbone.blocks, blocks, strict=True):
+            ratio = (large.modulation.focal_levels + 1) / (small.modulation.focal_levels + 1)
+            kernel = large.modulation.h.kernel
+            kernel.assign(ops.convert_to_numpy(kernel) * ratio)
     return grown
 
 

@@ -64,7 +64,9 @@ def from_tensors(source, variant=None, flags=None, labels=None):
     known = _known_flags(library, source.tensors, source.config)
     shapes = {path: array.shape for path, array in arrays.items()}
     found = recognise(shapes, known, variant, flags)
-    image_converter, note = converter_of(found.variant, found.channels, source.config, source.preprocessing)
+    image_converter, note = converter_of(
+        found.variant, found.num_classes, found.channels, source.config, source.preprocessing
+    )
     notes = [f"format: {library}", *source.notes, *notes, *found.notes, note]
     with weights_follow():
         network = FocalNetBackbone(**found.backbone, image_shape=(None, None, found.channels))
@@ -133,12 +135,22 @@ def differences_elsewhere(network, library):
     found = []
     if library == "timm" and backbone.normalize_modulator:
         found.append("timm never normalises the modulator: its outputs will differ.")
+    epsilons = {backbone.norm_epsilon, backbone.embedding_norm_epsilon}
+    if library != "transformers" and epsilons != {1e-5}:
+        found.append(f"its norms have an epsilon of 1e-5, not {backbone.norm_epsilon}: outputs will differ.")
+    elif len(epsilons) > 1:
+        found.append(
+            f"all its norms have the epsilon {backbone.norm_epsilon}, those after embeddings here "
+            f"{backbone.embedding_norm_epsilon}: outputs will differ."
+        )
     return found
 
 
 def _cannot(backbone, library):
     if backbone.norm_placement == "mlp_only":
         return "it has a norm before modulation, and the tutorial's has none"
+    if backbone.focal_factor != 2:
+        return f"its kernels grow by 2 from level to level; these by {backbone.focal_factor}"
     if backbone.pyramid_norm and library != "official":
         return "a norm for each stage is of upstream's detection backbones alone"
     if library == "timm" and backbone.patch_size != 4:

@@ -37,13 +37,13 @@ class DropPath(keras.layers.Layer):
         self.built = True
 
     def mask(self, x, training):
-        """The factors (B, 1, 1, 1) for one call, or None when nothing can be dropped.
+        """The factors (B, 1, ...) for one call, or None when nothing can be dropped.
 
         Drawn apart from the product so that a rematerialised branch never draws twice.
         """
         if not training or self.rate == 0.0:
             return None
-        ones = ops.ones((ops.shape(x)[0], 1, 1, 1), dtype=x.dtype)
+        ones = ops.ones((ops.shape(x)[0], *(1,) * (len(x.shape) - 1)), dtype=x.dtype)
         return keras.random.dropout(ones, self.rate, seed=self.seed_generator)
 
     def call(self, x, training=None):

@@ -145,8 +145,9 @@ class FocalModulation(keras.layers.Layer):
         y = keras.KerasTensor(x_BHWC.shape, dtype=self.compute_dtype)
         if not return_modulation:
             return y
-        gates_shape = (*x_BHWC.shape[:-1], self.focal_levels + 1)
-        return y, keras.KerasTensor(gates_shape, dtype=self.compute_dtype), y
+        gates = keras.KerasTensor((*x_BHWC.shape[:-1], self.focal_levels + 1), dtype=self.compute_dtype)
+        # Not `y` again: Keras tells outputs apart by identity.
+        return y, gates, keras.KerasTensor(x_BHWC.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

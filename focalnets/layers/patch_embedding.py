@@ -82,7 +82,7 @@ class PatchEmbedding(keras.layers.Layer):
         fan_in = self.kernel_size**2 * input_shape[-1]
         kernel, bias = conv_initializers(self.kernel_initializer, fan_in)
         self.proj.kernel_initializer, self.proj.bias_initializer = kernel, bias
-        self.proj.build(input_shape)
+        self.proj.build((None, None, None, input_shape[-1]))  # any size, also one that only padding makes fit
         self.norm.build((*input_shape[:-1], self.embed_dim))
         self.built = True
 
@@ -93,7 +93,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     def _project(self, x, margins):
         kernel, bias = tensors_like(x, self.proj.kernel, self.proj.bias)
-        if self.kernel_size != self.patch_size or None in x.shape[1:3]:
+        if self.kernel_size != self.patch_size or self.padding or None in x.shape[1:3]:
             return strided_conv(x, kernel, bias, self.patch_size, margins)
         if any(after for _, after in margins):
             x = ops.pad(x, [(0, 0), *margins, (0, 0)])

@@ -141,7 +141,7 @@ def always(*_):
 def linear(x, kernel, bias):
     """The gradient of a product of flat rows is one too; of a map, XLA makes transposed copies for it."""
     y = x.reshape(-1, x.shape[-1]) @ kernel + bias
-    return y.reshape(*x.shape[:-1], -1)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`

@@ -72,10 +72,17 @@ def _product(x, weight, bias=None):
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-def _gradients(y, inputs, dy):
-    """Those of `inputs`, None where none is wanted, which can be differentiated again, as `y` can."""
+def _plainly(dy):
+    """Whether a backward pass has to be made of what torch can differentiate again, or take in batches."""
+    return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy)
+
+
+def _gradients(function, inputs, dy):
+    """Those of `inputs` of function(*inputs), None where none is wanted, by torch's own rules."""
     wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        found = iter(torch.autograd.grad(function(*inputs), wanted, dy, create_graph=again))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
 
 
@@ -91,9 +98,8 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_kernel, wants_bias = ctx.needs_input_grad
         dx = dkernel = dbias = None
         if wants_x:
-            # oneDNN's product has no gradient of its own, should a second derivative be wanted.
-            dx = dy @ kernel.t() if torch.is_grad_enabled() else _product(dy.contiguous(), kernel)
-        rows = dy.flatten(0, -2)
+            dx = dy @ kernel.t() if _plainly(dy) else _product(dy.contiguous(), kernel)
+        rows = dy.reshape(-1, dy.shape[-1])
         if wants_kernel:
             dkernel = x.flatten(0, -2).t() @ rows
         if wants_bias:
@@ -118,9 +124,8 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, before, kernel1, bias1, kernel2, bias2 = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted
-            y = F.linear(F.gelu(F.linear(x, kernel1.t(), bias1)), kernel2.t(), bias2)
-            return _gradients(y, (x, kernel1, bias1, kernel2, bias2), dy)
+        if _plainly(dy):
+            return _gradients(_plain_mlp, (x, kernel1, bias1, kernel2, bias2), dy)
         dy = dy.contiguous()
         dx = torch.empty_like(x)
         # Sums over pieces: in float32, also of bfloat16.
@@ -137,6 +142,10 @@ class _MLP(torch.autograd.Function):
                 dbias1 += dbefore.sum(0)
         dkernel1, dkernel2, dbias1 = (tensor.to(x.dtype) for tensor in (dkernel1, dkernel2, dbias1))
         return dx, dkernel1, dbias1, dkernel2, dy.sum(0)
+
+
+def _plain_mlp(x, kernel1, bias1, kernel2, bias2):
+    return F.linear(F.gelu(F.linear(x, kernel1.t(), bias1)), kernel2.t(), bias2)
 
 
 def _add_product(total, a, b):
@@ -191,8 +200,8 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, kernel = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted
-            return _gradients(_convolution(x, kernel), (x, kernel), dy)
+        if _plainly(dy):
+            return _gradients(_convolution, (x, kernel), dy)
         dx = _convolution(dy, kernel.flip(0, 1)) if ctx.needs_input_grad[0] else None
         return dx, _kernel_gradient(x, dy.contiguous(), kernel)
 

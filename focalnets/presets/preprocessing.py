@@ -2,16 +2,18 @@
 
 from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, ImageConverter
 from focalnets.presets.architectures import find_architecture
+from focalnets.presets.checkpoints import CHECKPOINTS
 
 # Pillow's numbers of its filters, in which transformers' files name them.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def converter_of(variant, channels, config, preprocessing):
+def converter_of(variant, num_classes, channels, config, preprocessing):
     """The `ImageConverter` of a checkpoint, from the files beside it if there are any.
 
     Args:
         variant: name in `ARCHITECTURES`, or None.
+        num_classes: of its head, None without one.
         channels: of its images.
         config: timm's config.json, or another, or {}.
         preprocessing: transformers' preprocessor_config.json, or {}.
@@ -51,7 +53,8 @@ def converter_of(variant, channels, config, preprocessing):
         )
     if channels != 3:
         return None, "preprocessing: none, the checkpoint is not for RGB pictures; inputs come normalised"
-    if variant is None:
+    published = {row.architecture for row in CHECKPOINTS.values() if row.data.startswith("ImageNet")}
+    if variant not in published or num_classes not in (None, find_architecture(variant).num_classes):
         return _described(ImageConverter(), "ImageNet's normalisation ASSUMED, any size")
     size = find_architecture(variant).image_size
     fraction = 1.0 if size > 224 else 224 / 256

@@ -58,7 +58,15 @@ def write_preset_files(network, directory, image_converter=None):
         network: a `FocalNetClassifier` or `FocalNetBackbone`.
         directory: its path.
         image_converter: preprocessing that belongs to a backbone; a classifier has its own.
+
+    Raises:
+        ValueError: if the network has been quantised.
     """
+    if any(variable.dtype == "int8" for variable in network.variables):
+        raise ValueError(
+            "A quantised network cannot be kept in a preset: save it before `quantize`, and quantise anew "
+            "what is loaded."
+        )
     directory = pathlib.Path(directory)
     backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
     image_converter = getattr(network, "image_converter", image_converter)
@@ -146,7 +154,7 @@ def load_preset(preset, load_weights=True, num_classes=None):
 
     See `FocalNetClassifier.from_preset`, which is the public way here and also knows other sources.
     """
-    if not is_preset_directory(preset):
+    if not _is_meant(preset, load_weights):
         return _new_network(preset, load_weights, num_classes)
     directory = pathlib.Path(preset)
     config, image_converter = read_config(directory)
@@ -174,7 +182,7 @@ def load_preset(preset, load_weights=True, num_classes=None):
 
 def load_backbone(preset, load_weights=True):
     """The backbone of a preset directory, with a head or without, or of an architecture's name."""
-    if not is_preset_directory(preset):
+    if not _is_meant(preset, load_weights):
         return _new_network(preset, load_weights, None).backbone
     config, _ = read_config(pathlib.Path(preset))
     if config["num_classes"] is not None:
@@ -191,6 +199,11 @@ def load_any(directory):
 def is_preset_directory(preset):
     """Whether focalnets, or something that looks like it, wrote a preset there."""
     return (pathlib.Path(preset) / CONFIG).is_file()
+
+
+def _is_meant(preset, load_weights):
+    """Whether a preset directory is meant, not an architecture, whose name goes before the directory's."""
+    return is_preset_directory(preset) and (load_weights or str(preset) not in ARCHITECTURES)
 
 
 def _new_network(preset, load_weights, num_classes):
@@ -235,6 +248,12 @@ def read_config(directory):
             f"{directory / CONFIG} has preset format version {version}; this focalnets ({__version__}) "
             f"reads version {FORMAT_VERSION}. Install the focalnets that wrote it: "
             f"{config.get('focalnets_version', 'unknown')}."
+        )
+    known = {WEIGHTS, PREPROCESSING, LABELS}
+    if not {"files", "num_classes", "backbone"} <= set(config) or not set(config["files"]) <= known:
+        raise ValueError(
+            f"{directory / CONFIG} is damaged: it needs files (of {', '.join(sorted(known))}), num_classes "
+            "and backbone."
         )
     missing = [name for name in config["files"] if not (directory / name).is_file()]
     if missing:
