@@ -152,6 +152,8 @@ def _lock(file):
 
 def expanded(text):
     """The path that a word of the command line is: ~ is the home directory, ~a.jpg a file of that name."""
+    if pathlib.Path(text).exists():
+        return pathlib.Path(text)
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError:  # there is no user of that name
@@ -225,13 +227,13 @@ def _put(partial, directory):
     aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
     try:
         directory.rename(aside / "old")
-        try:
-            partial.rename(directory)
-        except BaseException:
+        partial.rename(directory)
+    except BaseException:
+        if (aside / "old").exists() and not directory.exists():
             (aside / "old").rename(directory)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        aside.rmdir()  # only if it is empty
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def new_run_directory(directory, force=False):
@@ -284,10 +286,9 @@ def _refuse_file(directory):
 
 
 def _is_run(directory):
-    """Whether it is a run, a preset or a FocalNet for transformers: others call files config.json, too."""
+    """Whether focalnets wrote that directory: others call files config.json, too."""
     recipe, config = (_read_object(directory / name) for name in ("recipe.json", "config.json"))
-    is_focalnet = "focalnets_version" in config or config.get("model_type") == "focalnet"
-    return "architecture" in recipe or is_focalnet
+    return "architecture" in recipe or "focalnets_version" in config
 
 
 def _read_object(path):

@@ -73,7 +73,7 @@ def main(argv=None):
         prog=f"focalnets {verb}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    _make_output_safe()
+    _take_any_names()
     if verb in ("train", "evaluate", "predict"):
         config.keep_freed_memory()
     if getattr(options, "backend", None):
@@ -113,8 +113,10 @@ def print_completion(options):
         )
 
 
-def _make_output_safe():
+def _take_any_names():
     """Names of files may be no text of the terminal's encoding; files and pipes get UTF-8 on every system."""
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             chosen = stream.isatty() or "PYTHONIOENCODING" in os.environ

@@ -155,8 +155,10 @@ def test_train_prints_the_accuracy_last(tmp_path):
     assert all(os.path.exists(path) for path in paths)
 
 
-def test_a_mistake_in_a_recipe_is_named_with_its_line(tmp_path, capsys):
-    recipe = tmp_path / "mine.py"
+@pytest.mark.parametrize("folder", ["", "{tmp}/"])
+def test_a_mistake_in_a_recipe_is_named_with_its_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = pathlib.Path(folder.format(tmp=tmp_path) + "mine.py")
     for text, words in (
         ("import focalnets\nRECIPE = focalnets.Recipee()", "line 2: AttributeError"),
         ("1 +", "line 1"),
@@ -181,20 +183,26 @@ def test_replacing_a_directory_loses_nothing(tmp_path, monkeypatch):
     assert [path.name for path in link.iterdir()] == ["new"]
     assert [path.name for path in real.parent.iterdir()] == ["real"]
     rename = pathlib.Path.rename
+    for refused in (1, 2):  # the new one cannot be put in place; nor the old one back
+        calls = []
 
-    def fails(self, target):
-        if pathlib.Path(target) == real and self.name != "old":
-            raise PermissionError(13, "in use")
-        return rename(self, target)
+        def fails(self, target, calls=calls, refused=refused):
+            calls.append(target)
+            if 1 < len(calls) <= 1 + refused:
+                raise PermissionError(13, "in use")
+            return rename(self, target)
 
-    monkeypatch.setattr(pathlib.Path, "rename", fails)
-    with (
-        pytest.raises(OSError, match="what was to be there is complete") as caught,
-        atomic_directory(link, replace=True, **is_ours) as partial,
-    ):
-        (partial / "newer").write_text("")
-    assert [path.name for path in real.iterdir()] == ["new"]
-    assert [path.name for path in pathlib.Path(str(caught.value).split(": ")[-1]).iterdir()] == ["newer"]
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "rename", fails)
+            with (
+                pytest.raises(OSError, match="what was to be there is complete") as caught,
+                atomic_directory(link, replace=True, **is_ours) as partial,
+            ):
+                (partial / "newer").write_text("")
+        complete = pathlib.Path(str(caught.value).split(": ")[-1])
+        assert [path.name for path in complete.iterdir()] == ["newer"]
+        (old,) = real.parent.rglob("new")
+        assert (old.parent == real) == (refused == 1)
 
 
 def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):

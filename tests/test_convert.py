@@ -191,6 +191,7 @@ def test_what_others_cannot_hold_is_refused_or_said():
         to_tensors(FocalNetBackbone(embed_dim=8, depths=(1,), focal_factor=4), "transformers")
     for library, epsilons, words in (
         ("official", (1e-3, None), "an epsilon of 1e-5, not 0.001"),
+        ("timm", (1e-5, 1e-3), "an epsilon of 1e-5, not 0.001"),
         ("transformers", (1e-3, 1e-5), "those after embeddings here 1e-05"),
         ("transformers", (1e-3, None), None),
     ):
@@ -527,6 +528,13 @@ def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
             assert main(["convert", source, str(tmp_path / "again"), *option]) == 2
             assert "is a preset already" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
+    (out / "last.npz").write_text("of a run")
+    assert main(["convert", str(out), str(tmp_path / "copy")]) == 0
+    assert not (tmp_path / "copy" / "last.npz").exists()
+    FocalNetClassifier.from_preset(tmp_path / "copy")
+    (out / "config.json").write_text('{"model_type": "vit"}')
+    assert main(["convert", str(out), str(tmp_path / "again")]) == 2
+    assert "was not written by focalnets" in capsys.readouterr().err
 
 
 def test_force_deletes_no_directory_of_others(tmp_path, capsys):
@@ -535,6 +543,11 @@ def test_force_deletes_no_directory_of_others(tmp_path, capsys):
     keep = tmp_path / "mine" / "keep.txt"
     keep.parent.mkdir()
     keep.write_text("mine")
+    theirs = tmp_path / "theirs" / "config.json"
+    theirs.parent.mkdir()
+    theirs.write_text('{"model_type": "focalnet"}')
+    assert main(["convert", preset, str(theirs.parent), "--force"]) == 2
+    assert theirs.exists()
     for option in ([], ["--half"], ["--to", "transformers"]):
         command = ["convert", preset, str(keep.parent), "--force", *option]
         assert main(command) == 2

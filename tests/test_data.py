@@ -123,16 +123,22 @@ def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
 
 def test_an_archive_is_read_as_most_of_its_pictures_lie(folder, tmp_path, caplog):
     pictures = sorted((folder / "train").rglob("*.png"))
-    for above, stray, splits in (("", "old/test/red", 2), ("data/train/", "red", 1)):
-        archive = tmp_path / f"{splits}.zip"
+    for above, stray, splits in (
+        ("", "old/test/red", 2),
+        ("data/train/", "red", 1),
+        ("train/", "more/all", 1),
+    ):
+        archive = tmp_path / f"{len(above)}.zip"
         with zipfile.ZipFile(archive, "w") as file:
             for path in pictures:
                 file.write(path, f"{above}{path.parent.name}/{path.name}")
-            file.write(pictures[0], f"{stray}/stray.png")
+            for i in range(30 if stray == "more/all" else 1):
+                file.write(pictures[0], f"{stray}/{i}.stray.png")
         found = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare).splits
         assert len(found) == splits
         assert sum(map(len, found.values())) == len(pictures) + (splits == 2)
     assert "left out, because they are no splits: red" in caplog.text
+    assert "left out, because they are no splits: more/all" in caplog.text
 
 
 def test_words_go_before_folders_and_a_run_is_no_data_set(folder, tmp_path, monkeypatch):

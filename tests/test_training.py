@@ -110,6 +110,17 @@ def test_the_average_begins_with_the_weights(matrices):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(weight), np.full((2, 2), 3.0))
 
 
+@pytest.mark.core
+def test_averages_in_anyones_fit():
+    """There, TensorFlow builds an optimizer while it traces the step."""
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    net.compile(AdamW(0.0, average_decay=0.9), "mse")
+    net.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=2, verbose=0)
+    for average, weight in zip(net.optimizer.averages, net.trainable_variables, strict=True):
+        np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (average, weight)), rtol=1e-6)
+    assert net.optimizer.averages[0] is not net.trainable_variables[0]
+
+
 def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     with pytest.raises(FileExistsError, match="--force"):

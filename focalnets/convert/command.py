@@ -10,7 +10,7 @@ from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
 from focalnets.presets.labels import read_labels
-from focalnets.presets.store import halve, load_any, read_config, save_preset
+from focalnets.presets.store import copy_preset, halve, load_any, read_config, save_preset
 
 
 def run(arguments):
@@ -53,7 +53,7 @@ def _to_preset(arguments, out):
 
     if (ready := _ready(arguments)) is not None:
         with atomic_directory(out, replace=arguments.force) as partial:
-            shutil.copytree(ready, partial, dirs_exist_ok=True)
+            copy_preset(ready, partial)
         return ["copied: it is a preset already"]
     file, variant = checkpoint_file(arguments.source)
     variant, flags = arguments.variant or variant, _flags(arguments.set)

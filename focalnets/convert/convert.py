@@ -12,6 +12,7 @@ import tempfile
 import keras
 import numpy as np
 
+from focalnets import __version__
 from focalnets._io import atomic_directory, write_json
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
@@ -135,6 +136,7 @@ def transformers_config(network):
     classes = getattr(network, "num_classes", 0)
     labels = names or [f"LABEL_{index}" for index in range(classes)]
     return {
+        "focalnets_version": __version__,  # by which we know a directory that we may replace
         "model_type": "focalnet",
         "architectures": ["FocalNetForImageClassification" if classes else "FocalNetBackbone"],
         "image_size": _image_side(network),

@@ -137,7 +137,8 @@ def differences_elsewhere(network, library):
         found.append("timm never normalises the modulator: its outputs will differ.")
     epsilons = {backbone.norm_epsilon, backbone.embedding_norm_epsilon}
     if library != "transformers" and epsilons != {1e-5}:
-        found.append(f"its norms have an epsilon of 1e-5, not {backbone.norm_epsilon}: outputs will differ.")
+        others = " and ".join(f"{epsilon:g}" for epsilon in sorted(epsilons - {1e-5}))
+        found.append(f"its norms have an epsilon of 1e-5, not {others}: outputs will differ.")
     elif len(epsilons) > 1:
         found.append(
             f"all its norms have the epsilon {backbone.norm_epsilon}, those after embeddings here "

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import logging
 import pathlib
 import zipfile
@@ -63,11 +64,16 @@ def _tell_left_out(others):
 
 
 def list_zip(path):
-    """The same in an archive, as most pictures lie. Folders above the split's or the class's are ignored."""
+    """The same in an archive, in which several folders may stand around everything."""
     archive = zipfile.ZipFile(path)
     names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
     parts = {name: pathlib.PurePosixPath(name).parts for name in names}
-    has_splits = sum(len(p) >= 3 and p[-3] in SPLIT_NAMES for p in parts.values()) > len(names) / 2
+    # Splits are meant if they lie where everything begins, or hold most of the pictures: a folder deep within
+    # may have any name.
+    in_splits = [p[:-3] for p in parts.values() if len(p) >= 3 and p[-3] in SPLIT_NAMES]
+    levels = zip(*(p[:-1] for p in parts.values()), strict=False)
+    begin = tuple(level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
+    has_splits = begin in in_splits or len(in_splits) > len(names) / 2
     rows, others = [], set()
     for name in sorted(names):
         *above, _ = parts[name]

@@ -93,15 +93,18 @@ def list_tensorflow_datasets(spec):
 
 
 def _labelled(spec, rows, names):
-    """Rows with the class's name for its number; those without a label, None or -1, are left out."""
+    """Rows with the class's name for its number; those without a label, None or no number of a class, are
+    left out."""
     unlabelled, found = collections.Counter(), []
     for split, label, name in rows:
-        if label is None or label == -1:
+        if label is None or (names and label < 0):
             unlabelled[split] += 1
         else:
             found.append((split, names[label] if names else str(label), name))
     for split, count in unlabelled.items():
         _log.warning("%s: %d images of the split %s have no label and are left out", spec, count, split)
+    if not found:
+        raise ValueError(f"None of the images of {spec} has a label.")
     return found
 
 

@@ -38,8 +38,9 @@ def _means_pictures(word):
     if word == "-" or path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     if path.is_dir():
-        is_preset = any((path / name).is_file() for name in ("config.json", "run.json"))  # or a run
-        if is_preset or any(child.suffix in (".safetensors", ".pth", ".bin") for child in path.iterdir()):
+        if any((path / name).is_file() for name in ("config.json", "run.json")):  # a preset, or a run
+            return False
+        if any(child.suffix in (".safetensors", ".pth", ".pt") for child in path.iterdir()):
             return False
         return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.rglob("*"))
     return glob.has_magic(word) and not path.exists()

@@ -35,7 +35,8 @@ def write_page(path, title, parts):
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{_text(title)}</h1>",
     ]
-    pathlib.Path(path).write_text("\n".join([*head, *parts, "</body></html>\n"]), encoding="utf-8")
+    text = "\n".join([*head, *parts, "</body></html>\n"])
+    pathlib.Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def heading(text):

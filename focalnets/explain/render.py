@@ -151,13 +151,15 @@ def draw_curves(path, history):
 
 
 def label(text, most):
-    """A user's text for a figure: shortened to `most` characters, and no mathematics between dollar signs.
+    """A user's text for a figure: shortened to `most` characters, no mathematics between dollar signs, and
+    whatever bytes a name has.
 
     >>> from focalnets.explain.render import label
     >>> label("$5 and $6", 6)
     '\\\\$5 an…'
     """
     text = text if len(text) <= most else f"{text[: most - 1]}…"
+    text = text.encode(errors="backslashreplace").decode()
     return text.replace("$", r"\$")
 
 

@@ -136,8 +136,8 @@ def write_evaluation(directory, evaluation, data, split, more=None):
 
 def _write_pairs(path, evaluation):
     names = list(evaluation.per_class)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("true", "predicted", "images"))
         for true, predicted in np.argwhere(evaluation.confusion):
             rows.writerow((names[true], names[predicted], evaluation.confusion[true, predicted]))

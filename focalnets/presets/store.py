@@ -28,6 +28,7 @@ from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 FORMAT, FORMAT_VERSION = "focalnets preset", 1
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
+_BESIDE = ("README.md", "conversion.json")  # a card, and how a conversion went
 
 _log = logging.getLogger("focalnets")
 
@@ -143,10 +144,29 @@ def halve(source, directory):
 
         half.attrs.update(whole.attrs)
         whole.visititems(copy)
-    for name in config["files"]:
-        if name != WEIGHTS:
-            shutil.copyfile(source / name, directory / name)
+    _copy_files(source, directory, [name for name in config["files"] if name != WEIGHTS])
     write_json(directory / CONFIG, config)  # last: a directory with a config is complete
+
+
+def copy_preset(source, directory):
+    """Copy a preset, and not what else lies in a run directory.
+
+    Args:
+        source: preset directory.
+        directory: existing directory to write into.
+
+    Raises:
+        ValueError: if `source` is none, or damaged.
+    """
+    source, directory = pathlib.Path(source), pathlib.Path(directory)
+    config, _ = read_config(source)
+    beside = [name for name in _BESIDE if (source / name).is_file()]
+    _copy_files(source, directory, [*config["files"], *beside, CONFIG])
+
+
+def _copy_files(source, directory, names):
+    for name in names:
+        shutil.copyfile(source / name, directory / name)
 
 
 def load_preset(preset, load_weights=True, num_classes=None):

@@ -1,5 +1,7 @@
 """AdamW with what training a network well needs of it."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -60,9 +62,12 @@ class AdamW(keras.optimizers.Adam):
             values = getattr(self, name)
             if values is not None and len(values) != len(variables):
                 raise ValueError(f"{len(values)} {name} do not fit {len(variables)} variables.")
-        self.averages = self.add_optimizer_variables(variables, "average") if self.average_decay else []
-        for average, variable in zip(self.averages, variables, strict=bool(self.averages)):
-            average.assign(ops.convert_to_numpy(variable).copy())  # also that of one which gets no gradient
+        self.averages = []
+        if self.average_decay:  # they begin with the weights, also those of weights that get no gradient
+            self.averages = [
+                self.add_variable_from_reference(variable, "average", functools.partial(_copy, variable))
+                for variable in variables
+            ]
 
     def swap_averages(self, variables):
         """Exchange weights and averages; `variables` are the model's trainable ones. Twice is nothing."""
@@ -150,3 +155,8 @@ class AdamW(keras.optimizers.Adam):
             "rate_scales": self.rate_scales,
             "releases": self.releases,
         }
+
+
+def _copy(variable, shape, dtype):
+    """An initializer: the values of another variable, in memory of their own."""
+    return ops.stop_gradient(ops.convert_to_tensor(variable)) * 1

@@ -162,7 +162,7 @@ class TensorBoard(keras.callbacks.Callback):
                 "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
             ) from error
         # Its own name has whole seconds: a run resumed within one would overwrite it.
-        self.writer = SummaryWriter(str(directory), filename_suffix=f".{time.time_ns()}")
+        self.writer = SummaryWriter(str(directory), flush_secs=5, filename_suffix=f".{time.time_ns()}")
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import sys
+import time
 
 from focalnets._io import read_json
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
@@ -16,12 +17,12 @@ def run(arguments):
     if (arguments.out is None) == (arguments.resume is None):
         raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
     verbose = 1 if sys.stdout.isatty() else 2
-    directory = arguments.resume or arguments.out
+    directory, start = arguments.resume or arguments.out, time.time()
     try:
         result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
-    except (KeyboardInterrupt, OSError) as error:
-        begun = not isinstance(error, FileExistsError) and (pathlib.Path(directory) / "last.npz").exists()
-        if begun:
+    except (KeyboardInterrupt, OSError):
+        snapshot = pathlib.Path(directory) / "last.npz"
+        if snapshot.exists() and (arguments.resume or snapshot.stat().st_mtime > start):
             print(f"go on with: focalnets train --resume {directory}", file=sys.stderr)
         raise
     if result.skipped:

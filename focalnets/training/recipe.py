@@ -160,10 +160,9 @@ def load_recipe(name):
     try:
         specification.loader.exec_module(module)
     except Exception as error:  # whatever a file of the user's own may raise
-        frames = [
-            one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)
-        ]
-        place = f"{path}, line {frames[-1]}" if frames else str(path)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == specification.origin]
+        place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):

@@ -82,7 +82,7 @@ def train(
             `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
             the snapshot (`last.npz`) from which `resume` goes on.
         force: replace a run that is there.
-        on_bad_image: "error" to name all pictures that cannot be read, "skip" to leave them out.
+        on_bad_image: "error" to name the pictures that cannot be read, "skip" to leave them out.
         keep: "memory", "stream" or "auto", see `open_dataset`; a recipe whose augmentation starts from the
             original pictures streams them in any case.
         max_minutes: stop after so long, saved, to be resumed; None for no limit.
@@ -172,6 +172,11 @@ def resume(directory, max_minutes=None, verbose="auto"):
     for partial in directory.glob("partial-*"):  # of a write that a crash cut short
         partial.unlink()
     snapshot = read_snapshot(directory / "last.npz")
+    if "images" not in settings:
+        raise ValueError(
+            f"{directory} was begun by another focalnets, {settings.get('focalnets', 'unknown')}, which knew "
+            "its data otherwise: resume it with that, or begin anew."
+        )
     job = _Job(recipe_from_json(values), settings)
     if job.fingerprint() != settings["fingerprint"]:
         raise ValueError(
