@@ -47,7 +47,7 @@ def keep(run):
     recipe["data"] = evaluation["data"] = pathlib.Path(recipe["data"]).name
     day = datetime.date.fromtimestamp((run / "evaluation.json").stat().st_mtime)
     name = recipe["name"].replace("_", "-")
-    machine = facts.get("machine", measure.machine()).replace(" ", "-")
+    machine = facts["machine"].replace(" ", "-")
     where = f"{facts['backend']}_{recipe['precision']}_{machine}"
     stem = f"train_{name}_seed{recipe['seed']}_{where}_{day}"
     (measure.RESULTS / f"{stem}.history.csv").write_text((run / "history.csv").read_text())

@@ -14,8 +14,6 @@ import subprocess
 import sys
 import tempfile
 
-import measure
-
 from focalnets._io import atomic_directory
 from focalnets.presets.checkpoints import BUNDLED, CHECKPOINTS, DEFAULT
 from focalnets.presets.store import halve
@@ -99,8 +97,6 @@ def card(run, directory, name, record):
     last = float(history[-1]["val_accuracy"])
     architecture = ARCHITECTURES[CHECKPOINTS[name].architecture]
     names = list(record["per_class"])
-    validation = round(50_000 * recipe["validation_fraction"])
-    images = facts.get("images", {"train": 50_000 - validation, "validation": validation})
     per_class = []
     for row, (one, share) in zip(record["confusion"], record["per_class"].items(), strict=True):
         most = max((count, other) for count, other in zip(row, names, strict=True) if other != one)
@@ -116,14 +112,14 @@ def card(run, directory, name, record):
         architecture=CHECKPOINTS[name].architecture,
         parameters=count_parameters(architecture),
         macs=count_macs(architecture) / 1e6,
-        training=images["train"],
-        validation=images["validation"],
+        training=facts["images"]["train"],
+        validation=facts["images"]["validation"],
         recipe=recipe["name"],
         seed=recipe["seed"],
         precision=recipe["precision"],
         epochs=len(history),
         minutes=float(history[-1]["minutes"]),
-        machine=facts.get("machine", measure.machine()),
+        machine=facts["machine"],
         backend=facts["backend"],
         classes=", ".join(names),
         megabytes=(directory / "model.weights.h5").stat().st_size / 1e6,
