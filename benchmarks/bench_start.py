@@ -45,7 +45,7 @@ import numpy as np
 from PIL import Image
 from focalnets import ImageConverter
 from focalnets.presets.architectures import find_architecture
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 converter = ImageConverter(image_size=224, crop_fraction=0.9)
 net = build_architecture(find_architecture("focalnet_tiny_srf"), image_converter=converter)
 net.save_to_preset(sys.argv[1])

@@ -23,7 +23,7 @@ import numpy as np
 
 import focalnets
 from focalnets.presets.architectures import ARCHITECTURES
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 
 BACKEND = keras.backend.backend()
 FIT_STEPS = 10

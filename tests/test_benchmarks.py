@@ -14,7 +14,7 @@ import pytest
 from test_presets import shrunk
 
 from focalnets import train
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 from focalnets.training.recipe import load_recipe
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"

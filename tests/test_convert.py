@@ -24,7 +24,7 @@ from focalnets.convert.mapping import FORMATS
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, to_tensors
 from focalnets.presets.labels import class_names_of, imagenet_names, read_labels
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 
 PUBLISHED = [name for name in ARCHITECTURES if name.split("_")[-1] in ("srf", "lrf", "iso", "fl3", "fl4")]
 TORCH = keras.backend.backend() == "torch"

@@ -490,3 +490,10 @@ def test_pictures_are_found_by_file_folder_pattern_and_list(folder):
         find_pictures([str(red / "nothing.jpg"), str(red), str(red / "none*")])
     with pytest.raises(ValueError, match="No picture given"):
         find_pictures([])
+
+
+def test_one_of_each_is_the_first_picture_of_each_class():
+    images = np.arange(5, dtype="uint8").reshape(5, 1, 1, 1)
+    split = Split(images, np.array([2, 0, 2, 1, 0]))
+    assert split.one_of_each(3).images.ravel().tolist() == [1, 3, 0]
+    assert split.take([4, 2, 0]).one_of_each(1).images.ravel().tolist() == [4]

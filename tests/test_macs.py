@@ -5,7 +5,7 @@ import pytest
 from test_presets import shrunk
 
 from focalnets import ARCHITECTURES, config, count_macs
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 
 torch = pytest.importorskip("torch", reason="counts the operations that torch runs")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402

@@ -18,7 +18,7 @@ from focalnets import (
     modulation_model,
 )
 from focalnets.cli import main
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 
 pytestmark = pytest.mark.core
 

@@ -21,7 +21,7 @@ from focalnets import (
 from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.presets.architectures import find_architecture
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 from focalnets.training.adamw import AdamW
 from focalnets.training.muon import Muon, orthogonalize
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer

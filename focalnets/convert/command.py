@@ -10,7 +10,8 @@ from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
 from focalnets.presets.labels import read_labels
-from focalnets.presets.store import copy_preset, halve, load_any, read_config, save_preset
+from focalnets.presets.load import load_any
+from focalnets.presets.store import copy_preset, halve, read_config, save_preset
 
 
 def run(arguments):

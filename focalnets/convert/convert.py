@@ -17,7 +17,8 @@ from focalnets._io import atomic_directory, write_json
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.models.classifier import FocalNetClassifier
-from focalnets.presets.store import is_preset_directory, load_any, write_preset_files
+from focalnets.presets.load import load_any
+from focalnets.presets.store import is_preset_directory, write_preset_files
 
 REPORT = "conversion.json"
 

@@ -12,6 +12,7 @@ from focalnets.hub import cache_directory, download, fetch_hugging_face, local_f
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
+from focalnets.presets.load import load_backbone, load_preset
 
 _log = logging.getLogger("focalnets")
 
@@ -19,13 +20,13 @@ _log = logging.getLogger("focalnets")
 def open_classifier(preset, load_weights=True, num_classes=None):
     """A classifier from anything that `preset_directory` takes; see `FocalNetClassifier.from_preset`."""
     preset, load_weights = _resolved(preset, load_weights)
-    return store.load_preset(preset, load_weights, num_classes)
+    return load_preset(preset, load_weights, num_classes)
 
 
 def open_backbone(preset, load_weights=True):
     """Its backbone; see `FocalNetBackbone.from_preset`."""
     preset, load_weights = _resolved(preset, load_weights)
-    return store.load_backbone(preset, load_weights)
+    return load_backbone(preset, load_weights)
 
 
 def preset_directory(source):
@@ -87,12 +88,12 @@ def checkpoint_file(source):
 
 
 def _resolved(preset, load_weights):
-    """(what `store` takes, whether to load weights)."""
+    """(what `load_preset` takes, whether to load weights)."""
     name = str(preset)
     if not load_weights and name in CHECKPOINTS:
         return CHECKPOINTS[name].architecture, False
     if name in ARCHITECTURES or (not _is_foreign(preset) and name not in CHECKPOINTS):
-        return preset, load_weights  # whatever is wrong with it, `store` says it best
+        return preset, load_weights  # whatever is wrong with it, `load_preset` says it best
     return preset_directory(preset), load_weights
 
 

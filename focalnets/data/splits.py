@@ -114,6 +114,10 @@ class Split:
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
 
+    def one_of_each(self, most):
+        """The split of the first picture of each class, for up to `most` classes."""
+        return self.take(np.unique(self.labels, return_index=True)[1][:most])
+
     def fingerprint(self):
         """Hexadecimal digits that change with the labels, their order, and which pictures there are: by the
         names of files, or the pixels of 256 images throughout the split."""

@@ -34,7 +34,7 @@ def write_export(classifier, directory, origin=None):
     >>> from focalnets import FocalNetClassifier, ImageConverter
     >>> from focalnets.export.export import write_export
     >>> from focalnets.presets.architectures import find_architecture
-    >>> from focalnets.presets.store import build_architecture
+    >>> from focalnets.presets.load import build_architecture
     >>> converter = ImageConverter(image_size=8, mean=(0.5,), std=(0.5,))
     >>> net = build_architecture(find_architecture("focalnet_pico"), image_converter=converter)
     >>> write_export(net, tempfile.mkdtemp())

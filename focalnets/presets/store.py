@@ -9,28 +9,21 @@ A training run writes these files among its own; predict, evaluate, explain and 
 """
 
 import contextlib
-import logging
 import pathlib
 import shutil
-import warnings
 
 import h5py
 import numpy as np
 
 from focalnets import __version__
 from focalnets._io import atomic_directory, read_json, write_json
-from focalnets.layers.initializers import weights_follow
-from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
-from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 
 FORMAT, FORMAT_VERSION = "focalnets preset", 1
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
 _BESIDE = ("README.md", "conversion.json")  # a card, and how a conversion went
-
-_log = logging.getLogger("focalnets")
 
 # Keras bookkeeping that says nothing about the network.
 _NOT_STORED = ("name", "dtype", "trainable")
@@ -169,92 +162,9 @@ def _copy_files(source, directory, names):
         shutil.copyfile(source / name, directory / name)
 
 
-def load_preset(preset, load_weights=True, num_classes=None):
-    """A classifier from a preset directory or an architecture's name.
-
-    See `FocalNetClassifier.from_preset`, which is the public way here and also knows other sources.
-    """
-    if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, num_classes)
-    directory = pathlib.Path(preset)
-    config, image_converter = read_config(directory)
-    saved = config["num_classes"]
-    if saved is None and num_classes is None:
-        raise ValueError(
-            f"The preset {directory} is a backbone without a head: give num_classes for a new head, or load "
-            "it with FocalNetBackbone.from_preset."
-        )
-    with weights_follow() if load_weights else contextlib.nullcontext():
-        backbone = FocalNetBackbone(**config["backbone"])
-    if saved is None:
-        if load_weights:
-            _load_weights(backbone, directory / WEIGHTS)
-        return FocalNetClassifier(backbone, num_classes, image_converter)
-    labels = read_json(directory / LABELS) if LABELS in config["files"] else None
-    classifier = FocalNetClassifier(backbone, saved, image_converter, labels)
-    if load_weights:
-        _load_weights(classifier, directory / WEIGHTS)
-    if num_classes in (None, saved):
-        return classifier
-    _log.warning("new head for %d classes; that of the preset, for %d, is left out", num_classes, saved)
-    return FocalNetClassifier(backbone, num_classes, image_converter)
-
-
-def load_backbone(preset, load_weights=True):
-    """The backbone of a preset directory, with a head or without, or of an architecture's name."""
-    if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, None).backbone
-    config, _ = read_config(pathlib.Path(preset))
-    if config["num_classes"] is not None:
-        return load_preset(preset, load_weights).backbone
-    return load_preset(preset, load_weights, num_classes=1).backbone
-
-
-def load_any(directory):
-    """The classifier of a preset directory, or the backbone where it holds no head."""
-    config, _ = read_config(pathlib.Path(directory))
-    return load_backbone(directory) if config["num_classes"] is None else load_preset(directory)
-
-
 def is_preset_directory(preset):
     """Whether focalnets, or something that looks like it, wrote a preset there."""
     return (pathlib.Path(preset) / CONFIG).is_file()
-
-
-def _is_meant(preset, load_weights):
-    """Whether a preset directory is meant, not an architecture, whose name goes before the directory's."""
-    return is_preset_directory(preset) and (load_weights or str(preset) not in ARCHITECTURES)
-
-
-def _new_network(preset, load_weights, num_classes):
-    path = pathlib.Path(preset)
-    if str(preset) not in ARCHITECTURES:
-        if path.exists():
-            raise ValueError(
-                f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
-                "ended its training has none yet."
-            )
-        if path.name != str(preset):
-            raise ValueError(f"There is no preset directory {str(preset)!r}; check the path.")
-    architecture = find_architecture(str(preset))
-    if load_weights:
-        raise ValueError(
-            f"{str(preset)!r} is an architecture: it has no trained weights. Give the path of a preset or "
-            "run directory (or, in Python, load_weights=False for random weights)."
-        )
-    return build_architecture(architecture, **({} if num_classes is None else {"num_classes": num_classes}))
-
-
-def build_architecture(architecture, **arguments):
-    """A classifier with random weights from an `Architecture`.
-
-    Args:
-        architecture: an `Architecture`.
-        arguments: of `FocalNetClassifier`, replacing the architecture's own `num_classes`.
-    """
-    image_shape = (None, None, architecture.channels)
-    backbone = FocalNetBackbone(**architecture.backbone, image_shape=image_shape)
-    return FocalNetClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 
 def read_config(directory):
@@ -281,18 +191,6 @@ def read_config(directory):
     if PREPROCESSING not in config["files"]:
         return config, None
     return config, ImageConverter(**_object(directory / PREPROCESSING))
-
-
-def _load_weights(network, path):
-    try:
-        with warnings.catch_warnings():  # Keras warns of each layer first, then raises
-            warnings.simplefilter("ignore")
-            network.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} is damaged, or belongs to another network than {CONFIG} describes: {reason}"
-        ) from error
 
 
 def _object(path):

@@ -10,7 +10,7 @@ from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.labels import in_words
-from focalnets.presets.store import build_architecture
+from focalnets.presets.load import build_architecture
 
 _log = logging.getLogger("focalnets")
 
