@@ -3,10 +3,22 @@
 #
 #   benchmarks/gpu_session.sh OUT_DIRECTORY [--rehearse]
 #
-# Needs Python 3.12 with torch, jax, triton, timm and transformers, and keras, optree and namex as wheels
-# in the folder .whl (`pip download --no-deps keras==3.15.1 optree namex`), or installed. The limits of the
-# parts sum to less than nine minutes; one that fails is reported and does not stop the others.
+# Needs torch, jax, triton and timm, and keras, optree and namex, installed or as wheels in the folder .whl:
+#
+#   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+#     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
+#     -d .whl keras==3.15.1 optree namex
+#
+# The limits of the parts sum to less than nine minutes. A part writes each row as it has it, so one that
+# fails or runs out of its seconds leaves what it found; it is reported and does not stop the others.
 # --rehearse runs everything with tiny sizes, for a machine without a GPU.
+#
+# The recipe cifar10_gpu after it, in a session of its own, without the command line's packages (stopped at
+# its limit it is saved; focalnets.resume("/tmp/run") goes on):
+#
+#   KERAS_BACKEND=torch python3 -c 'import focalnets
+#   focalnets.train("cifar10_gpu", "cifar10.zip", "/tmp/run", max_minutes=9, monitor_every=0, verbose=2)'
+#   tar -czf OUT_DIRECTORY/run.tgz --exclude="*.npz" -C /tmp run
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:?usage: gpu_session.sh OUT_DIRECTORY [--rehearse]}
@@ -21,18 +33,22 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 part() { # part SECONDS BACKEND NAME
   echo "== $3 on $2"
-  KERAS_BACKEND=$2 timeout "$1" python3 benchmarks/gpu_session.py "$3" "$out" $rehearse \
-    || echo "!! $3 on $2 failed or ran out of its $1 s (exit $?)"
+  KERAS_BACKEND=$2 timeout -k 5 "$1" python3 benchmarks/gpu_session.py "$3" "$out" "$1" $rehearse && return
+  echo "!! $3 on $2 failed or ran out of its $1 s (exit $?)"
+  return 1
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null | tee "$out/machine.csv"
-part 20 torch ceilings
-for backend in torch jax; do
-  part 40 "$backend" correctness
-  part 25 "$backend" train_step
-done
-part 45 torch kernels
-part 100 torch depthwise
-part 35 jax depthwise
-part 130 torch speed
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null
+part 50 torch ceilings
+part 40 torch correctness
+part 20 torch train_step
+part 60 torch kernels && kernels=right
+part 60 torch depthwise
+part 100 torch speed
+if [ "${kernels:-}" = right ]; then # a kernel that is wrong may take its process with it
+  part 40 torch kernel_speed
+fi
+part 45 jax correctness
+part 20 jax train_step
+part 30 jax depthwise
 part 60 jax speed

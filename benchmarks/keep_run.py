@@ -9,6 +9,7 @@ test images in its evaluation). The table is in focalnets/training/recipes/READM
 
 import argparse
 import csv
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -18,6 +19,7 @@ import measure
 
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.cost import count_macs, count_parameters
+from focalnets.training.recipe import load_recipe
 
 README = pathlib.Path(__file__).parents[1] / "focalnets" / "training" / "recipes" / "README.md"
 BEGIN, END = "<!-- written by benchmarks/keep_run.py -->\n", "<!-- end -->"
@@ -29,6 +31,7 @@ COLUMNS = (
     "parameters",
     "MACs",
     "epochs",
+    "unlike the recipe today",
     "machine",
     "minutes",
     "images/s",
@@ -50,7 +53,10 @@ def keep(run):
     machine = facts["machine"].replace(" ", "-")
     where = f"{facts['backend']}_{recipe['precision']}_{machine}"
     stem = f"train_{name}_seed{recipe['seed']}_{where}_{day}"
-    (measure.RESULTS / f"{stem}.history.csv").write_text((run / "history.csv").read_text())
+    history = (run / "history.csv").read_text()
+    while (path := measure.RESULTS / f"{stem}.history.csv").exists() and path.read_text() != history:
+        stem += "-b"  # another run of that day
+    path.write_text(history)
     for kind, record in (("recipe", recipe), ("evaluation", evaluation)):
         (measure.RESULTS / f"{stem}.{kind}.json").write_text(json.dumps(record, indent=2) + "\n")
     print(f"kept: {stem}")
@@ -59,15 +65,20 @@ def keep(run):
 def rows():
     """One row a kept run, as the table has it."""
     found = []
-    for path in sorted(measure.RESULTS.glob("train_*.evaluation.json")):
-        stem = path.name.removesuffix(".evaluation.json")
-        evaluation = json.loads(path.read_text())
-        recipe = json.loads(path.with_name(f"{stem}.recipe.json").read_text())
-        with path.with_name(f"{stem}.history.csv").open() as file:
+    ends = ".evaluation.json"
+    for stem in sorted(path.name.removesuffix(ends) for path in measure.RESULTS.glob(f"train_*{ends}")):
+        evaluation, recipe = (
+            json.loads((measure.RESULTS / f"{stem}.{kind}.json").read_text())
+            for kind in ("evaluation", "recipe")
+        )
+        with (measure.RESULTS / f"{stem}.history.csv").open() as file:
             history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         _, _, _, backend, precision, *machine, day = stem.split("_")
         name = recipe["architecture"] or recipe["preset"]
         architecture = ARCHITECTURES.get(recipe["architecture"])
+        if architecture:
+            classes = len(evaluation["per_class"])
+            architecture = dataclasses.replace(architecture, num_classes=classes)
         passed = [row["minutes"] for row in history if row["val_accuracy"] >= TUTORIAL]
         best = max(row["val_accuracy"] for row in history)
         kept = history[-1]["val_accuracy"] if recipe["keep_weights"] == "last" else best
@@ -80,16 +91,31 @@ def rows():
                 f"{count_parameters(architecture) / 1e6:.2f} M" if architecture else "",
                 f"{count_macs(architecture, recipe['image_size']) / 1e6:.0f} M" if architecture else "",
                 len(history),
+                unlike(recipe),
                 f"{'_'.join(machine)}, {backend}, {precision}",
                 f"{history[-1]['minutes']:.0f}",
                 f"{speeds[len(speeds) // 2]:.0f}",
                 f"{passed[0]:.0f}" if passed else "never",
                 f"{kept:.2%}",
                 f"{evaluation['top1']:.2%}" if evaluation["split"] == "test" else "",
-                day,
+                day[:10],
             )
         )
     return found
+
+
+def unlike(recipe):
+    """What the recipe of that name says otherwise now: the run's values."""
+    today = json.loads(json.dumps(dataclasses.asdict(load_recipe(recipe["name"]))))
+    today, then = ({**one, **one["augmentation"]} for one in (today, recipe))
+    if not recipe["preset"]:  # what None means then; older records say so
+        filled = {"crop_fraction": 1.0, "interpolation": "bicubic"}
+        today, then = (
+            {**one, **{name: one[name] or filled[name] for name in filled}} for one in (today, then)
+        )
+    told = {"augmentation", "data", "seed", "precision", "epochs"}
+    changed = [name for name in today if name not in told and then.get(name) != today[name]]
+    return ", ".join(f"{name} {then.get(name)}" for name in changed)
 
 
 def table():
@@ -103,7 +129,9 @@ def seeds(found):
     tests = {}
     for row in map(dict, (zip(COLUMNS, row, strict=True) for row in found)):
         if row["test"]:
-            alike = tuple(row[column] for column in ("recipe", "net", "epochs", "machine"))
+            alike = tuple(
+                row[column] for column in ("recipe", "net", "epochs", "unlike the recipe today", "machine")
+            )
             tests.setdefault(alike, {})[row["seed"]] = float(row["test"].rstrip("%"))
     return "".join(
         f"\n`{recipe}`, {len(shares)} seeds: {statistics.mean(shares):.2f} % of the test images in the mean, "

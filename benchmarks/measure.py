@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import platform
 import re
 import resource
 import statistics
@@ -298,9 +297,10 @@ class _Interpreters(dict):
 
 
 def machine():
-    """A word for this machine's processor and the number of cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{platform.machine()}-{cores}cores"
+    """A word for this machine, see there. Not for workers: a peer's environment has no focalnets."""
+    from focalnets._io import machine
+
+    return machine()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import platform
 import shutil
 import sys
 import tempfile
@@ -67,6 +68,22 @@ def parallel_map(function, items, workers, ahead=None):
 def cores():
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine():
+    """A word for the processor and the cores that this process may use: "x86_64-2cores-amx".
+
+    The last part is what decides how fast it multiplies: amx, avx512bf16, avx512 or avx2, nothing if there
+    is none of them or nobody says so.
+    """
+    word = f"{platform.machine()}-{cores()}cores"
+    try:
+        flags = set(pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    units = {"amx_bf16": "amx", "avx512_bf16": "avx512bf16", "avx512f": "avx512", "avx2": "avx2"}
+    unit = next((name for flag, name in units.items() if flag in flags), None)
+    return word if unit is None else f"{word}-{unit}"
 
 
 def progress(items, text, total=None, done=0, size=None):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -203,3 +204,58 @@ def test_the_records_of_a_run_are_kept(keep_run, monkeypatch, tmp_path):
     assert found["68.8 % at minute"] in ("0", "never")
     kept = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
     assert str(tmp_path) not in kept
+    assert found["unlike the recipe today"] == ""
+    recipe = dataclasses.replace(recipe, ema_decay=0.5)
+    again = train(recipe, out=tmp_path / "again", monitor_every=0, verbose=0)
+    keep_run.keep(again.directory)
+    first, second = (dict(zip(keep_run.COLUMNS, row, strict=True)) for row in keep_run.rows())
+    assert first == found, "an earlier run of the same day is not overwritten"
+    assert second["unlike the recipe today"] == "ema_decay 0.5"
+
+
+@pytest.fixture
+def gpu_session(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("gpu_session")
+
+
+@pytest.mark.parametrize(
+    "part", ["ceilings", "correctness", "train_step", "depthwise", "speed", "kernel_speed"]
+)
+def test_the_gpu_session_is_rehearsed(gpu_session, part, tmp_path):
+    """All but the kernels alone (`test_triton`), the compiler, and what only a GPU can do."""
+    assert gpu_session.main(part, str(tmp_path), "600", "--rehearse") == 0
+    rows = []
+    for path in tmp_path.iterdir():
+        with path.open() as file:
+            rows += csv.DictReader(file)
+    assert all(row["backend"] == "torch" and "keras" in row["versions"] for row in rows)
+    assert {row.get("ok", "True") for row in rows} == {"True"}
+    assert_times([row for row in rows if "median_s" in row])
+    if part == "speed":
+        assert {"focalnets predict", "focalnets fit, 10 steps", "focalnets bare eager training"} <= {
+            row["what"] for row in rows
+        }
+
+
+def test_a_contender_that_fails_takes_no_others_along(gpu_session, tmp_path, capsys):
+    part = gpu_session.Part(tmp_path, 600.0, rehearse=True)
+    calls = []
+
+    def breaks():
+        calls.append(1)
+        if len(calls) > 5:  # in the second round
+            raise RuntimeError("illegal memory access")
+
+    def never():
+        raise RuntimeError("not here")
+
+    contenders = {"good": (time.time, 1), "breaks": (breaks, 1), "never": (never, 1)}
+    rows = {row["what"]: row for row in gpu_session.interleaved(part, contenders, lambda: None, 4)}
+    assert {name: row["rounds"] for name, row in rows.items()} == {"good": 4, "breaks": 1}
+    printed = capsys.readouterr().out
+    assert "breaks: failed in round 1 (RuntimeError: illegal memory access)" in printed
+    assert "never: left out (RuntimeError: not here)" in printed
+    late = dataclasses.replace(part, seconds=1e-9)
+    rows = list(gpu_session.interleaved(late, contenders, lambda: None, 4))
+    assert [(row["what"], row["rounds"]) for row in rows] == [("good", 1)], "one round of one is always made"

@@ -2,12 +2,11 @@
 
 import dataclasses
 import pathlib
-import platform
 
 import keras
 
 from focalnets import __version__
-from focalnets._io import cores, expanded, new_run_directory, read_json, write_json
+from focalnets._io import expanded, machine, new_run_directory, read_json, write_json
 from focalnets.data.datasets import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
 from focalnets.presets.checkpoints import CHECKPOINTS
@@ -86,7 +85,7 @@ def train(
     directory = new_run_directory(out, force)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
     where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
-    where["machine"] = accelerator() or f"{platform.machine()}-{cores()}cores"
+    where["machine"] = accelerator() or machine()
     images = {"train": len(job.training), "validation": len(job.validation)}
     record = {**settings, **where, "images": images, "fingerprint": job.fingerprint()}
     write_json(directory / "run.json", record)

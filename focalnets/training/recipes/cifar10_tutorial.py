@@ -4,9 +4,9 @@ focalnets train --recipe cifar10_tutorial --data cifar10.zip --out runs/cifar10_
 
 40,000 images to train on and 10,000 to validate, resized to 52 and cut to 48; AdamW with 1e-4 and weight
 decay 1e-4, batch 1024, 25 epochs, 15 % of warm-up, no clipping. Repaired: the rate reaches 0 after the last
-step and not 24 before; biases and norms do not decay. The tutorial reports 68.8 % on validation. A step
-of 1024 images takes half a minute on two CPU cores, the run nine hours: this one wants a
-GPU, and has not been run yet.
+step and not 24 before; biases and norms do not decay. (AdamW's epsilon is 1e-8; Keras has 1e-7.) The tutorial
+reports 68.8 % on validation. A step of 1024 images takes half a minute on two CPU cores, the run nine hours:
+this one wants a GPU, and has not been run yet.
 """
 
 from focalnets.data.augment import Augmentation

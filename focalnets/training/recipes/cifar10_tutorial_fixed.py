@@ -3,7 +3,8 @@
 focalnets train --recipe cifar10_tutorial_fixed --data cifar10.zip --out runs/cifar10_tutorial_fixed
 
 Beside `cifar10_tutorial`: a norm before the modulation, the paper's initial values, drop path that drops,
-one epsilon, normalised pixels, a rate and a decay that a net with norms can take. What each repair gives, at
+one epsilon, normalised pixels, a rate and a decay that a net with norms can take; also batches of 256, four
+times as many updates, whose gradients are clipped at 5. What each repair gives, at
 reduced scale: `benchmarks/tutorial_ablation.py`. An epoch of 40,000 images takes 20 minutes on two CPU cores:
 this one wants a GPU, and has not been run yet.
 """

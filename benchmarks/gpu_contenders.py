@@ -1,0 +1,259 @@
+"""What `gpu_session.py` times: steps without arguments. On a machine without a GPU they run, too."""
+
+import contextlib
+import functools
+
+import keras
+import numpy as np
+
+
+def synchronize():
+    """Wait for the GPU. On JAX, each step waits itself."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+# === One level ===
+
+
+def depthwise_torch(batch, side, channels, size, rehearse):
+    """GELU(depthwise convolution) in several forms: name -> (step, images)."""
+    import torch
+    import torch.nn.functional as F
+
+    from focalnets.ops import torch_ops
+
+    x, kernel = (_drawn(shape) for shape in ((batch, side, side, channels), (size, size, channels, 1)))
+
+    def cudnn(x, kernel):
+        return F.gelu(torch_ops.depthwise_conv(x, kernel))
+
+    def shifted(x, kernel):
+        margin = size // 2
+        padded = F.pad(x, (0, 0, margin, margin, margin, margin)).float()
+        taps = ((i, j) for i in range(size) for j in range(size))
+        total = sum(padded[:, i : i + side, j : j + side] * kernel[i, j, :, 0].float() for i, j in taps)
+        return F.gelu(total).to(x.dtype)
+
+    forms = {"cudnn": cudnn, "shifted": shifted}
+    if not rehearse:
+        torch._dynamo.reset()  # or the sizes of the last place would count, and the compiler guess at them
+        forms["cudnn compiled"] = torch.compile(cudnn, dynamic=False)
+        forms["shifted compiled"] = torch.compile(shifted, dynamic=False)
+        del forms["shifted"]
+    return {
+        f"{name}, {way}": (step, batch)
+        for name, form in forms.items()
+        for way, step in _both_ways(form, (x, kernel)).items()
+    }
+
+
+def contexts(batch, side, channels):
+    """The whole focal context of two levels, plain and by the Triton kernels: name -> step."""
+    from focalnets.ops.focal_context import focal_context
+
+    shapes = [(batch, side, side, channels), (batch, side, side, 3), (3, 3, channels, 1), (5, 5, channels, 1)]
+    tensors = tuple(_drawn(shape) for shape in shapes)
+    ways = _both_ways(lambda x, gates, *kernels: focal_context(x, gates, kernels), tensors)
+    return {f"plain, {way}": step for way, step in ways.items()} | {
+        f"kernels, {way}": _with_kernels(step) for way, step in ways.items()
+    }
+
+
+def _drawn(shape):
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+
+
+def _both_ways(form, tensors):
+    import torch
+
+    def forward():
+        with torch.no_grad():
+            form(*tensors)
+
+    def both():
+        torch.autograd.grad(form(*tensors).sum(), tensors)
+
+    return {"forward": forward, "forward+backward": both}
+
+
+def _with_kernels(step):
+    from focalnets import config
+
+    def fused_step():
+        config.set_fused(True)
+        try:
+            step()
+        finally:
+            config.set_fused(None)
+
+    return fused_step
+
+
+def depthwise_jax(batch, side, channels, size, rehearse):
+    """As `depthwise_torch`, on JAX."""
+    import jax
+    import jax.numpy as jnp
+
+    from focalnets.ops import jax_ops
+
+    generator = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(generator.standard_normal(shape, dtype="float32"), jnp.bfloat16)
+        for shape in ((batch, side, side, channels), (size, size, channels, 1))
+    )
+
+    def grouped(x, kernel):
+        return jax_ops.gelu(
+            jax.lax.conv_general_dilated(
+                x,
+                kernel.reshape(size, size, 1, channels),
+                (1, 1),
+                "SAME",
+                feature_group_count=channels,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        )
+
+    def shifted(x, kernel):
+        return jax_ops.gelu(jax_ops.depthwise_conv(x, kernel))
+
+    def total(form):
+        return lambda x, kernel: form(x, kernel).astype(jnp.float32).sum()
+
+    contenders = {}
+    for name, form in (("cudnn", grouped), ("shifted", shifted)):
+        value = jax.jit(form)
+        slope = jax.jit(jax.grad(total(form), (0, 1)))
+        for way, function in (("forward", value), ("forward+backward", slope)):
+            step = functools.partial(lambda f: jax.block_until_ready(f(x, kernel)), function)
+            contenders[f"{name}, {way}"] = (step, batch)
+    return contenders
+
+
+# === Whole nets ===
+
+
+def nets_torch(net, x, y, rehearse):
+    """Bare loops over ours and timm's net: name -> step; those that are compiled come last."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    labels, ours_x = (torch.as_tensor(one, device=device) for one in (y, x))
+    found = _bare(net, ours_x, labels)
+    try:
+        import timm
+    except ImportError:
+        print("timm is not installed: left out")
+        peers = {}
+    else:
+        images = torch.randn(ours_x.shape, device=device).permute(0, 3, 1, 2)
+        mixed = torch.autocast(device, dtype=torch.bfloat16)
+        peers = {
+            task: timm.create_model("focalnet_tiny_srf", num_classes=1000, drop_path_rate=rate)
+            .to(device, memory_format=torch.channels_last)
+            .train(task == "training")
+            for task, rate in (("inference", 0.0), ("training", 0.2))
+        }
+        found["timm eager inference"] = _inference(peers["inference"], images, mixed)
+        found["timm eager training"] = _training(
+            peers["training"], peers["training"].parameters(), images, labels, mixed
+        )
+    if rehearse:
+        return found
+    found["focalnets bare compiled inference"] = _inference(torch.compile(net), ours_x)
+    if peers:
+        found["timm compiled inference"] = _inference(torch.compile(peers["inference"]), images, mixed)
+        found["timm compiled training"] = _training(
+            torch.compile(peers["training"]), peers["training"].parameters(), images, labels, mixed
+        )
+    compiled = torch.compile(lambda images: net(images, training=True))
+    found["focalnets bare compiled training"] = _training(compiled, _values(net), ours_x, labels)
+    return found
+
+
+def nets_with_kernels(net, x, y):
+    """Ours in a bare loop, eager, plain and by the Triton kernels: name -> step."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    plain = _bare(net, torch.as_tensor(x, device=device), torch.as_tensor(y, device=device))
+    return plain | {name.replace("bare", "kernels"): _with_kernels(step) for name, step in plain.items()}
+
+
+def _bare(net, images, labels):
+    """Its own dtype policy says what is computed in bfloat16: no autocast around it, as in `fit`."""
+    step = _training(lambda images: net(images, training=True), _values(net), images, labels)
+    return {"focalnets bare eager inference": _inference(net, images), "focalnets bare eager training": step}
+
+
+def _values(net):
+    return [variable.value for variable in net.trainable_variables]
+
+
+def _inference(model, images, mixed=None):
+    import torch
+
+    def step():
+        with torch.inference_mode(), mixed or contextlib.nullcontext():
+            model(images)
+
+    return step
+
+
+def _training(model, parameters, images, labels, mixed=None):
+    import torch
+
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05, fused=images.is_cuda)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        with mixed or contextlib.nullcontext():
+            loss = torch.nn.functional.cross_entropy(model(images).float(), labels)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def nets_jax(net, loss, x, y):
+    """Ours without `fit` and `predict`: jitted functions, state handed from step to step."""
+    import jax
+
+    x, y = jax.device_put(x), jax.device_put(y)
+    forward = jax.jit(lambda t, n, x: net.stateless_call(t, n, x, training=False)[0])
+
+    def inference():  # `fit` replaces the arrays, so they are asked for anew
+        trainable = [variable.value for variable in net.trainable_variables]
+        rest = [variable.value for variable in net.non_trainable_variables]
+        forward(trainable, rest, x).block_until_ready()
+
+    optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05)
+    optimizer.build(net.trainable_variables)
+
+    def objective(trainable, rest, x, y):
+        logits, rest = net.stateless_call(trainable, rest, x, training=True)
+        return loss(y, logits), rest
+
+    @jax.jit
+    def update(trainable, rest, slots, x, y):
+        (_, rest), gradients = jax.value_and_grad(objective, has_aux=True)(trainable, rest, x, y)
+        trainable, slots = optimizer.stateless_apply(slots, gradients, trainable)
+        return trainable, rest, slots
+
+    state = [
+        [jax.numpy.copy(variable.value) for variable in variables]  # `fit` deletes those it was given
+        for variables in (net.trainable_variables, net.non_trainable_variables, optimizer.variables)
+    ]
+
+    def training():
+        state[:] = update(*state, x, y)
+        jax.block_until_ready(state)
+
+    return {"focalnets bare jit inference": inference, "focalnets bare jit training": training}
