@@ -9,7 +9,7 @@ import focalnets  # noqa: F401  isort: skip
 import pathlib
 
 import keras
-import matplotlib
+import matplotlib.figure
 import numpy as np
 import pytest
 
@@ -23,6 +23,27 @@ def _fresh_state():
     policy = keras.config.dtype_policy()
     yield
     keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Exports and downloads of tests stay out of the user's cache, and none of earlier code is used."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FOCALNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """Name of the file -> matplotlib figure, of all that are drawn."""
+    found, save = {}, matplotlib.figure.Figure.savefig
+
+    def keep(self, path, *arguments, **keywords):
+        found[pathlib.Path(path).name] = self
+        return save(self, path, *arguments, **keywords)
+
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", keep)
+    return found
 
 
 @pytest.fixture

@@ -28,10 +28,15 @@ class Reference:
 
     Args:
         broken: one of `BREAKS`, or "" for the truth.
+        factors: what stands in the place of the random masks of training: of the modulation's output, the
+            MLP's hidden map and its output, and the two branches.
     """
 
-    def __init__(self, broken=""):
+    def __init__(self, broken="", factors=None):
         self.broken = broken
+        self.factors = dict.fromkeys(("modulation", "hidden", "output", "path1", "path2"), 1.0) | (
+            factors or {}
+        )
 
     def classifier(self, net, images):
         """(logits, backbone's dict of values)."""
@@ -76,14 +81,16 @@ class Reference:
             placement = {"pre": "post", "post": "pre", "mlp_only": "mlp_only"}[placement]
         before = self.norm(layer.norm1, x) if placement == "pre" else x
         y, gates, modulator = self.modulation(layer.modulation, before)
+        y = y * self.factors["modulation"]
         if placement == "post":
             y = self.norm(layer.norm1, y)
-        x = x + self.scale(layer.scale1, y)
+        x = x + self.scale(layer.scale1, y) * self.factors["path1"]
         y = x if placement == "post" else self.norm(layer.norm2, x)
-        y = self.dense(layer.fc2, self.gelu(self.dense(layer.fc1, y)))
+        y = self.dense(layer.fc2, self.gelu(self.dense(layer.fc1, y)) * self.factors["hidden"])
+        y = y * self.factors["output"]
         if placement == "post":
             y = self.norm(layer.norm2, y)
-        return x + self.scale(layer.scale2, y), gates, modulator
+        return x + self.scale(layer.scale2, y) * self.factors["path2"], gates, modulator
 
     def modulation(self, layer, x):
         channels, levels = x.shape[-1], layer.focal_levels

@@ -140,9 +140,20 @@ def test_bash_completes_verbs_options_and_values(words, expected, capsys):
     assert set(ran.stdout.split()) == expected, ran.stderr
 
 
-def test_debug_shows_the_traceback(tmp_path):
-    ran = run("train", "--out", str(tmp_path / "run"), "--recipe", "digit", "--debug")
-    assert "Traceback" in ran.stderr
+def test_debug_lets_the_error_through(tmp_path):
+    with pytest.raises(ValueError, match="no recipe 'digit'"):
+        main(["train", "--out", str(tmp_path / "run"), "--recipe", "digit", "--debug"])
+
+
+def test_a_recipe_of_ones_own_is_not_overwritten(tmp_path, capsys):
+    mine = tmp_path / "mine.py"
+    assert main(["recipes", "copy", "digits", str(mine)]) == 0
+    with mine.open("a") as file:
+        file.write("# what I tried\n")
+    assert main(["recipes", "copy", "digits", str(mine)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert mine.read_text().endswith("# what I tried\n")
+    assert main(["recipes", "copy", "digits", str(tmp_path / "mine.txt")]) == 2
 
 
 def test_train_prints_the_accuracy_last(tmp_path):

@@ -74,8 +74,9 @@ def test_equals_what_transformers_computed(name):
     assert set(found) == set(expected)
     for key, value in found.items():
         assert relative_error(value, expected[key]) <= 1e-5, key
-    broken = from_tensors(drawn(shapes), flags={**our_flags(flags), "normalize_modulator": name[4] == "0"})
-    assert relative_error(our_outputs(broken.network, picture)["logits"], expected["logits"]) > 1e-3
+    if name == "00000":
+        broken = from_tensors(drawn(shapes), flags={**our_flags(flags), "normalize_modulator": True}).network
+        assert relative_error(our_outputs(broken, picture)["logits"], expected["logits"]) > 1e-3
 
 
 @pytest.mark.core
@@ -120,12 +121,16 @@ def test_keys_of_detection_backbones():
     assert any("took what stands under 'backbone.', left neck" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("library", FORMATS)  # names and NumPy: no backend has a part in it
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_there_and_back(small_published, name, library):
+@pytest.mark.parametrize("name", PUBLISHED)  # names and NumPy: no backend has a part in it
+def test_there_and_back(small_published, name):
     """Every published variant: recognised by its shapes, flags from the table, tensors equal to the bit."""
     net = build_architecture(ARCHITECTURES[name])
     randomize(net)
+    for library in FORMATS:
+        _there_and_back(net, name, library)
+
+
+def _there_and_back(net, name, library):
     if library == "timm" and name.endswith("iso"):
         with pytest.raises(ValueError, match=r"timm has no such network: its stem has stride 4"):
             to_tensors(net, library)

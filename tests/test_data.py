@@ -363,6 +363,8 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
             str(archive), prepare=ImageConverter((8, 8)).prepare, keep=keep, on_bad_image="skip"
         )
         assert damaged.filename in found.bad[0]
+        for split in found.splits.values():  # what is left out moves no label to another picture
+            assert [2 - image[0, 0].argmax() for image in split.images] == split.labels.tolist()
     archive.write_bytes(content[:200])
     with pytest.raises(ValueError, match="not a zip, or an incomplete one"):
         open_dataset(str(archive))

@@ -7,6 +7,7 @@ import pathlib
 import pkgutil
 import re
 import shlex
+import tempfile
 
 import pytest
 
@@ -22,7 +23,8 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", ["focalnets", *MODULES])
-def test_docstring_examples(name):
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # examples remove nothing
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 

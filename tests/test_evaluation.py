@@ -15,6 +15,7 @@ from focalnets import open_dataset, train
 from focalnets.cli import main
 from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruptions_of
 from focalnets.inference.evaluate import evaluate, write_evaluation
+from focalnets.inference.evaluate_command import _some
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.inference.views import VIEWS, mirrored, shifted
 from focalnets.training.recipe import load_recipe
@@ -89,6 +90,35 @@ def test_corruptions_are_what_they_are_called(photographs):
     np.testing.assert_allclose(corrupt(image, "pixelate", 5)[0].astype(int), blocks, atol=1)
 
 
+def test_blurs_have_the_width_that_they_name():
+    """What becomes of an edge, of one white pixel, and of a slope."""
+    edge = np.zeros((1, 32, 32, 1), "uint8")
+    edge[0, :, 16:] = 255
+    for severity, deviation in ((3, 0.7), (5, 1.0)):
+        for image, axis in ((edge, 1), (edge.transpose(0, 2, 1, 3), 0)):
+            blurred = corrupt(image, "gaussian_blur", severity)[0, ..., 0] / 255
+            steps = np.diff(blurred, axis=axis).mean(axis=1 - axis)
+            assert steps @ (np.arange(31) - 15.0) ** 2 == pytest.approx(deviation**2, rel=0.05)
+    point = np.zeros((1, 32, 32, 1), "uint8")
+    point[0, 16, 16] = 255
+    away = np.arange(32) - 16
+    disk = corrupt(point, "defocus_blur", 5)[0, ..., 0]
+    assert disk[15:18, 15:18].min() == disk.max() == round(255 / 9)
+    assert (disk > 0).sum() == 9
+    for severity, deviation in ((1, 1.0), (5, 2.5)):  # half a bell, to one side: its mean is off the point
+        trail = corrupt(point, "motion_blur", severity)[0, ..., 0] / 255
+        trail /= trail.sum()
+        down, right = trail.sum(axis=1) @ away, trail.sum(axis=0) @ away
+        assert np.hypot(down, right) == pytest.approx(deviation * np.sqrt(2 / np.pi), rel=0.15)
+        assert abs(down) <= abs(right), "at most 45 degrees off the horizontal"
+    slope = np.tile(np.arange(64, dtype="uint8") * 4, (64, 1))[None, ..., None]
+    for severity, largest in ((1, 1.06), (5, 1.26)):
+        zooms = np.arange(1, largest, 0.01)
+        expected = 4 * (1 + np.sum(1 / zooms)) / (len(zooms) + 1)
+        row = corrupt(slope, "zoom_blur", severity)[0, 32, :, 0].astype(float)
+        assert np.polyfit(np.arange(16, 48), row[16:48], 1)[0] == pytest.approx(expected, rel=0.01)
+
+
 def test_lengths_grow_with_the_image(photographs):
     large = np.stack([np.asarray(Image.fromarray(one).resize((128, 128))) for one in photographs])
     small_blur = corrupt(photographs, "defocus_blur", 5).astype(float)
@@ -160,7 +190,11 @@ def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
     assert record["images"] == 60
     assert list(record["corruptions"]) == corruptions_of(1)
     assert all(len(shares) == 5 for shares in record["corruptions"].values())
-    assert record["corruptions"]["gaussian_noise"][0] != record["corruptions"]["contrast"][4]
+    split = _some(open_dataset("digits", channels=1).splits["test"], 60)
+    for name, severity in (("gaussian_noise", 5), ("contrast", 4)):
+        logits = Predictor(run).logits(list(corrupt(split.images, name, severity)))
+        share = np.mean(logits.argmax(axis=1) == split.labels)
+        assert record["corruptions"][name][severity - 1] == share < record["top1"]
     assert f"averaged over views (flip): {record['tta']['top1']:.4f}" in printed
     assert f"expected calibration error: {record['ece']:.4f}" in printed
     assert sum(row[2] for row in record["reliability"]) == 60

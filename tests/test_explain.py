@@ -54,12 +54,20 @@ def test_upsampling_by_one_changes_nothing():
     np.testing.assert_array_equal(maps.upsample(values, (5, 6), stride=1), values)
 
 
-def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path):
+def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
     block = modulation_maps(classifier, images)["stage2_block2"]
     assert block.receptive_fields == (3, 7, 13)  # chained kernels of 3, 5 and 7
     render.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
     picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB"))
+    axes = np.array(figures["panel.png"].axes[:12]).reshape(2, 6)
+    for row, line in enumerate(axes):
+        np.testing.assert_array_equal(line[0].images[0].get_array(), images[row])
+        for level, axis in enumerate(line[1:5]):
+            np.testing.assert_array_equal(axis.images[0].get_array(), block.gates[row, ..., level])
+            assert axis.images[0].get_clim() == (block.gates.min(), block.gates.max())
+        np.testing.assert_array_equal(line[5].images[0].get_array(), block.modulator_norm[row])
+        assert line[5].images[0].get_clim() == (block.modulator_norm.min(), block.modulator_norm.max())
     # 3 levels: input, 3 gates, global gate, norm = 6 columns; colours of both scales reach both ends.
     assert picture.shape[1] == round(100 * (1.6 * 6 + 2.4))
     import matplotlib

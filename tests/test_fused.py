@@ -42,11 +42,12 @@ def taken(operation, function):
 
 
 def trained(net, x, y, steps=2):
-    """Weights after a few steps of plain SGD: they show every gradient."""
+    """What a few steps of plain SGD add to the weights: it shows every gradient."""
     net.compile(keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = net.get_weights()
     for _ in range(steps):
         net.train_on_batch(x, y)
-    return net.get_weights()
+    return [after - old for after, old in zip(net.get_weights(), before, strict=True)]
 
 
 @pytest.mark.parametrize("size", [(9, 13), (40, 56)], ids=["one piece", "many pieces"])
@@ -74,7 +75,7 @@ def test_fused_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch
         net.set_weights([random(*w.shape, seed=i) / 3 for i, w in enumerate(net.get_weights())])
         found[fused] = [net.predict_on_batch(x), *trained(net, x, y)]
     for plain, fused in zip(found[False], found[None], strict=True):
-        np.testing.assert_allclose(fused, plain, atol=1e-5 * max(1, np.abs(plain).max()))
+        assert np.abs(fused - plain).max() <= 2e-4 * np.abs(plain).max()
 
 
 @torch_only
@@ -133,24 +134,23 @@ def test_bfloat16_takes_the_fast_paths_and_stays_near_float32(setting):
 
     from focalnets.ops import torch_cpu
 
-    if torch_cpu.unsupported(torch.zeros(1, dtype=torch.bfloat16)):
+    if torch.cuda.is_available() or torch_cpu.unsupported(torch.zeros(1, dtype=torch.bfloat16)):
         pytest.skip("this processor does not compute with it")
     x, y = random(4, 24, 24, 3), np.array([0, 1, 2, 1])
 
-    def weights_after_training(policy):
+    def moved_in_training(policy):
         net = FocalNetClassifier(FocalNetBackbone(16, (1, 1), seed=0, dtype=policy), 3, dtype=policy)
         net.build((None, 24, 24, 3))
         net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
-        trained(net, x, y)
-        weights = net.get_weights()
+        moved = trained(net, x, y)
         for operation in ("linear", "mlp", "depthwise_conv"):
             assert "onednn" in taken(operation, lambda: net.train_on_batch(x, y))[1]
         assert taken("layer_norm", lambda: net.train_on_batch(x, y))[1] == {"torch"}
-        return weights
+        return moved
 
     policies = ("float32", "mixed_bfloat16")
-    for exact, rounded in zip(*map(weights_after_training, policies), strict=True):
-        assert np.abs(rounded - exact).max() <= 2e-2 * max(1, np.abs(exact).max())
+    for exact, rounded in zip(*map(moved_in_training, policies), strict=True):
+        assert np.abs(rounded - exact).max() <= 0.1 * np.abs(exact).max()
 
 
 @torch_only

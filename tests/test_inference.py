@@ -17,6 +17,7 @@ from focalnets.cli import main
 from focalnets.data.pictures import Picture
 from focalnets.data.splits import Split
 from focalnets.explain.command import chosen_blocks
+from focalnets.explain.render import draw_curves
 from focalnets.inference.evaluate import draw_confusion, evaluate
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.resizing import resize_and_crop
@@ -73,6 +74,34 @@ def test_a_confusion_matrix_takes_names_of_any_kind(tmp_path):
     names = ("cost_$x_$", "$a^^b$", "a very long name of a flower that grows where nobody goes")
     draw_confusion(tmp_path / "c.png", evaluate(np.eye(3), np.arange(3), names))
     assert np.asarray(Image.open(tmp_path / "c.png").convert("L")).std() > 10
+
+
+def test_pictures_of_an_evaluation_show_its_numbers(tmp_path, figures):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 60)
+    found = evaluate(generator.normal(size=(60, 3)) + 2 * np.eye(3)[labels], labels, ("a", "b", "c"))
+    draw_confusion(tmp_path / "c.png", found)
+    axis = figures["c.png"].axes[0]
+    shares = found.confusion / found.confusion.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(axis.images[0].get_array(), shares)
+    written = {text.get_position()[::-1]: text.get_text() for text in axis.texts}
+    assert written[0, 1] == str(found.confusion[0, 1]), "rows are the true classes"
+    draw_curves(
+        tmp_path / "l.png",
+        [
+            {"epoch": e, "loss": 3 - e, "accuracy": e / 9, "val_loss": 4 - e, "val_accuracy": e / 8}
+            for e in (1, 2)
+        ],
+    )
+    drawn = {
+        (axis.get_title(), line.get_label()): list(line.get_ydata())
+        for axis in figures["l.png"].axes
+        for line in axis.lines
+    }
+    assert drawn["loss", "training"] == [2, 1]
+    assert drawn["loss", "validation"] == [3, 2]
+    assert drawn["accuracy", "training"] == [1 / 9, 2 / 9]
+    assert drawn["accuracy", "validation"] == [1 / 8, 2 / 8]
 
 
 def test_softmax_survives_large_logits():
@@ -324,7 +353,7 @@ def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
         "--data",
         "digits",
         "--limit",
-        "20",
+        "200",
         "--out",
         str(tmp_path / "out"),
     ]
@@ -338,9 +367,36 @@ def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
     }
 
 
+def test_a_bad_picture_changes_no_other_answer(run, pictures, capsys):
+    command = ["predict", str(run.directory), str(pictures), "--json", "--top", "10"]
+    alone = json.loads(_output(capsys, command))
+    (pictures / "aa.png").write_text("words")  # between the first and the second
+    assert json.loads(_output(capsys, [*command, "--on-bad-image", "skip"])) == alone
+    net = FocalNetClassifier.from_preset(run.directory)
+    image = np.asarray(Image.open(pictures / "more" / "b.png"))[None, ..., None]
+    expected = softmax(net.predict(image, verbose=0))[0]
+    (row,) = (row for row in alone if row["picture"].endswith("b.png"))
+    found = {one["name"]: one["probability"] for one in row["classes"]}
+    np.testing.assert_allclose([found[str(digit)] for digit in range(10)], expected, atol=1e-4)
+
+
 def test_good_pictures_are_answered_before_the_bad_ones_are_named(run, pictures, capsys):
     (pictures / "bad.png").write_text("words")
     assert main(["predict", str(run.directory), str(pictures)]) == 2
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 3
     assert "1 picture cannot be used" in captured.err
+
+
+def test_explained_pictures_of_one_name_are_kept_apart(run, pictures, tmp_path, capsys):
+    names = [pictures / "a.png", pictures / "more" / "a.png", pictures / "more" / "A.png"]
+    (pictures / "more" / "b.png").rename(names[1])
+    (pictures / "wide.png").rename(names[2])
+    out = tmp_path / "explained"
+    command = ["explain", str(run.directory), *map(str, names), "--block", "stage1_block1", "--out", str(out)]
+    assert main(command) == 0
+    images = [np.load(path)["image"] for path in sorted(out.glob("*.npz"))]
+    assert (len(images), len(list(out.glob("*.png")))) == (3, 3)
+    assert len({image.tobytes() for image in images}) == 3
+    assert main(command) == 2
+    assert "is not empty" in capsys.readouterr().err

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from contract import check_layer, check_saving
-from reference import randomize
+from reference import Reference, randomize, relative_error
 
-from focalnets import DropPath, FocalBlock, FocalModulation, LayerScale, PatchEmbedding
+from focalnets import DropPath, FocalBlock, FocalModulation, FocalNetBackbone, LayerScale, PatchEmbedding
 
 pytestmark = pytest.mark.core
 
@@ -149,6 +149,41 @@ def test_drop_path_streams_differ_between_layers_and_calls():
     assert max(agreement) < 0.7, "one layer repeats another's masks"
 
 
+@pytest.mark.parametrize("placement", ["pre", "post", "mlp_only"])
+def test_each_mask_acts_in_its_place(placement, monkeypatch):
+    """Constant factors in the place of the masks, another one in each: the reference puts them by name."""
+    factors = {"modulation": 0.5, "hidden": 3.0, "output": -0.7, "path1": 1.5, "path2": 0.3}
+    block = FocalBlock(
+        norm_placement=placement,
+        layer_scale_init=0.5,
+        dropout_rate=0.2,
+        mlp_hidden_dropout_rate=0.1,
+        drop_path_rate=0.4,
+    )
+    x = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
+    block.build(SHAPE)
+    randomize(block)
+    of_layer = {id(getattr(block, f"{name}_dropout")): name for name in ("modulation", "hidden", "output")}
+    paths = {id(block.drop_path1): "path1", id(block.drop_path2): "path2"}
+    monkeypatch.setattr(
+        "focalnets.layers.focal_block.dropout_mask",
+        lambda dropout, shape, dtype: keras.ops.full(shape, factors[of_layer[id(dropout)]], dtype),
+    )
+    monkeypatch.setattr(DropPath, "mask", lambda self, x, training: factors[paths[id(self)]])
+    found = block(x, training=True)
+    for given in (factors, {**factors, "hidden": 1.0}, {**factors, "path1": 1.0}):
+        expected, _, _ = Reference(factors=given).block(block, np.float64(x))
+        assert (relative_error(found, expected) < 1e-5) == (given is factors)
+
+
+def test_the_hidden_rate_is_the_others_unless_given():
+    for given, rate in ((None, 0.2), (0.0, 0.0), (0.3, 0.3)):
+        block = FocalBlock(dropout_rate=0.2, mlp_hidden_dropout_rate=given)
+        assert block.hidden_dropout.rate == rate
+        assert block.modulation_dropout.rate == block.output_dropout.rate == 0.2
+    assert FocalNetBackbone(8, (1,), dropout_rate=0.2).get_layer("stem_dropout").rate == 0.2
+
+
 def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
     layer = PatchEmbedding(embed_dim=6, patch_size=4)
     x = np.random.default_rng(0).normal(size=(1, 9, 6, 3)).astype("float32")
@@ -160,7 +195,7 @@ def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
 
 
 def _step(rematerialize, rates, dtype="float32"):
-    """Weights of a block after one SGD step."""
+    """What one SGD step adds to each weight of a block."""
     keras.utils.set_random_seed(0)
     layer = FocalBlock(layer_scale_init=0.1, seed=5, rematerialize=rematerialize, dtype=dtype, **rates)
     inputs = keras.Input(SHAPE[1:])
@@ -169,11 +204,12 @@ def _step(rematerialize, rates, dtype="float32"):
     model.compile(keras.optimizers.SGD(1e-2), "mse")
     generator = np.random.default_rng(0)
     x, y = (generator.normal(size=(8, *SHAPE[1:])).astype("float32") for _ in range(2))
+    before = model.get_weights()
     model.train_on_batch(x, y)
-    return [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights]
+    return [after - old for after, old in zip(model.get_weights(), before, strict=True)]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("mixed_bfloat16", 1e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("mixed_bfloat16", 3e-2)])
 def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype, tolerance, monkeypatch):
     rates = {"drop_path_rate": 0.5, "dropout_rate": 0.3}
     calls, remat = [], keras.remat
@@ -182,8 +218,8 @@ def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype,
     assert not calls
     again = _step(True, rates, dtype)
     assert calls, "nothing was rematerialised"
-    for a, b in zip(plain, again, strict=True):
-        np.testing.assert_allclose(a, b, rtol=10 * tolerance, atol=tolerance)
     without = _step(False, {}, dtype)
-    differences = [np.abs(a - b).max() for a, b in zip(plain, without, strict=True)]
-    assert max(differences) > 1e-3, "the masks had no effect, so this test proves nothing"
+    for one, other, unmasked in zip(plain, again, without, strict=True):
+        limit = tolerance * max(np.abs(one).max(), np.abs(other).max())
+        assert np.abs(one - other).max() <= limit
+        assert np.abs(one - unmasked).max() > 10 * limit, "the masks had no effect that this test could see"

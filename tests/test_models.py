@@ -131,6 +131,31 @@ def test_equal_seeds_give_equal_networks():
         np.testing.assert_array_equal(a, b)
 
 
+def test_one_seed_gives_the_same_network_on_every_backend():
+    def sums(seed):
+        keras.utils.set_random_seed(seed)
+        weights = FocalNetBackbone(embed_dim=8, depths=(1, 1)).get_weights()
+        return [float(np.abs(weights[index]).sum()) for index in (0, 4, 6, -6)]
+
+    # Stem, a depthwise kernel, f, and an MLP's first kernel, as all three backends drew them.
+    drawn = [28.573683, 10.902603, 2.358015, 16.276329]
+    np.testing.assert_allclose(sums(7), drawn, rtol=1e-5)
+    assert np.abs(np.subtract(sums(8), drawn)).min() > 1e-3
+
+
+def test_epsilons_go_where_they_belong():
+    arguments = {"embed_dim": 8, "depths": (1, 1), "norm_after_modulation": True, "pyramid_norm": True}
+    for given, blocks, embeddings in (
+        ({"norm_epsilon": 0.01, "embedding_norm_epsilon": 0.3}, 0.01, 0.3),
+        ({"norm_epsilon": 0.02}, 0.02, 0.02),
+    ):
+        net = FocalNetBackbone(**arguments, **given)
+        found = {id(layer): layer.epsilon for layer in net._flatten_layers() if hasattr(layer, "epsilon")}
+        inside = [norm for b in net.blocks for norm in (b.norm1, b.norm2, b.modulation.norm)]
+        assert [found.pop(id(norm)) for norm in inside] == [blocks] * 6
+        assert list(found.values()) == [embeddings] * 4  # stem, down-sampling, the stage's, the last
+
+
 def test_no_two_kernels_start_equal():
     for initializer in (None, "glorot_uniform"):
         net = small_classifier(kernel_initializer=initializer)

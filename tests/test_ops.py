@@ -100,3 +100,10 @@ def test_bfloat16_stays_near_float32():
         for dtype in ("float32", "bfloat16")
     )
     assert np.abs(rounded - exact).max() <= 2e-2 * np.abs(exact).max()
+
+
+def test_half_precision_is_summed_in_float32():
+    """Ones summed in bfloat16 stall at 256."""
+    ones, kernel = (ops.ones(shape, "bfloat16") for shape in ((1, 33, 33, 1), (17, 17, 1, 1)))
+    centre = ops.convert_to_numpy(ops.cast(depthwise_conv(ones, kernel), "float32"))[0, 16, 16, 0]
+    assert abs(centre - 17 * 17) <= 1

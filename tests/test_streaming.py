@@ -123,7 +123,7 @@ def test_results_wait_in_bounded_number_and_in_order():
     unfinished = parallel_map(str, range(100), workers=4)
     next(unfinished)
     unfinished.close()
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # another test's threads may end meanwhile
 
 
 @pytest.mark.core

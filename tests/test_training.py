@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -65,6 +66,9 @@ def test_a_run_leaves_everything(run):
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[1]["loss"]) < float(rows[0]["loss"])
     assert 0 < float(rows[1]["learning_rate"]) < 1e-5
+    page = (run.directory / "report.html").read_text()
+    assert f"{run.test_accuracy:.4f}" in page
+    assert f"{run.kept['val_accuracy']:.4f} in epoch {run.kept['epoch']}" in page
     recipe = json.loads((run.directory / "recipe.json").read_text())
     assert (recipe["name"], recipe["epochs"], recipe["data"]) == ("digits", 2, "digits")
 
@@ -130,6 +134,24 @@ def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
     with pytest.raises(ValueError, match="does not look like a run"):
         train(recipe, out=tmp_path, force=True)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_run_is_replaced_whole_and_only_by_one_that_can_begin(run, tmp_path):
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
+    old, elsewhere = tmp_path / "old", tmp_path / "elsewhere"
+    shutil.copytree(run.directory, old)
+    elsewhere.mkdir()
+    (elsewhere / "thesis.txt").write_text("mine")
+    (old / "monitor" / "epoch0099.npz").write_bytes(b"of the old run")
+    (old / "linked").symlink_to(elsewhere)
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="is not a data set"):
+        train(recipe, data=str(tmp_path / "typo"), out=old, force=True)
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    train(recipe, out=old, force=True, monitor_every=0, verbose=0)
+    assert not (old / "linked").exists()
+    assert not (old / "monitor" / "epoch0099.npz").exists()
+    assert (elsewhere / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", recipe_names())

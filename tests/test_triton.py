@@ -8,6 +8,7 @@ compiled for one, which needs none.
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -319,5 +320,4 @@ def test_in_the_interpreter():
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here)]
     done = subprocess.run(command, cwd=here.parents[1], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-    assert "no GPU" not in done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16, "the kernels' own tests were left out"

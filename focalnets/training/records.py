@@ -136,6 +136,8 @@ def best_row(rows, balanced):
     >>> rows = [{"epoch": i, "val_accuracy": a, "val_loss": l} for i, a, l in ((1, 0.9, 0.5), (2, 0.9, 0.4))]
     >>> best_row(rows, balanced=False)["epoch"]
     2
+    >>> best_row([*rows, {"epoch": 2, "val_accuracy": 0.1, "val_loss": 0.3}], balanced=True)["val_loss"]
+    0.3
     """
     if balanced:
         return min(rows, key=lambda row: row["val_loss"])

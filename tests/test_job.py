@@ -1,0 +1,89 @@
+"""What a recipe says reaches the network, its loss and its batches; and which weights a run leaves."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from focalnets import FocalNetClassifier, ImageConverter, open_dataset, train
+from focalnets.training import outcome, records
+from focalnets.training.job import Job
+from focalnets.training.prepare import training_splits
+from focalnets.training.recipe import load_recipe
+
+SHORT = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=100, warmup_fraction=0.0)
+
+
+def job(recipe, data="digits"):
+    settings = {"data": str(data), "on_bad_image": "error", "keep": "auto", "monitor_every": 0}
+    return Job(recipe, {**settings, "tensorboard": False})
+
+
+def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
+    recipe = dataclasses.replace(
+        SHORT,
+        label_smoothing=0.3,
+        class_weights="balanced",
+        drop_path_rate=0.4,
+        dropout_rate=0.1,
+        ema_decay=0.7,
+        optimizer="muon",
+    )
+    made = job(recipe)
+    assert made.classifier.loss.label_smoothing == 0.3
+    assert [len(loader[0]) for loader in (made.loader, made.validation_loader)] == [3, 3], "with weights"
+    blocks = made.classifier.backbone.blocks
+    np.testing.assert_allclose([block.drop_path_rate for block in blocks], np.linspace(0, 0.4, len(blocks)))
+    assert {block.dropout_rate for block in blocks} == {0.1}
+    assert type(made.classifier.optimizer).__name__ == "Muon"
+    assert made.classifier.optimizer.average_decay == 0.7
+    made = job(SHORT)
+    assert made.classifier.loss.label_smoothing == 0.1
+    assert [len(loader[0]) for loader in (made.loader, made.validation_loader)] == [2, 2]
+    assert {block.dropout_rate for block in made.classifier.backbone.blocks} == {0.0}
+
+
+def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
+    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net.class_names = tuple("0123456789")
+    net.image_converter = ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    net.save_to_preset(tmp_path / "preset")
+    digits = open_dataset("digits", channels=1).splits["train"]
+    recipe = dataclasses.replace(
+        SHORT, architecture="", preset=str(tmp_path / "preset"), mean=(0.3,), std=(0.37,)
+    )
+    for names, kept in (("0123456789", True), ("1023456789", False)):
+        data = tmp_path / f"{names}.npz"
+        arrays = {"x_train": digits.images, "y_train": digits.labels, "class_names": np.array(list(names))}
+        np.savez(data, **arrays)
+        made = job(recipe, data).classifier
+        for found, given in zip(made.backbone.get_weights(), net.backbone.get_weights(), strict=True):
+            np.testing.assert_array_equal(found, given)
+        heads = [keras.ops.convert_to_numpy(one.head.kernel) for one in (made, net)]
+        assert np.array_equal(*heads) == kept, names
+
+
+@pytest.mark.parametrize(
+    ("keep_weights", "ema_decay"),
+    [pytest.param("best", 0.9, marks=pytest.mark.core), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
+)
+def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
+    keep_weights, ema_decay, tmp_path, monkeypatch
+):
+    """The first epoch is called the best, so that best and last differ."""
+    for module in (records, outcome):
+        monkeypatch.setattr(module, "best_row", lambda rows, balanced: rows[0])
+    recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay)
+    result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
+    assert result.kept["epoch"] == (1 if keep_weights == "best" else 2)
+    first, second = (row["val_loss"] for row in result.history)
+    assert abs(first - second) > 0.01, "the two cannot be told apart"
+
+    _, validation = training_splits(open_dataset("digits", channels=1), recipe)
+    logits = np.float64(
+        FocalNetClassifier.from_preset(result.directory).predict(validation.images, verbose=0)
+    )
+    log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    targets = 0.9 * np.eye(10)[validation.labels] + 0.1 / 10
+    assert -np.mean(np.sum(targets * log_shares, axis=1)) == pytest.approx(result.kept["val_loss"], rel=1e-4)
