@@ -519,6 +519,26 @@ def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     assert "as focalnet_large_fl4 has it" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
+def test_another_source_is_taken_where_the_first_is_gone(published, monkeypatch, caplog):
+    """The hash is that of the first: it is asked of no other."""
+    name, folder = published
+    net = build_architecture(ARCHITECTURES["focalnet_large_fl4"])
+    randomize(net)
+    save(folder / "focalnet_large_lrf_384_fl4.pth", to_tensors(net, "official"))
+    row, wrong = CHECKPOINTS[name], "0" * 64
+    (url,) = row.sources
+    sources = (url.replace("focalnet_large", "gone"), url)
+    monkeypatch.setitem(CHECKPOINTS, name, dataclasses.replace(row, sources=sources, sha256=wrong))
+    found = FocalNetClassifier.from_preset(name)
+    np.testing.assert_array_equal(found.get_weights()[0], net.get_weights()[0])
+    assert f"Trying {url}" in caplog.text
+    assert "nobody has published a hash" in caplog.text
+    monkeypatch.setitem(CHECKPOINTS, name, dataclasses.replace(row, sources=(url,), sha256=wrong))
+    with pytest.raises(ValueError, match="expected 0000"):
+        FocalNetClassifier.from_preset(name)
+
+
 def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
     out = tmp_path / "nano"
     assert main(["convert", "focalnet_nano_cifar10", str(out)]) == 0

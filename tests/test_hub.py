@@ -18,7 +18,9 @@ import time
 import types
 import urllib.request
 
+import numpy as np
 import pytest
+from reference import randomize
 
 import focalnets
 from focalnets import _io
@@ -646,6 +648,32 @@ def test_the_weights_of_a_repository_are_chosen(serve_hub, names, chosen, tmp_pa
     path = local_file("hf://timm/focalnet")
     assert path.read_text() == chosen
     assert path.is_relative_to(tmp_path / "cache" / "huggingface")
+
+
+def test_a_repository_becomes_the_network_that_its_files_describe(serve_hub, tmp_path):
+    pytest.importorskip("safetensors")
+    backbone = focalnets.FocalNetBackbone(
+        embed_dim=8,
+        depths=(1, 1),
+        norm_placement="post",
+        layer_scale_init=0.1,
+        normalize_modulator=True,
+        norm_epsilon=1e-3,
+        image_shape=(None, None, 3),
+    )
+    converter = focalnets.ImageConverter((25, 25), 25 / 29, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    net = focalnets.FocalNetClassifier(backbone, 3, converter, class_names=("ant", "bee", "cat"))
+    randomize(net)
+    net.save_to_preset(tmp_path / "net")
+    assert main(["convert", str(tmp_path / "net"), str(tmp_path / "theirs"), "--to", "transformers"]) == 0
+    serve_hub({path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()})
+    again = focalnets.FocalNetClassifier.from_preset("hf://timm/focalnet")
+    assert again.class_names == ("ant", "bee", "cat")
+    assert (again.image_converter.mean, again.image_converter.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype("uint8")
+    x = again.image_converter.prepare(picture)[None]
+    np.testing.assert_array_equal(x[0], converter.prepare(picture))
+    np.testing.assert_allclose(again.predict(x, verbose=0), net.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
 
 
 def test_a_file_of_a_repository(serve_hub):

@@ -8,12 +8,15 @@ import json
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from reference import relative_error
 from their_networks import COMBINATIONS, STORED, name_of, their_net, their_outputs, their_picture
 from their_weights import FIXTURES, our_flags, our_outputs
 
+from focalnets import ImageConverter
 from focalnets.convert.convert import transformers_config
 from focalnets.convert.tensors import from_tensors, to_tensors
+from focalnets.presets.preprocessing import transformers_preprocessing
 
 torch = pytest.importorskip("torch", reason="transformers' FocalNet is torch only")
 import transformers  # noqa: E402  `make setup` installs it beside torch: its absence is a failure
@@ -89,6 +92,17 @@ def test_the_way_back_is_loaded_by_transformers_itself():
     picture = their_picture()
     before, after = their_outputs(theirs, picture)["logits"], their_outputs(net, picture)["logits"]
     np.testing.assert_array_equal(after.numpy(), before.numpy())
+
+
+@pytest.mark.parametrize("fraction", [0.875, 1.0])
+def test_its_image_processor_reads_our_preprocessing(fraction, tmp_path):
+    converter = ImageConverter((28, 28), fraction, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(transformers_preprocessing(converter)))
+    processor = transformers.BitImageProcessor.from_pretrained(tmp_path)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
+    theirs = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+    ours = keras.ops.convert_to_numpy(converter(converter.prepare(picture)[None]))
+    np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
 
 
 def test_the_fixture_is_what_transformers_computes():

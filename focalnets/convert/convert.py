@@ -18,6 +18,7 @@ from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.load import load_any
+from focalnets.presets.preprocessing import transformers_preprocessing
 from focalnets.presets.store import is_preset_directory, write_preset_files
 
 REPORT = "conversion.json"
@@ -105,6 +106,7 @@ def export_checkpoint(preset, out, library, force=False):
     network = _network_of(preset)
     tensors, digests = to_tensors(network, library), _digests(network)
     config, notes = transformers_config(network), differences_elsewhere(network, library)
+    converter = getattr(network, "image_converter", None)
     del network  # the largest take 3 GB, and the writer copies
     gc.collect()
     if is_file:
@@ -123,6 +125,11 @@ def export_checkpoint(preset, out, library, force=False):
     else:
         with atomic_directory(out, replace=force) as partial:
             write_json(partial / "config.json", config)
+            preprocessing = None if converter is None else transformers_preprocessing(converter)
+            if preprocessing is not None:
+                write_json(partial / "preprocessor_config.json", preprocessing)
+            elif converter is not None:
+                notes.append("its image processor knows square images only: preprocessing is not written")
             _write_tensors(partial / "model.safetensors", tensors)
             tensors.clear()
             _check(read_source(partial).tensors, digests)

@@ -1,5 +1,7 @@
 """The preprocessing that belongs to a published checkpoint."""
 
+import math
+
 from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, ImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS
@@ -37,14 +39,11 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
             "from timm's config.json",
         )
     if "image_mean" in preprocessing:
-        size, crop = preprocessing.get("size", {}), preprocessing.get("crop_size", {})
-        edge = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-        side = crop.get("height", edge) if isinstance(crop, dict) else crop
-        side = side if preprocessing.get("do_center_crop") else edge
+        size, fraction = _sizes(preprocessing)
         return _described(
             ImageConverter(
-                (side, side),
-                crop_fraction=side / edge,
+                size,
+                crop_fraction=fraction,
                 interpolation=_RESAMPLE.get(preprocessing.get("resample"), "bicubic"),
                 mean=preprocessing["image_mean"],
                 std=preprocessing["image_std"],
@@ -60,6 +59,53 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
     fraction = 1.0 if size > 224 else 224 / 256
     converter = ImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
     return _described(converter, f"as {variant} was evaluated")
+
+
+def transformers_preprocessing(converter):
+    """transformers' preprocessor_config.json for an `ImageConverter`, None if it cannot say the same.
+
+    >>> from focalnets import ImageConverter
+    >>> from focalnets.presets.preprocessing import transformers_preprocessing
+    >>> transformers_preprocessing(ImageConverter((224, 224), crop_fraction=0.875))["size"]
+    {'shortest_edge': 256}
+    """
+    size = converter.image_size
+    if size is not None and size[0] != size[1]:
+        return None
+    numbers = {name: number for number, name in _RESAMPLE.items()}
+    sizes = {"do_resize": False, "do_center_crop": False}
+    if size is not None:
+        edge = math.floor(size[0] / converter.crop_fraction)
+        sizes = {
+            "do_resize": True,
+            "size": {"shortest_edge": edge},
+            "do_center_crop": True,
+            "crop_size": {"height": size[0], "width": size[1]},
+        }
+    return {
+        "image_processor_type": "BitImageProcessor",
+        **sizes,
+        "resample": numbers[converter.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(converter.mean),
+        "image_std": list(converter.std),
+    }
+
+
+def _sizes(preprocessing):
+    """(image size, crop fraction) that transformers' preprocessor_config.json means."""
+    if not preprocessing.get("do_resize", True):
+        return None, 1.0
+    size, crop = preprocessing.get("size", {}), preprocessing.get("crop_size", {})
+    edge = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
+    side = crop.get("height", edge) if isinstance(crop, dict) else crop
+    side = side if preprocessing.get("do_center_crop") else edge
+    fraction = side / edge
+    if math.floor(side / fraction) != edge:  # 25 / (25 / 29) is a little less than 29
+        fraction = math.nextafter(fraction, 0)
+    return (side, side), fraction
 
 
 def _described(converter, origin):
