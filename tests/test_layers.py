@@ -222,4 +222,4 @@ def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype,
     for one, other, unmasked in zip(plain, again, without, strict=True):
         limit = tolerance * max(np.abs(one).max(), np.abs(other).max())
         assert np.abs(one - other).max() <= limit
-        assert np.abs(one - unmasked).max() > 10 * limit, "the masks had no effect that this test could see"
+        assert np.abs(one - unmasked).max() > 5 * limit, "the masks had no effect that this test could see"

@@ -97,7 +97,9 @@ def test_gates_of_the_trained_net_equal_a_computation_from_the_weights(run):
 def test_fit_keeps_the_order_of_the_loader(tmp_path, monkeypatch):
     asked, batch = [], Loader.__getitem__
     monkeypatch.setattr(Loader, "__getitem__", lambda self, i: asked.append((self, i)) or batch(self, i))
-    train(dataclasses.replace(load_recipe("digits"), epochs=1), out=tmp_path / "run", verbose=0)
+    train(
+        dataclasses.replace(load_recipe("digits"), epochs=1), out=tmp_path / "run", monitor_every=0, verbose=0
+    )
     first = asked[0][0]
     order = [index for loader, index in asked if loader is first]
     assert order[-len(first) :] == list(range(len(first)))
