@@ -6,7 +6,6 @@ convolution another ten times; Keras' `jit_compile="auto"` leaves XLA off where 
 
 import tensorflow as tf
 
-
 # TensorFlow 2.21 never comes back from larger kernels of bfloat16 and float16, at least on some CPUs.
 _LARGEST_OF_HALF = 13
 
