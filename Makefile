@@ -49,9 +49,10 @@ lint: setup ## style and mistakes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: setup ## a short honest benchmark of this machine
-	$(BIN)/python benchmarks/bench_start.py
-	$(BIN)/python benchmarks/bench_models.py --net tutorial --task training --batch 64
+bench: setup ## a short honest benchmark of this machine; rows go to build/benchmarks
+	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_start.py
+	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_models.py --net focalnet_nano \
+		--task training --batch 128 --contenders focalnets-$(BACKEND) plain-keras-$(BACKEND)
 
 docs: setup ## the reference of every public name, from the docstrings, into build/docs
 	$(BIN)/pdoc -o build/docs focalnets '!focalnets.ops.[jt].*_ops' '!focalnets.__main__'

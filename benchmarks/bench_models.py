@@ -78,10 +78,11 @@ def main():
         commands = measure.add_matrix_product(commands, pythons["torch"])
         measured, failed = measure.interleave(commands, arguments.rounds)
     peak = measure.matrix_product_peak(measured)
-    if measured:
-        measure.write_rows(
-            f"models_{job.net}_{job.task}_float32_{measure.machine()}", rows_of(measured, job, peak)
-        )
+    rows = rows_of(measured, job, peak) if measured else []
+    for dtype in ("float32", "bfloat16"):
+        chosen = [row for row in rows if dtype_of(row["what"]) == dtype]
+        if chosen:
+            measure.write_rows(f"models_{job.net}_{job.task}_{dtype}_{measure.machine()}", chosen)
     if peak:
         print(f"best matrix product of this run: {peak:.0f} GFLOP/s")
     measure.print_left_out({**left_out, **failed})
@@ -106,6 +107,10 @@ def make_job(arguments, folder):
     )
 
 
+def dtype_of(name):
+    return "bfloat16" if name.endswith("bfloat16") else "float32"
+
+
 def rows_of(measured, job, peak):
     base = next(iter(measured))
     base_median = measured[base].spread()[0]
@@ -128,7 +133,10 @@ def rows_of(measured, job, peak):
                 "ratio": round(median / base_median, 2),
                 "ratio_to": base,
                 "gflop_per_image": round(gflop, 2),
-                "fraction_of_peak": round(rate * gflop / peak, 3) if peak else "",
+                # The peak is that of float32.
+                "fraction_of_peak": round(rate * gflop / peak, 3)
+                if peak and dtype_of(name) == "float32"
+                else "",
                 "peak_extra_mb": result.peak_extra_mb,
                 "warmup_s": round(result.warmup_s, 1),
                 "ready_s": round(result.ready_s, 1),

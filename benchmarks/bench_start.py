@@ -13,7 +13,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -89,12 +88,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--python", nargs="*", default=[])
     arguments = parser.parse_args()
-    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+    pythons = measure.interpreters(arguments.python)
 
     found = {backend: [] for backend in BACKENDS}
     for round_ in range(arguments.rounds + 1):  # the first fills caches and does not count
         for backend in BACKENDS:
-            python = pythons.get(backend, sys.executable)
+            python = pythons[backend]
             bare = timed(python, BARE.format(backend=backend), backend)
             if bare is None:
                 continue  # not installed
@@ -108,7 +107,7 @@ def main():
         names = ("import_backend_s", "import_focalnets_s", "build_s", "first_s", "second_s")
         medians = [round(statistics.median(column), 2) for column in zip(*values, strict=True)]
         rows.append({"backend": backend, "rounds": len(values), **dict(zip(names, medians, strict=True))})
-    for engine, values in engine_seconds(pythons.get("torch", sys.executable), arguments.rounds).items():
+    for engine, values in engine_seconds(pythons["torch"], arguments.rounds).items():
         bare, ours = (round(statistics.median(column), 2) for column in zip(*values, strict=True))
         empty = dict.fromkeys(("import_focalnets_s", "build_s"), "")
         row = {"import_backend_s": bare, **empty, "first_s": ours, "second_s": ""}

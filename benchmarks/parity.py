@@ -43,12 +43,12 @@ def main():
     if arguments.worker:
         return worker(arguments.worker)
 
-    pythons = dict(pair.split("=", 1) for pair in arguments.python)
+    pythons = measure.interpreters(arguments.python)
     with tempfile.TemporaryDirectory() as folder:
         found = {}
         for backend in BACKENDS:
             path = f"{folder}/{backend}.npz"
-            command = [pythons.get(backend, sys.executable), __file__, "--worker", path]
+            command = [pythons[backend], __file__, "--worker", path]
             environment = {**os.environ, "KERAS_BACKEND": backend}
             subprocess.run(command, env=environment, check=True)
             found[backend] = dict(np.load(path))
