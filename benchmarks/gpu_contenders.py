@@ -1,7 +1,6 @@
 """What `gpu_session.py` times: steps without arguments. On a machine without a GPU they run, too."""
 
 import contextlib
-import functools
 
 import keras
 import numpy as np
@@ -20,7 +19,7 @@ def synchronize():
 
 
 def depthwise_torch(batch, side, channels, size, rehearse):
-    """GELU(depthwise convolution) in several forms: name -> (step, images)."""
+    """GELU(depthwise convolution) in several forms: groups of name -> (step, images)."""
     import torch
     import torch.nn.functional as F
 
@@ -38,17 +37,18 @@ def depthwise_torch(batch, side, channels, size, rehearse):
         total = sum(padded[:, i : i + side, j : j + side] * kernel[i, j, :, 0].float() for i, j in taps)
         return F.gelu(total).to(x.dtype)
 
-    forms = {"cudnn": cudnn, "shifted": shifted}
-    if not rehearse:
-        torch._dynamo.reset()  # or the sizes of the last place would count, and the compiler guess at them
-        forms["cudnn compiled"] = torch.compile(cudnn, dynamic=False)
-        forms["shifted compiled"] = torch.compile(shifted, dynamic=False)
-        del forms["shifted"]
-    return {
-        f"{name}, {way}": (step, batch)
-        for name, form in forms.items()
-        for way, step in _both_ways(form, (x, kernel)).items()
-    }
+    def group(name, form):
+        ways = _both_ways(form, (x, kernel))
+        return {f"{name}, {way}": (step, batch) for way, step in ways.items()}
+
+    yield group("cudnn", cudnn)
+    if rehearse:
+        yield group("shifted", shifted)
+        return
+    torch._dynamo.reset()  # or the sizes of the last place would count, and the compiler guess at them
+    yield group("shifted compiled", torch.compile(shifted, dynamic=False))
+    if side == 56 and size == 3:  # what fusing GELU gives is the same everywhere
+        yield group("cudnn compiled", torch.compile(cudnn, dynamic=False))
 
 
 def contexts(batch, side, channels):
@@ -127,21 +127,22 @@ def depthwise_jax(batch, side, channels, size, rehearse):
     def total(form):
         return lambda x, kernel: form(x, kernel).astype(jnp.float32).sum()
 
-    contenders = {}
     for name, form in (("cudnn", grouped), ("shifted", shifted)):
-        value = jax.jit(form)
-        slope = jax.jit(jax.grad(total(form), (0, 1)))
-        for way, function in (("forward", value), ("forward+backward", slope)):
-            step = functools.partial(lambda f: jax.block_until_ready(f(x, kernel)), function)
-            contenders[f"{name}, {way}"] = (step, batch)
-    return contenders
+        ways = {"forward": jax.jit(form), "forward+backward": jax.jit(jax.grad(total(form), (0, 1)))}
+        yield {f"{name}, {way}": (_waiting(function, x, kernel), batch) for way, function in ways.items()}
+
+
+def _waiting(function, *arguments):
+    import jax
+
+    return lambda: jax.block_until_ready(function(*arguments))
 
 
 # === Whole nets ===
 
 
 def nets_torch(net, x, y, rehearse):
-    """Bare loops over ours and timm's net: name -> step; those that are compiled come last."""
+    """Bare loops over ours and timm's net: (eager, compiled), each name -> step."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -166,16 +167,16 @@ def nets_torch(net, x, y, rehearse):
             peers["training"], peers["training"].parameters(), images, labels, mixed
         )
     if rehearse:
-        return found
-    found["focalnets bare compiled inference"] = _inference(torch.compile(net), ours_x)
+        return found, {}
+    compiled = {"focalnets bare compiled inference": _inference(torch.compile(net), ours_x)}
     if peers:
-        found["timm compiled inference"] = _inference(torch.compile(peers["inference"]), images, mixed)
-        found["timm compiled training"] = _training(
+        compiled["timm compiled inference"] = _inference(torch.compile(peers["inference"]), images, mixed)
+        compiled["timm compiled training"] = _training(
             torch.compile(peers["training"]), peers["training"].parameters(), images, labels, mixed
         )
-    compiled = torch.compile(lambda images: net(images, training=True))
-    found["focalnets bare compiled training"] = _training(compiled, _values(net), ours_x, labels)
-    return found
+    trained = torch.compile(lambda images: net(images, training=True))
+    compiled["focalnets bare compiled training"] = _training(trained, _values(net), ours_x, labels)
+    return found, compiled
 
 
 def nets_with_kernels(net, x, y):

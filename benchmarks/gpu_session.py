@@ -1,6 +1,8 @@
 """The parts of `gpu_session.sh`, one backend a process.
 
-    gpu_session.py PART OUT SECONDS [--rehearse]
+    gpu_session.py PART OUT DEADLINE [--rehearse]
+
+DEADLINE is when the process will be ended from outside, in seconds since 1970.
 
 - `ceilings`: a bfloat16 product and a copy: what the machine can do.
 - `correctness`, `train_step`: numbers against float64, and a loss that falls.
@@ -11,7 +13,8 @@
   bare loop, beside timm, eager and compiled (on torch); how often a step of `fit` waits for the device.
 - `kernel_speed`: the focal context of each stage and the whole net, plain and with the Triton kernels.
 
-All contenders of a process take turns. Rows are written as they come, to OUT/gpu-<part>_<device>_<date>.csv.
+Contenders of one number in the column `turns` took turns. Rows are written after each such group, to
+OUT/gpu-<part>_<device>_<date>.csv: eight files.
 """
 
 import csv
@@ -29,16 +32,19 @@ import warnings
 import gpu_contenders
 import keras
 import numpy as np
+from gpu_contenders import synchronize
 
 import focalnets
 from focalnets._io import machine
-from focalnets.ops.backend import accelerator
+from focalnets.ops.backend import accelerator, bfloat16_is_fast
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.load import build_architecture
 
 BACKEND = keras.backend.backend()
 FIT_STEPS = 10
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of tiny_srf's maps
+COMPILING = 25.0  # seconds to be left before a whole net is compiled
+ENDING = 5.0  # seconds kept for the last round and the rows
 LEAST_SECONDS = 0.05  # shorter steps are repeated within a round, or the waits at its ends would count
 
 
@@ -48,18 +54,17 @@ class Part:
 
     Attributes:
         out: directory.
-        seconds: until the process is ended from outside.
+        deadline: when the process is ended from outside, as `time.time` counts.
         rehearse: whether everything is to be tiny.
     """
 
     out: pathlib.Path
-    seconds: float
+    deadline: float
     rehearse: bool
-    started: float = dataclasses.field(default_factory=time.monotonic)
 
-    def spent(self):
-        """The share of its seconds that is gone."""
-        return (time.monotonic() - self.started) / self.seconds
+    def left(self):
+        """Seconds until then."""
+        return self.deadline - time.time()
 
     def write(self, name, row):
         device = accelerator() or machine()
@@ -86,18 +91,22 @@ def versions():
     return ", ".join(found)
 
 
-def interleaved(part, contenders, synchronize, rounds):
-    """Warm each up, then time them in turn until rounds or time are over; yields a row each.
+def interleaved(part, contenders, rounds, compiling=0.0):
+    """Warm each up, then time them in turn until rounds or time are over; a row each.
+
+    What must not be lost by a compilation that takes too long is measured in a call before.
 
     Args:
         contenders: name -> (step, images that it takes).
+        rounds: at most so many.
+        compiling: seconds that must be left to begin with one at all.
 
-    One that fails is reported; so is one for whose compilation no time is left. A failure on a GPU may take
-    all that comes after it along: what was measured before it stays.
+    One that fails is reported. A failure on a GPU may take all that comes after it along: what was measured
+    before it stays.
     """
     warm, repeats, seconds = {}, {}, {}
     for name, (step, _) in contenders.items():
-        if seconds and part.spent() > 0.6:
+        if part.left() < ENDING + compiling:
             print(f"{name}: left out, no time for it")
             continue
         start = time.perf_counter()
@@ -117,7 +126,7 @@ def interleaved(part, contenders, synchronize, rounds):
         seconds[name] = []
     running = list(seconds)
     for done in range(rounds):
-        if done and part.spent() > 0.85:
+        if done and part.left() < ENDING:
             break
         for name in list(running):
             try:
@@ -131,17 +140,21 @@ def interleaved(part, contenders, synchronize, rounds):
                 running.remove(name)
                 continue
             seconds[name].append((time.perf_counter() - start) / repeats[name])
+    rows = []
     for name, values in seconds.items():
         if values:
             median = statistics.median(values)
             spread = {"median_s": median, "min_s": min(values), "max_s": max(values)}
-            yield {
-                "what": name,
-                "rounds": len(values),
-                **{key: f"{value:.4g}" for key, value in spread.items()},
-                "images_per_s": f"{contenders[name][1] / median:.4g}",
-                "warmup_s": round(warm[name], 1),
-            }
+            rows.append(
+                {
+                    "what": name,
+                    "rounds": len(values),
+                    **{key: f"{value:.4g}" for key, value in spread.items()},
+                    "images_per_s": f"{contenders[name][1] / median:.4g}",
+                    "warmup_s": round(warm[name], 1),
+                }
+            )
+    return rows
 
 
 def correctness(part):
@@ -191,7 +204,7 @@ def ceilings(part):
     target = torch.empty_like(source)
     contenders = {"product": (lambda: a @ a, 0), "copy": (lambda: target.copy_(source), 0)}
     work = {"product": 2 * side**3, "copy": 4 * numbers}
-    for row in interleaved(part, contenders, gpu_contenders.synchronize, 3 if part.rehearse else 20):
+    for row in interleaved(part, contenders, 3 if part.rehearse else 20):
         row["giga_per_s"] = f"{work[row['what']] / float(row['median_s']) / 1e9:.4g}"
         del row["images_per_s"]
         part.write("ceilings", row)
@@ -207,7 +220,7 @@ def kernels(part):
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.allow_tf32 = False
-    right, done = True, 0
+    right, done, longest = True, 0, 0.0
     places = ((5, 8),) if part.rehearse else (*STAGES, (37, 100))
     for dtype, (side, channels), levels in (
         (dtype, place, levels)
@@ -215,9 +228,10 @@ def kernels(part):
         for dtype in (torch.bfloat16, torch.float32)
         for place in places
     ):
-        if done and part.spent() > 0.85:
+        if part.left() < ENDING + 1.5 * longest:
             print("the others are left out: no time for them")
             break
+        start = time.monotonic()
         generator = torch.Generator(device).manual_seed(side)
         draw = functools.partial(torch.randn, device=device, generator=generator)
         shapes = [(2, side, side, channels), (2, side, side, levels + 1)]
@@ -237,35 +251,35 @@ def kernels(part):
             float((mine - true).abs().max() / true.abs().max())
             for mine, true in zip(found[True], found[False], strict=True)
         ]
-        ok = max(errors) < (1e-5 if dtype == torch.float32 else 2e-2)
+        limit = 1e-5 if dtype == torch.float32 else 2e-2
+        ok = all(error < limit for error in errors)  # not max: that of a number and NaN is either
         row = {"dtype": str(dtype), "side": side, "channels": channels, "levels": levels}
-        row |= {"value_error": f"{errors[0]:.1e}", "gradient_error": f"{max(errors[1:]):.1e}", "ok": ok}
+        row |= {"value_error": f"{errors[0]:.1e}", "gradient_error": f"{np.max(errors[1:]):.1e}", "ok": ok}
         part.write("kernels", row)
         right, done = right and ok, done + 1
+        longest = max(longest, time.monotonic() - start)
     dispatched = config.dispatches().get(("focal_context", "triton"), 0)
     print(f"dispatches to triton: {dispatched}")
-    return right and dispatched >= done
+    return right and dispatched >= done > 0
 
 
 def depthwise(part):
     """One level without its gate, forward and forward+backward, bfloat16, batch 128."""
     places = [(*stage, 3) for stage in STAGES] + [(*STAGES[0], 5), (*STAGES[0], 7)]
     places = [(8, 16, 3)] if part.rehearse else places
-    batch = 2 if part.rehearse else 128
+    batch, rounds = (2, 3) if part.rehearse else (128, 10)
     forms = gpu_contenders.depthwise_torch if BACKEND == "torch" else gpu_contenders.depthwise_jax
-    for index, (side, channels, size) in enumerate(places):
-        slice_ = dataclasses.replace(part, seconds=part.seconds * (1 - part.spent()) / (len(places) - index))
-        slice_.started = time.monotonic()
-        contenders = forms(batch, side, channels, size, part.rehearse)
-        rounds = 3 if part.rehearse else 10
-        for row in interleaved(slice_, contenders, gpu_contenders.synchronize, rounds):
-            part.write("depthwise", {"side": side, "channels": channels, "kernel": size, **row})
+    for side, channels, size in places:
+        for group in forms(batch, side, channels, size, part.rehearse):
+            for row in interleaved(part, group, rounds, compiling=5.0):
+                part.write("depthwise", {"side": side, "channels": channels, "kernel": size, **row})
     return True
 
 
 def speed(part):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    batch = 2 if part.rehearse else 128
+    """What compiles nothing first, all in turn; then each that compiles, beside a bare eager one."""
+    _mixed_precision(part)
+    batch, rounds = (2, 3) if part.rehearse else (128, 20)
     net, x, y = _net_and_batch(part, batch)
     many_x, many_y = np.concatenate([x] * FIT_STEPS), np.concatenate([y] * FIT_STEPS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -274,38 +288,50 @@ def speed(part):
     def fit():
         net.fit(many_x, many_y, batch_size=batch, verbose=0)
 
-    contenders = {
+    keras_own = {
         "focalnets predict": (lambda: net.predict_on_batch(x), batch),
         f"focalnets fit, {FIT_STEPS} steps": (fit, FIT_STEPS * batch),
     }
     if BACKEND == "torch":
         for what, step in (("one batch", lambda: net.train_on_batch(x, y)), (f"fit, {FIT_STEPS} steps", fit)):
             part.write("waits", {"what": what, "waits": waits(step)})
-        more = gpu_contenders.nets_torch(net, x, y, part.rehearse)
-    else:
-        more = gpu_contenders.nets_jax(net, loss, x, y)
-    contenders |= {name: (step, batch) for name, step in more.items()}
-    rounds = 3 if part.rehearse else 20
-    for row in interleaved(part, contenders, gpu_contenders.synchronize, rounds):
-        part.write("speed", {"batch": batch, "size": x.shape[1], **row})
+        eager, compiled = gpu_contenders.nets_torch(net, x, y, part.rehearse)
+        eager = {name: (step, batch) for name, step in eager.items()}
+        groups = [{**keras_own, **eager}]
+        for name, step in compiled.items():
+            reference = f"focalnets bare eager {name.split()[-1]}"
+            groups.append({name: (step, batch), reference: eager[reference]})
+    else:  # everything compiles
+        bare = {name: (step, batch) for name, step in gpu_contenders.nets_jax(net, loss, x, y).items()}
+        groups = [{name: contender} for name, contender in {**keras_own, **bare}.items()]
+    for number, group in enumerate(groups):
+        compiling = COMPILING if number and not part.rehearse else 0.0
+        for row in interleaved(part, group, rounds, compiling):
+            part.write("speed", {"batch": batch, "size": x.shape[1], "turns": number, **row})
     return True
 
 
 def kernel_speed(part):
     """The Triton kernels beside the plain definition: the focal context of each stage, and the net."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    batch = 2 if part.rehearse else 128
-    rounds = 3 if part.rehearse else 10
-    contenders = {}
+    _mixed_precision(part)
+    batch, rounds = (2, 3) if part.rehearse else (128, 10)
+    groups = []
     for side, channels in ((5, 8),) if part.rehearse else STAGES:
-        for name, step in gpu_contenders.contexts(batch, side, channels).items():
-            contenders[f"context {side} x {side} x {channels}, {name}"] = (step, batch)
+        steps = gpu_contenders.contexts(batch, side, channels)
+        place = f"context {side} x {side} x {channels}"
+        groups.append({f"{place}, {name}": (step, batch) for name, step in steps.items()})
     net, x, y = _net_and_batch(part, batch)
-    for name, step in gpu_contenders.nets_with_kernels(net, x, y).items():
-        contenders[name] = (step, batch)
-    for row in interleaved(part, contenders, gpu_contenders.synchronize, rounds):
-        part.write("speed", {"batch": batch, "size": x.shape[1], **row})
+    steps = gpu_contenders.nets_with_kernels(net, x, y)
+    groups.append({name: (step, batch) for name, step in steps.items()})
+    for number, group in enumerate(groups):
+        for row in interleaved(part, group, rounds):
+            part.write("kernel-speed", {"batch": batch, "turns": number, **row})
     return True
+
+
+def _mixed_precision(part):
+    slow = part.rehearse and not bfloat16_is_fast()
+    keras.config.set_dtype_policy("float32" if slow else "mixed_bfloat16")
 
 
 def _net_and_batch(part, batch):
@@ -340,10 +366,12 @@ PARTS = {
 }
 
 
-def main(name, out, seconds, *rest):
+def main(name, out, deadline, *rest):
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    part = Part(out, float(seconds), rest == ("--rehearse",))
+    part = Part(out, float(deadline), rest == ("--rehearse",))
+    if accelerator() is None and not part.rehearse:
+        return f"{BACKEND} finds no GPU here; --rehearse goes without one"
     return 0 if PARTS[name](part) else "wrong numbers: see above"
 
 

@@ -9,15 +9,16 @@
 #     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
 #     -d .whl keras==3.15.1 optree namex
 #
-# The limits of the parts sum to less than nine minutes. A part writes each row as it has it, so one that
-# fails or runs out of its seconds leaves what it found; it is reported and does not stop the others.
+# The limits of the parts sum to nine minutes. A part writes its rows group by group, so one that fails or runs
+# out of its seconds leaves what it found; it is reported and does not stop the others.
 # --rehearse runs everything with tiny sizes, for a machine without a GPU.
 #
-# The recipe cifar10_gpu after it, in a session of its own, without the command line's packages (stopped at
-# its limit it is saved; focalnets.resume("/tmp/run") goes on):
+# The recipe cifar10_gpu, in a command of its own, without the command line's packages. Stopped at its limit,
+# it is saved: as long as the machine is held, focalnets.resume("/tmp/run") goes on.
 #
-#   KERAS_BACKEND=torch python3 -c 'import focalnets
-#   focalnets.train("cifar10_gpu", "cifar10.zip", "/tmp/run", max_minutes=9, monitor_every=0, verbose=2)'
+#   python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .whl/*.whl
+#   PYTHONPATH=$PWD:/tmp/site KERAS_BACKEND=torch python3 -c 'import focalnets
+#   focalnets.train("cifar10_gpu", "cifar10.zip", "/tmp/run", max_minutes=8, monitor_every=0, verbose=2)'
 #   tar -czf OUT_DIRECTORY/run.tgz --exclude="*.npz" -C /tmp run
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +34,8 @@ export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 part() { # part SECONDS BACKEND NAME
   echo "== $3 on $2"
-  KERAS_BACKEND=$2 timeout -k 5 "$1" python3 benchmarks/gpu_session.py "$3" "$out" "$1" $rehearse && return
+  local deadline=$(($(date +%s) + $1))
+  KERAS_BACKEND=$2 timeout -k 5 "$1" python3 benchmarks/gpu_session.py "$3" "$out" $deadline $rehearse && return
   echo "!! $3 on $2 failed or ran out of its $1 s (exit $?)"
   return 1
 }

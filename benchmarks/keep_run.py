@@ -19,7 +19,7 @@ import measure
 
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.cost import count_macs, count_parameters
-from focalnets.training.recipe import load_recipe
+from focalnets.training.recipe import load_recipe, recipe_names
 
 README = pathlib.Path(__file__).parents[1] / "focalnets" / "training" / "recipes" / "README.md"
 BEGIN, END = "<!-- written by benchmarks/keep_run.py -->\n", "<!-- end -->"
@@ -74,7 +74,7 @@ def rows():
         with (measure.RESULTS / f"{stem}.history.csv").open() as file:
             history = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         _, _, _, backend, precision, *machine, day = stem.split("_")
-        name = recipe["architecture"] or recipe["preset"]
+        name = recipe["architecture"] or pathlib.Path(recipe["preset"]).name
         architecture = ARCHITECTURES.get(recipe["architecture"])
         if architecture:
             classes = len(evaluation["per_class"])
@@ -106,16 +106,21 @@ def rows():
 
 def unlike(recipe):
     """What the recipe of that name says otherwise now: the run's values."""
+    if recipe["name"] not in recipe_names():
+        return "no such recipe"
     today = json.loads(json.dumps(dataclasses.asdict(load_recipe(recipe["name"]))))
-    today, then = ({**one, **one["augmentation"]} for one in (today, recipe))
+    today, then = (
+        {**one, **{f"augmentation.{name}": value for name, value in one["augmentation"].items()}}
+        for one in (today, recipe)
+    )
     if not recipe["preset"]:  # what None means then; older records say so
         filled = {"crop_fraction": 1.0, "interpolation": "bicubic"}
         today, then = (
             {**one, **{name: one[name] or filled[name] for name in filled}} for one in (today, then)
         )
-    told = {"augmentation", "data", "seed", "precision", "epochs"}
+    told = {"augmentation", "data", "preset", "seed", "precision", "epochs"}
     changed = [name for name in today if name not in told and then.get(name) != today[name]]
-    return ", ".join(f"{name} {then.get(name)}" for name in changed)
+    return ", ".join(f"{name.removeprefix('augmentation.')} {then.get(name)}" for name in changed)
 
 
 def table():

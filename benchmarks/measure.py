@@ -11,6 +11,7 @@ import contextlib
 import csv
 import dataclasses
 import datetime
+import importlib.util
 import json
 import math
 import os
@@ -297,10 +298,13 @@ class _Interpreters(dict):
 
 
 def machine():
-    """A word for this machine, see there. Not for workers: a peer's environment has no focalnets."""
-    from focalnets._io import machine
-
-    return machine()
+    """A word for this machine. By the file: a peer's environment, or the one that only compares, may have no
+    focalnets installed."""
+    path = pathlib.Path(__file__).parents[1] / "focalnets" / "_io.py"
+    spec = importlib.util.spec_from_file_location("focalnets_io", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.machine()
 
 
 if __name__ == "__main__":

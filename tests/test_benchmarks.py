@@ -224,7 +224,7 @@ def gpu_session(monkeypatch):
 )
 def test_the_gpu_session_is_rehearsed(gpu_session, part, tmp_path):
     """All but the kernels alone (`test_triton`), the compiler, and what only a GPU can do."""
-    assert gpu_session.main(part, str(tmp_path), "600", "--rehearse") == 0
+    assert gpu_session.main(part, str(tmp_path), str(time.time() + 600), "--rehearse") == 0
     rows = []
     for path in tmp_path.iterdir():
         with path.open() as file:
@@ -239,7 +239,7 @@ def test_the_gpu_session_is_rehearsed(gpu_session, part, tmp_path):
 
 
 def test_a_contender_that_fails_takes_no_others_along(gpu_session, tmp_path, capsys):
-    part = gpu_session.Part(tmp_path, 600.0, rehearse=True)
+    part = gpu_session.Part(tmp_path, time.time() + 600, rehearse=True)
     calls = []
 
     def breaks():
@@ -251,11 +251,13 @@ def test_a_contender_that_fails_takes_no_others_along(gpu_session, tmp_path, cap
         raise RuntimeError("not here")
 
     contenders = {"good": (time.time, 1), "breaks": (breaks, 1), "never": (never, 1)}
-    rows = {row["what"]: row for row in gpu_session.interleaved(part, contenders, lambda: None, 4)}
+    rows = {row["what"]: row for row in gpu_session.interleaved(part, contenders, 4)}
     assert {name: row["rounds"] for name, row in rows.items()} == {"good": 4, "breaks": 1}
     printed = capsys.readouterr().out
     assert "breaks: failed in round 1 (RuntimeError: illegal memory access)" in printed
     assert "never: left out (RuntimeError: not here)" in printed
-    late = dataclasses.replace(part, seconds=1e-9)
-    rows = list(gpu_session.interleaved(late, contenders, lambda: None, 4))
-    assert [(row["what"], row["rounds"]) for row in rows] == [("good", 1)], "one round of one is always made"
+    assert "no time" not in printed
+    late = dataclasses.replace(part, deadline=time.time() + 20)
+    assert gpu_session.interleaved(late, contenders, 4, compiling=30) == []
+    assert "good: left out, no time for it" in capsys.readouterr().out
+    assert [row["what"] for row in gpu_session.interleaved(late, {"good": contenders["good"]}, 4)] == ["good"]

@@ -298,6 +298,12 @@ def test_files_beside_the_weights_are_heard(tmp_path, weights):
     converter = from_tensors(read_source(tmp_path)).image_converter
     assert (converter.image_size, converter.crop_fraction) == ((48, 48), 0.75)
     assert converter.interpolation == "bilinear"
+    preprocessing["size"]["shortest_edge"] = 59  # 48 / (48 / 59) is less than that
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
+    converter = from_tensors(read_source(tmp_path)).image_converter
+    corners = np.zeros((59, 59, 3), "uint8")
+    corners[5:54, 5:54] = 255  # resized to 59 it is itself, and the crop leaves 5 or 6 pixels
+    assert converter.prepare(corners).min() == 255
 
 
 def test_a_backbone_without_head_is_a_preset_too(tmp_path):

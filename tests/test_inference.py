@@ -389,7 +389,8 @@ def test_good_pictures_are_answered_before_the_bad_ones_are_named(run, pictures,
 
 
 def test_explained_pictures_of_one_name_are_kept_apart(run, pictures, tmp_path, capsys):
-    names = [pictures / "a.png", pictures / "more" / "a.png", pictures / "more" / "A.png"]
+    (pictures / "most").mkdir()
+    names = [pictures / "a.png", pictures / "more" / "a.png", pictures / "most" / "A.png"]
     (pictures / "more" / "b.png").rename(names[1])
     (pictures / "wide.png").rename(names[2])
     out = tmp_path / "explained"

@@ -94,13 +94,15 @@ def test_the_way_back_is_loaded_by_transformers_itself():
     np.testing.assert_array_equal(after.numpy(), before.numpy())
 
 
-@pytest.mark.parametrize("fraction", [0.875, 1.0])
-def test_its_image_processor_reads_our_preprocessing(fraction, tmp_path):
-    converter = ImageConverter((28, 28), fraction, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+@pytest.mark.parametrize(("fraction", "channels"), [(0.875, 3), (1.0, 3), (0.875, 1)])
+def test_its_image_processor_reads_our_preprocessing(fraction, channels, tmp_path):
+    mean, std = (0.1, 0.2, 0.3)[:channels], (0.4, 0.5, 0.6)[:channels]
+    converter = ImageConverter((28, 28), fraction, mean=mean, std=std)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(transformers_preprocessing(converter)))
     processor = transformers.BitImageProcessor.from_pretrained(tmp_path)
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype("uint8")
-    theirs = processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, channels)).astype("uint8")
+    image = Image.fromarray(picture.squeeze())
+    theirs = processor(image, return_tensors="np")["pixel_values"].reshape(1, channels, 28, 28)
     ours = keras.ops.convert_to_numpy(converter(converter.prepare(picture)[None]))
     np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
 

@@ -19,7 +19,7 @@ from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_a
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.load import load_any
 from focalnets.presets.preprocessing import transformers_preprocessing
-from focalnets.presets.store import is_preset_directory, write_preset_files
+from focalnets.presets.store import is_preset_directory, read_config, write_preset_files
 
 REPORT = "conversion.json"
 
@@ -106,7 +106,7 @@ def export_checkpoint(preset, out, library, force=False):
     network = _network_of(preset)
     tensors, digests = to_tensors(network, library), _digests(network)
     config, notes = transformers_config(network), differences_elsewhere(network, library)
-    converter = getattr(network, "image_converter", None)
+    _, converter = read_config(pathlib.Path(preset))
     del network  # the largest take 3 GB, and the writer copies
     gc.collect()
     if is_file:
@@ -129,7 +129,7 @@ def export_checkpoint(preset, out, library, force=False):
             if preprocessing is not None:
                 write_json(partial / "preprocessor_config.json", preprocessing)
             elif converter is not None:
-                notes.append("its image processor knows square images only: preprocessing is not written")
+                notes.append("its image processor knows square images of 1 or 3 channels: none is written")
             _write_tensors(partial / "model.safetensors", tensors)
             tensors.clear()
             _check(read_source(partial).tensors, digests)

@@ -62,15 +62,17 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
 
 
 def transformers_preprocessing(converter):
-    """transformers' preprocessor_config.json for an `ImageConverter`, None if it cannot say the same.
+    """transformers' preprocessor_config.json for an `ImageConverter`, None if it knows no such preprocessing.
+
+    It is the same but for the corner of the crop, which theirs rounds down: a pixel, for some sizes.
 
     >>> from focalnets import ImageConverter
     >>> from focalnets.presets.preprocessing import transformers_preprocessing
     >>> transformers_preprocessing(ImageConverter((224, 224), crop_fraction=0.875))["size"]
     {'shortest_edge': 256}
     """
-    size = converter.image_size
-    if size is not None and size[0] != size[1]:
+    size, channels = converter.image_size, len(converter.mean)
+    if channels not in (1, 3) or (size is not None and size[0] != size[1]):
         return None
     numbers = {name: number for number, name in _RESAMPLE.items()}
     sizes = {"do_resize": False, "do_center_crop": False}
@@ -84,6 +86,7 @@ def transformers_preprocessing(converter):
         }
     return {
         "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": channels == 3,
         **sizes,
         "resample": numbers[converter.interpolation],
         "do_rescale": True,
@@ -96,14 +99,14 @@ def transformers_preprocessing(converter):
 
 def _sizes(preprocessing):
     """(image size, crop fraction) that transformers' preprocessor_config.json means."""
-    if not preprocessing.get("do_resize", True):
+    if not preprocessing.get("do_resize", True) and not preprocessing.get("do_center_crop"):
         return None, 1.0
     size, crop = preprocessing.get("size", {}), preprocessing.get("crop_size", {})
     edge = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
     side = crop.get("height", edge) if isinstance(crop, dict) else crop
     side = side if preprocessing.get("do_center_crop") else edge
     fraction = side / edge
-    if math.floor(side / fraction) != edge:  # 25 / (25 / 29) is a little less than 29
+    if math.floor(side / fraction) != edge:  # 48 / (48 / 59) is a little less than 59
         fraction = math.nextafter(fraction, 0)
     return (side, side), fraction
 
