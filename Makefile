@@ -16,8 +16,9 @@ export KERAS_BACKEND = $(BACKEND)
 EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,triton
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
-# On torch every test runs, on the others the core ones.
-TESTS_torch := tests
+# On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
+# others the core ones.
+TESTS_torch := tests -n 2 --dist loadfile
 TESTS_jax := tests -m core
 TESTS_tensorflow := tests -m core
 
@@ -36,6 +37,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup ## train on real handwritten digits and draw what the network looks at (about a minute)
 	$(BIN)/focalnets train --recipe digits --out runs/demo --force
 
+test: export OMP_NUM_THREADS = 1
 test: setup ## all tests on torch, or the core tests with BACKEND=jax or BACKEND=tensorflow
 	$(BIN)/python -m pytest $(TESTS_$(BACKEND))
 
