@@ -9,8 +9,9 @@ import numpy as np
 
 from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data import arrays, cache, files, libraries
-from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels
+from focalnets.data.decode import as_pixels
 from focalnets.data.files import SPLITS
+from focalnets.data.formats import IMAGE_SUFFIXES
 from focalnets.data.pictures import describe_bad
 from focalnets.data.splits import FilePictures, Split, stratified_draw
 
@@ -132,7 +133,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     if not rows:
         raise ValueError(
             f"{source} holds no images of the form train/<class>/<image> or <class>/<image> "
-            f"({', '.join(IMAGE_SUFFIXES)})."
+            f"({', '.join(sorted(IMAGE_SUFFIXES))})."
         )
     named = bool(rows[0][0])
     if any(bool(split) != named for split, *_ in rows):

@@ -10,8 +10,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from focalnets._io import reason
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
 # Checked before any pixel is decoded; Pillow's own limit raises from 179 megapixels on only.
 MAX_PIXELS = 64_000_000
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets._io import cores, expanded, parallel_map, progress
-from focalnets.data.decode import IMAGE_SUFFIXES, as_pixels, open_image
+from focalnets.data.decode import as_pixels, open_image
+from focalnets.data.formats import IMAGE_SUFFIXES
 
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
@@ -79,7 +80,7 @@ def is_picture(parts):
     """By its suffix, and not what systems and editors leave: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
     if any(part.startswith(".") or part == "__MACOSX" for part in parts):
         return False
-    return parts[-1].lower().endswith(IMAGE_SUFFIXES)
+    return pathlib.PurePath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_pictures(files, channels=3, prepare=None):

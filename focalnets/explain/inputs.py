@@ -4,7 +4,7 @@ import glob
 import logging
 
 from focalnets._io import expanded
-from focalnets.data.decode import IMAGE_SUFFIXES
+from focalnets.data.formats import IMAGE_SUFFIXES
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 
 _log = logging.getLogger("focalnets")
