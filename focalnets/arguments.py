@@ -22,10 +22,13 @@ class TrainArguments:
     """Run directory to make: weights, config, history.csv, curves.png, report.html, panels/."""
     resume: str | None = None
     """Run directory to take up, after a crash or a time limit, instead of --out and the rest."""
-    recipe: str = "digits"
-    """Recipe by name (focalnets recipes list), or a Python file that defines RECIPE."""
+    recipe: str | None = None
+    """Recipe by name (focalnets recipes list), or a Python file that defines RECIPE. By default one that
+    suits the data: finetune for images of your own, digits if there is no --data."""
     data: str | None = None
     """A name such as digits, or a folder, zip, csv or npz; the recipe's own if left out."""
+    preset: str | None = None
+    """Weights to start from, instead of the recipe's: a run, a preset directory or a published name."""
     epochs: int | None = None
     """Passes over the training images, instead of the recipe's."""
     batch_size: int | None = None

@@ -1,8 +1,10 @@
 """open_dataset: a word, a folder, an archive or a table -> splits of uint8 images with labels."""
 
 import contextlib
+import functools
 import pathlib
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +16,7 @@ from focalnets.data.files import SPLITS
 from focalnets.data.formats import IMAGE_SUFFIXES
 from focalnets.data.pictures import describe_bad
 from focalnets.data.splits import FilePictures, Split, stratified_draw
+from focalnets.data.survey import SAMPLE, survey_array, survey_files
 
 # Words that go before folders of that name: ./digits is the folder.
 NAMES = ("digits", *arrays.KERAS_DATASETS)
@@ -31,12 +34,13 @@ _WORTH_THREADS = 128 * 128
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Splits by name ("train", "test", maybe "val"), the class names that labels index, and what was
-    wrong with each picture that was left out."""
+    """Splits by name ("train", "test", maybe "val"), the class names that labels index, what was wrong with
+    each picture that was left out, and a function that returns the `survey.Survey` of the stored images."""
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
     bad: list[str] = field(default_factory=list)
+    survey: Callable | None = None
 
 
 def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="auto", only=None):
@@ -107,7 +111,7 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
 
 
 def _from_arrays(parts, class_names, channels, prepare, on_bad_image, keep, only):
-    splits = {}
+    splits, sample = {}, []
     _check_wanted(only, parts)
     for name, (images, labels) in parts.items():
         if only is not None and name not in only:
@@ -121,7 +125,9 @@ def _from_arrays(parts, class_names, channels, prepare, on_bad_image, keep, only
         if prepare is not None and keep != "stream" and _fits(split, keep):
             split = Split(split.images, labels)
         splits[name] = split
-    return ImageDataset(splits, tuple(class_names))
+        if not len(sample):  # a copy, so that images that were resized do not stay in memory
+            sample = np.array(images[:: max(1, len(images) // SAMPLE)])
+    return ImageDataset(splits, tuple(class_names), survey=functools.partial(survey_array, sample))
 
 
 def _fits(split, keep):
@@ -186,7 +192,8 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         for split, places in chosen.items()
         if len(places) and (only is None or split in only)
     }
-    return ImageDataset(splits, tuple(class_names), list(bad.values()))
+    survey = functools.partial(survey_files, FilePictures(pictures.names, listing.opener, channels=3))
+    return ImageDataset(splits, tuple(class_names), list(bad.values()), survey)
 
 
 def _check_wanted(only, there):

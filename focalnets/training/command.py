@@ -10,6 +10,7 @@ import time
 
 from focalnets._io import read_json
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
+from focalnets.training.suitability import recipe_for
 
 
 def run(arguments):
@@ -46,10 +47,19 @@ def run(arguments):
 def _train(arguments, verbose):
     from focalnets.training.train import train
 
-    recipe = change(load_recipe(arguments.recipe), arguments.set)
+    if arguments.recipe is None:
+        recipe = recipe_for(arguments.data, arguments.preset)
+    else:
+        recipe = load_recipe(arguments.recipe)
+    recipe = change(recipe, arguments.set)
+    if arguments.preset is not None and recipe.architecture:
+        raise ValueError(
+            f"Recipe {recipe.name!r} trains {recipe.architecture} from random weights, so --preset cannot be "
+            "used with it. Use --recipe finetune, or a recipe of your own with a preset."
+        )
     changes = {
         name: getattr(arguments, name)
-        for name in ("epochs", "batch_size", "learning_rate", "seed")
+        for name in ("preset", "epochs", "batch_size", "learning_rate", "seed")
         if getattr(arguments, name) is not None
     }
     return train(

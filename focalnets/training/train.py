@@ -1,6 +1,7 @@
 """train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
 
 import dataclasses
+import logging
 import pathlib
 
 import keras
@@ -13,11 +14,14 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
-from focalnets.training.recipe import load_recipe, recipe_from_json
+from focalnets.training.recipe import Recipe, load_recipe, recipe_from_json
+from focalnets.training.suitability import describe_misfits, recipe_for
+
+_log = logging.getLogger("focalnets")
 
 
 def train(
-    recipe,
+    recipe=None,
     data=None,
     out="runs/latest",
     force=False,
@@ -32,7 +36,8 @@ def train(
     """Train a classifier and write what can be known about it.
 
     Args:
-        recipe: a `Recipe`, or the name of one.
+        recipe: `Recipe` or str. A recipe, the name of one, or the path of a Python file that defines one.
+            Defaults to one that suits `data`, which is logged: "finetune" for images of your own.
         data: spec for `open_dataset`; None for the recipe's own.
         out: run directory to make: a preset directory (`FocalNetClassifier.from_preset(out)`) with
             `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
@@ -63,7 +68,10 @@ def train(
     >>> result.test_accuracy > 0.1
     True
     """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if recipe is None:
+        recipe = recipe_for(data)
+    elif not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe)
     data = recipe.data if data is None else data
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
@@ -82,6 +90,8 @@ def train(
         "tensorboard": tensorboard,
     }
     job = Job(recipe, settings)
+    for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
+        _log.warning(text)
     directory = new_run_directory(out, force)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
     where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
