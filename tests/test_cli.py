@@ -221,4 +221,4 @@ def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):
     assert main(["train", "--data", "digits", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "is not empty" in error
-    assert "go on with" not in error
+    assert "resume with" not in error

@@ -9,6 +9,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -22,6 +23,7 @@ from focalnets.ops.backend import bfloat16_is_fast
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, records
 from focalnets.training.recipe import load_recipe
+from focalnets.training.signals import HeldSignals
 
 # Everything that could be forgotten is on: dropout, drop path, average, mixing, accumulation over ends of
 # epochs.
@@ -99,6 +101,98 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
         sessions += 1
     assert sessions == 3
     assert_same_run(tmp_path / "run", whole)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """What the handler of the command line raises on SIGTERM."""
+
+
+@pytest.fixture
+def handlers():
+    """A handler for SIGTERM that raises, as the command line's does. Restored afterwards."""
+    raising = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
+
+    def handler(number, _):
+        raise raising[number]
+
+    before = {number: signal.signal(number, handler) for number in raising}
+    yield {number: (handler, error) for number, error in raising.items()}
+    for number, old in before.items():
+        signal.signal(number, old)
+
+
+def send_in_batch(patch, last, *numbers):
+    """Send signals to this process in the middle of batch `last`, counted from 1 over all epochs."""
+    seen = []
+
+    def begin(self, batch, logs=None):
+        seen.append(1)
+        if len(seen) == last:
+            for number in numbers:
+                signal.raise_signal(number)
+
+    patch.setattr(records.Records, "on_train_batch_begin", begin)
+
+
+@pytest.mark.parametrize(
+    ("number", "last", "max_minutes", "state"),
+    [
+        (signal.SIGINT, 5, None, (0, 5)),
+        pytest.param(signal.SIGTERM, 16, 60, (1, 3), marks=pytest.mark.core),
+        (signal.SIGTERM, 26, None, (2, 0)),  # in the last batch of an epoch: after its validation
+    ],
+)
+def test_a_signal_writes_a_snapshot_of_the_moment(
+    whole, tmp_path, monkeypatch, capfd, handlers, number, last, max_minutes, state
+):
+    handler, error = handlers[number]
+    with monkeypatch.context() as patch:
+        send_in_batch(patch, last, number)
+        with pytest.raises(error):
+            train(EVERYTHING, out=tmp_path / "run", max_minutes=max_minutes, **QUIET)
+    assert "writing a snapshot, then stopping" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == handler
+    snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
+    assert (snapshot.epoch, snapshot.batch) == state
+    resume(tmp_path / "run", verbose=0)
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_the_second_signal_stops_at_once(tmp_path, monkeypatch, handlers):
+    with monkeypatch.context() as patch:
+        send_in_batch(patch, 16, signal.SIGTERM, signal.SIGTERM)
+        with pytest.raises(TerminatedError):
+            train(EVERYTHING, out=tmp_path / "run", **QUIET)
+    snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
+    assert (snapshot.epoch, snapshot.batch) == (1, 0), "that of the last epoch"
+
+
+def test_signals_are_left_alone_outside_of_the_main_thread_and_where_they_are_ignored(handlers):
+    handler, _ = handlers[signal.SIGTERM]
+    found = []
+
+    def look():
+        with HeldSignals():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [handler]
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with HeldSignals() as held:
+        signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    assert held.received is None
+
+
+def test_a_handler_that_does_not_raise_lets_the_training_continue(tmp_path, monkeypatch, handlers):
+    seen = []
+    signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    recipe = dataclasses.replace(EVERYTHING, epochs=1)
+    send_in_batch(monkeypatch, 5, signal.SIGTERM)
+    assert train(recipe, out=tmp_path / "run", **QUIET).complete
+    assert seen == [signal.SIGTERM]
 
 
 @pytest.mark.skipif(not bfloat16_is_fast(), reason="150 times slower on this processor")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 import time
@@ -24,13 +25,13 @@ def run(arguments):
     except (KeyboardInterrupt, OSError):
         snapshot = pathlib.Path(directory) / "last.npz"
         if snapshot.exists() and (arguments.resume or snapshot.stat().st_mtime > start):
-            print(f"go on with: focalnets train --resume {directory}", file=sys.stderr)
+            print(f"resume with: {_resume_command(directory)}", file=sys.stderr)
         raise
     if result.skipped:
         print(f"skipped {len(result.skipped)} bad pictures:", *result.skipped, sep="\n  ")
     if not result.complete:
         print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
-        print(f"go on with: focalnets train --resume {directory}")
+        print(f"resume with: {_resume_command(directory)}")
         return
     seconds = sum(row["seconds"] for row in result.history)
     print(f"training: {seconds:.1f} s")
@@ -42,6 +43,10 @@ def run(arguments):
     print(f"validation accuracy: {result.kept['val_accuracy']:.4f} in epoch {result.kept['epoch']}")
     if result.test_accuracy is not None:
         print(f"test accuracy: {result.test_accuracy:.4f}")
+
+
+def _resume_command(directory):
+    return f"focalnets train --resume {shlex.quote(str(directory))}"
 
 
 def _train(arguments, verbose):

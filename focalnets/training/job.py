@@ -21,6 +21,7 @@ from focalnets.training.prepare import (
     training_splits,
 )
 from focalnets.training.records import Averages, OutOfTime, Records, write_history
+from focalnets.training.signals import HeldSignals
 
 
 class Job:
@@ -97,12 +98,15 @@ class Job:
         schedule = learning_rate_schedule(self.recipe, self.total_steps)
         averaged = self.recipe.ema_decay > 0
         balanced = self.recipe.class_weights == "balanced"
-        records = Records(directory, self.loader, schedule, averaged, balanced, snapshot, max_minutes)
         complete = True
-        try:
-            self._fit(directory, records, snapshot, verbose)
-        except OutOfTime:
-            complete = False
+        with HeldSignals() as signals:
+            records = Records(
+                directory, self.loader, schedule, averaged, balanced, snapshot, max_minutes, signals
+            )
+            try:
+                self._fit(directory, records, snapshot, verbose)
+            except OutOfTime:
+                complete = False
         if records.rows:
             write_history(directory / "history.csv", records.rows)
             draw_curves(directory / "curves.png", records.rows)

@@ -44,9 +44,20 @@ class Records(keras.callbacks.Callback):
         balanced: whether classes are weighed, see `best_row`.
         snapshot: `Snapshot` the run starts from, or None.
         max_minutes: stop by raising `OutOfTime`, after a snapshot; None for no limit.
+        signals: `HeldSignals`. A signal that it holds is delivered after a snapshot. None for no signals.
     """
 
-    def __init__(self, directory, loader, schedule, averaged, balanced, snapshot=None, max_minutes=None):
+    def __init__(
+        self,
+        directory,
+        loader,
+        schedule,
+        averaged,
+        balanced,
+        snapshot=None,
+        max_minutes=None,
+        signals=None,
+    ):
         super().__init__()
         self.directory = directory
         self.loader = loader
@@ -57,6 +68,7 @@ class Records(keras.callbacks.Callback):
         self.rows = [] if snapshot is None else list(snapshot.rows)
         self.minutes_before = 0.0 if snapshot is None else snapshot.minutes
         self.max_minutes = max_minutes
+        self.signals = signals
         self.started = self.last_snapshot = time.monotonic()
 
     @property
@@ -78,15 +90,29 @@ class Records(keras.callbacks.Callback):
         self.loader.epoch = epoch
         self.epoch_started = time.perf_counter()
 
+    @property
+    def _out_of_time(self):
+        return self.max_minutes is not None and time.monotonic() - self.started > 60 * self.max_minutes
+
+    @property
+    def _is_to_stop(self):
+        return self._out_of_time or (self.signals is not None and self.signals.received is not None)
+
+    def _stop(self):
+        if self.signals is not None:
+            self.signals.deliver()  # which raises KeyboardInterrupt, unless a handler of the user's does not
+        if self._out_of_time:
+            raise OutOfTime
+
     def on_train_batch_end(self, batch, logs=None):
-        out_of_time = self.max_minutes is not None and time.monotonic() - self.started > 60 * self.max_minutes
-        if not out_of_time and time.monotonic() - self.last_snapshot < 60 * SNAPSHOT_MINUTES:
+        stop = self._is_to_stop
+        if not stop and time.monotonic() - self.last_snapshot < 60 * SNAPSHOT_MINUTES:
             return
         done = self.first_batch + batch + 1
         if done < self.loader.batches:  # the end of the epoch sees to itself
             self._snapshot(self.epoch, done)
-            if out_of_time:
-                raise OutOfTime
+            if stop:
+                self._stop()
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
@@ -108,8 +134,8 @@ class Records(keras.callbacks.Callback):
         self._snapshot(epoch + 1, 0)
         write_history(self.directory / "history.csv", self.rows)
         draw_curves(self.directory / "curves.png", self.rows)
-        if self.max_minutes is not None and time.monotonic() - self.started > 60 * self.max_minutes:
-            raise OutOfTime
+        if self._is_to_stop:
+            self._stop()
 
     def _weights(self):
         chosen = self.model.optimizer.averages if self.averaged else self.model.trainable_variables
