@@ -1,258 +1,331 @@
-"""The arguments of every verb of the command line, free of keras so that each `--help` is instant."""
+"""The arguments of every verb of the command line, free of keras so that each `--help` is instant.
+
+A value's placeholder in the help (PRESET, IMAGE, DIR, ...) also decides how the shell completes it, see
+`completion.py`. Options that are None by default say in words what happens then. Each help text is one line,
+because tyro prints the line breaks of longer ones.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
-Backend = Literal["torch", "jax", "tensorflow"]
+
+def _value(placeholder, read=str, expected="", choices=None):
+    """One word of the command line, shown as `placeholder` and read by `read`, a type.
+
+    tyro's own reading of `int | None` shows `{None}|INT`, takes the word None, and reports Python's words.
+    """
+
+    def from_words(words):
+        try:
+            return read(words[0])
+        except ValueError:
+            raise ValueError(f"expected {expected}, got {words[0]!r}.") from None
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=placeholder,
+        instance_from_str=from_words,
+        is_instance=lambda value: value is None or isinstance(value, read),
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def _choice(*words):
+    return _value("{" + ",".join(words) + "}", choices=words)
+
+
+def _default(text, name=None):
+    """What the help says in place of tyro's "(default: None)"."""
+    return tyro.conf.arg(name=name, help_behavior_hint=f"(default: {text})")
+
+
+PRESET, DATA, RECIPE, ARCHITECTURE = map(_value, ("PRESET", "DATA", "RECIPE", "ARCHITECTURE"))
+DIR, FILE, PATH, NAME, SPLIT = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT"))
+INT = _value("INT", int, "a whole number")
+FLOAT = _value("FLOAT", float, "a number")
+
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Json = Annotated[bool, tyro.conf.arg(name="json", help_behavior_hint="")]
+Csv = Annotated[bool, tyro.conf.arg(name="csv", help_behavior_hint="")]
+Changes = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE...", help_behavior_hint="(default: no changes)")
+]
+Images = Annotated[
+    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")
+]
+OptionalPreset = Annotated[
+    tyro.conf.Positional[str | None],
+    PRESET,
+    tyro.conf.arg(
+        metavar="[PRESET]",
+        help_behavior_hint="(default: focalnet_micro_cifar10, which ships with the package)",
+    ),
+]
+Backend = Annotated[
+    str | None,
+    _choice("torch", "jax", "tensorflow"),
+    _default("$KERAS_BACKEND, or the first that is installed of torch, jax and tensorflow"),
+]
 OnBadImage = Literal["error", "skip"]
 Keep = Literal["auto", "memory", "stream"]
-Json = Annotated[bool, tyro.conf.arg(name="json")]
 
 
 @dataclass
 class TrainArguments:
-    """Train a focal modulation network and draw what it looks at.
+    """Train a classifier and write its weights, metrics and figures to a run directory.
 
     Example: focalnets train --recipe digits --out runs/digits
     """
 
-    out: str | None = None
-    """Run directory to make: weights, config, history.csv, curves.png, report.html, panels/."""
-    resume: str | None = None
-    """Run directory to take up, after a crash or a time limit, instead of --out and the rest."""
-    recipe: str | None = None
-    """Recipe by name (focalnets recipes list), or a Python file that defines RECIPE. By default one that
-    suits the data: finetune for images of your own, digits if there is no --data."""
-    data: str | None = None
-    """A name such as digits, or a folder, zip, csv or npz; the recipe's own if left out."""
-    preset: str | None = None
-    """Weights to start from, instead of the recipe's: a run, a preset directory or a published name."""
-    epochs: int | None = None
-    """Passes over the training images, instead of the recipe's."""
-    batch_size: int | None = None
-    """Images a step, instead of the recipe's."""
-    learning_rate: float | None = None
-    """Peak learning rate, instead of the recipe's."""
-    seed: int | None = None
-    """Seed of everything random, instead of the recipe's."""
-    set: tuple[str, ...] = ()
-    """Other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
-    max_minutes: float | None = None
-    """Stop after so many minutes, saved, to be resumed."""
-    monitor_every: int | None = None
-    """Epochs between two panels of what the network looks at; 0 for none, about ten in all if left out."""
-    tensorboard: bool = False
-    """Write event files for TensorBoard, too."""
-    force_bfloat16: bool = False
+    out: Annotated[str | None, DIR, _default("none; required for a new run")] = None
+    """Run directory to create, with weights, config, history.csv, curves.png, report.html and panels/."""
+    resume: Annotated[str | None, DIR, _default("none; a new run")] = None
+    """Run directory to resume. Cannot be combined with options that describe a new run."""
+    recipe: Annotated[
+        str | None, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
+    ] = None
+    """Name of a recipe (`focalnets recipes list`), or a Python file that defines RECIPE."""
+    data: Annotated[str | None, DATA, _default("the data set of the recipe")] = None
+    """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
+    preset: Annotated[str | None, PRESET, _default("from the recipe")] = None
+    """Weights to start from: a preset or run directory, or a published name (`focalnets presets`)."""
+    epochs: Annotated[int | None, INT, _default("from the recipe")] = None
+    """Number of passes over the training images."""
+    batch_size: Annotated[int | None, INT, _default("from the recipe")] = None
+    """Images per training step."""
+    learning_rate: Annotated[float | None, FLOAT, _default("from the recipe")] = None
+    """Peak learning rate."""
+    seed: Annotated[int | None, INT, _default("from the recipe")] = None
+    """Seed of initial weights, image order, augmentation and dropout."""
+    set: Changes = ()
+    """Change other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
+    max_minutes: Annotated[float | None, FLOAT, _default("no limit")] = None
+    """Save a snapshot and stop after this many minutes."""
+    monitor_every: Annotated[int | None, INT, _default("about ten figures per run")] = None
+    """Epochs between two figures of gates and modulators in monitor/; 0 draws none."""
+    tensorboard: Flag = False
+    """Also write event files for TensorBoard."""
+    force_bfloat16: Flag = False
     """Use bfloat16 even where it is slower than float32."""
     on_bad_image: OnBadImage = "error"
-    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
+    """List unreadable images (the first 20) and stop, or leave them out."""
     keep: Keep = "auto"
-    """Prepared images in memory, or read anew every time (as recipes with random crops of the original
-    pictures always do); auto: in memory up to 2 GiB."""
-    force: bool = False
-    """Replace the run that --out names."""
-    backend: Backend | None = None
-    """Keras backend; by default $KERAS_BACKEND, or the first installed of torch, jax, tensorflow."""
-    debug: bool = False
+    """Hold prepared images in memory (auto: up to 2 GiB), or decode them again in every epoch (stream)."""
+    force: Flag = False
+    """Replace the run in the --out directory."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class RecipesArguments:
-    """List the recipes, show one as JSON, or copy its file to change it.
+    """List the recipes, show one as JSON, or copy its file as a start for your own.
 
     Example: focalnets recipes list
     """
 
     action: tyro.conf.Positional[Literal["list", "show", "copy"]]
-    """What to do."""
-    name: tyro.conf.Positional[str | None] = None
+    """Action to run."""
+    name: Annotated[
+        tyro.conf.Positional[str | None],
+        RECIPE,
+        tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="(required by show and copy)"),
+    ] = None
     """Recipe to show or copy."""
-    to: tyro.conf.Positional[str | None] = None
-    """File to copy it to, such as mine.py."""
-    debug: bool = False
+    to: Annotated[
+        tyro.conf.Positional[str | None],
+        FILE,
+        tyro.conf.arg(metavar="[FILE]", help_behavior_hint="(required by copy)"),
+    ] = None
+    """Python file to create, such as mine.py."""
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class PresetsArguments:
-    """List the architectures with parameters and multiply-accumulates, and published weights.
+    """List the architectures with their parameters and multiply-accumulates, and the published weights.
 
     Example: focalnets presets
     """
 
     as_json: Json = False
-    """Print JSON, one object an architecture."""
-    debug: bool = False
+    """Print JSON, one object per architecture."""
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class EvaluateArguments:
-    """Accuracy, loss and confusion of a trained network on labelled images.
+    """Measure accuracy, loss, calibration and confusion of a classifier on labeled images.
 
     Example: focalnets evaluate runs/digits --data digits
     """
 
-    preset: tyro.conf.Positional[str]
-    """Run or preset directory, name of published weights, checkpoint, URL or hf://..."""
-    data: str
-    """A name such as digits, or a folder, zip, csv or npz."""
-    split: str = "test"
-    """Split of the data to classify."""
-    restrict: bool = False
-    """Choose among the classes of the data alone: a 22k net on ImageNet-1k, for instance."""
+    preset: Annotated[tyro.conf.Positional[str], PRESET]
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    data: Annotated[str, DATA]
+    """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
+    split: Annotated[str, SPLIT] = "test"
+    """Split of the data to evaluate."""
+    restrict: Flag = False
+    """Choose among the classes of the data only, for example with ImageNet-22k weights on ImageNet-1k."""
     tta: Literal["none", "flip", "shift"] = "none"
-    """Also average over views of each image: it and its mirror image, or both also shifted by a pixel."""
-    corruptions: bool = False
-    """Also classify noisy, blurred, faded images: 12 corruptions in 5 severities, 60 times the work."""
-    limit: int | None = None
-    """Classify so many images only, each class by its share."""
-    out: str | None = None
+    """Also average over each image and its mirror image (flip), or over both and shifted copies (shift)."""
+    corruptions: Flag = False
+    """Also evaluate noisy, blurred and faded images: 12 corruptions at 5 severities, 60 times the work."""
+    limit: Annotated[int | None, INT, _default("all images")] = None
+    """Evaluate only this many images, with classes in proportion."""
+    out: Annotated[str | None, DIR, _default("none; nothing is written")] = None
     """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
-    html: bool = False
-    """Write evaluation.html into it: all of it on one page, with the surest mistakes."""
-    batch_size: int = 64
-    """Images at a time."""
+    html: Flag = False
+    """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
+    batch_size: Annotated[int, INT] = 64
+    """Images per batch."""
     as_json: Json = False
     """Print JSON."""
     on_bad_image: OnBadImage = "error"
-    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
+    """List unreadable images (the first 20) and stop, or leave them out."""
     keep: Keep = "auto"
-    """Prepared images in memory, or read anew every time; auto: in memory up to 2 GiB."""
-    force: bool = False
-    """Write into the directory that --out names even if it is not empty."""
-    backend: Backend | None = None
+    """Hold prepared images in memory (auto: up to 2 GiB), or decode them when they are needed (stream)."""
+    force: Flag = False
+    """Write to the --out directory even if it is not empty."""
+    backend: Backend = None
     """Keras backend."""
-    debug: bool = False
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class PredictArguments:
-    """Say what is on pictures: the likeliest classes with their probabilities.
+    """Classify images: print the most probable classes of each image with their probabilities.
 
     Example: focalnets predict runs/digits photo.png folder/ 'more/*.jpg'
     """
 
-    preset: tyro.conf.Positional[str]
-    """Run or preset directory, name of trained weights, checkpoint, URL or hf://...; may be left out."""
-    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders, patterns, or - for one path a line on standard input."""
-    top: int = 5
-    """How many classes to name for each picture."""
+    preset: OptionalPreset = None
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    pictures: Images = ()
+    """Files, folders, patterns, or - for one path per line on standard input."""
+    top: Annotated[int, INT] = 5
+    """Number of classes to print per image."""
     as_json: Json = False
     """Print JSON."""
-    as_csv: Annotated[bool, tyro.conf.arg(name="csv")] = False
-    """Print CSV."""
+    as_csv: Csv = False
+    """Print CSV. Names that a spreadsheet would run as a formula get an apostrophe in front."""
     on_bad_image: OnBadImage = "error"
-    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
+    """List unreadable images (the first 20) and stop, or leave them out."""
     engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
-    """What computes; auto: on a CPU the fastest runtime that is installed, Keras otherwise."""
-    backend: Backend | None = None
-    """Keras backend; with one, Keras computes."""
-    debug: bool = False
+    """Library that computes the logits. auto: the fastest installed runtime on CPUs, Keras otherwise."""
+    backend: Backend = None
+    """Keras backend. Setting it implies --engine keras."""
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class ExplainArguments:
-    """Draw what a trained network modulates with: gates and modulators over pictures.
+    """Draw the gates and modulators of a network over images.
 
     Example: focalnets explain runs/digits photo.png --out explained
     """
 
-    out: str
-    """Directory for a panel (PNG) a block and the arrays (.npz) of each picture."""
-    preset: tyro.conf.Positional[str]
-    """Run or preset directory, name of trained weights, checkpoint, URL or hf://...; may be left out."""
-    pictures: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders, patterns, or - for one path a line on standard input."""
-    block: str | None = None
-    """Block to draw, such as stage2_block1; the last of every stage if left out."""
-    stage: int | None = None
-    """Stage whose blocks are drawn, counted from 1."""
-    crop: bool = False
-    """Crop the centre as for predictions, instead of keeping the whole picture and its aspect."""
+    out: Annotated[str, DIR]
+    """Directory for one figure (PNG) per block and one file of arrays (.npz) per image."""
+    preset: OptionalPreset = None
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    pictures: Images = ()
+    """Files, folders, patterns, or - for one path per line on standard input."""
+    block: Annotated[str | None, NAME, _default("the last block of every stage")] = None
+    """Block to draw, such as stage2_block1."""
+    stage: Annotated[int | None, INT, _default("the last block of every stage")] = None
+    """Stage to draw all blocks of, counted from 1."""
+    crop: Flag = False
+    """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
     on_bad_image: OnBadImage = "error"
-    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
-    force: bool = False
-    """Write into the directory that --out names even if it is not empty."""
-    backend: Backend | None = None
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    force: Flag = False
+    """Write to the --out directory even if it is not empty."""
+    backend: Backend = None
     """Keras backend."""
-    debug: bool = False
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class ConvertArguments:
-    """Turn a checkpoint of microsoft/FocalNet, timm or transformers into a preset, or a preset into one.
+    """Convert a checkpoint of microsoft/FocalNet, timm or transformers to a preset, or a preset to one.
 
     Example: focalnets convert focalnet_tiny_srf.pth runs/tiny_srf
     """
 
-    source: tyro.conf.Positional[str]
-    """A .pth or .safetensors file, a directory with one, a URL, hf://..., or, with --to, a preset."""
-    out: tyro.conf.Positional[str]
-    """Preset directory to make; with --to a .pth or .safetensors file."""
-    to: Literal["official", "timm", "transformers"] | None = None
-    """Write a checkpoint of that library; for transformers a directory serves for from_pretrained."""
-    variant: str | None = None
-    """Name of the architecture (focalnets presets); recognised from the weights if left out."""
-    set: tuple[str, ...] = ()
-    """What weights cannot tell: --set normalize_modulator=true norm_placement=post."""
-    labels: str | None = None
-    """Text file of class names: a name a line, or a name and its number."""
-    window: int | None = None
-    """Enlarge the first focal window to this, in every stage."""
-    levels: int | None = None
-    """Add focal levels up to so many, in every stage."""
-    half: bool = False
-    """Write the weights as float16, half the size; they are loaded as float32 again."""
-    force: bool = False
+    source: Annotated[tyro.conf.Positional[str], PRESET, tyro.conf.arg(metavar="SOURCE")]
+    """Checkpoint (.pth or .safetensors), directory with one, URL or hf://owner/name; or a preset."""
+    out: Annotated[tyro.conf.Positional[str], PATH, tyro.conf.arg(metavar="OUT")]
+    """Preset directory to create. With --to, a .pth or .safetensors file, or transformers' directory."""
+    to: Annotated[
+        str | None, _choice("official", "timm", "transformers"), _default("none; write a preset")
+    ] = None
+    """Write a checkpoint of this library. transformers gets a directory for from_pretrained."""
+    variant: Annotated[str | None, ARCHITECTURE, _default("recognized from the weights")] = None
+    """Name of the architecture (`focalnets presets`)."""
+    set: Changes = ()
+    """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
+    labels: Annotated[str | None, FILE, _default("those of the checkpoint")] = None
+    """Text file of class names: one name per line, or a name and its index."""
+    window: Annotated[int | None, INT, _default("unchanged")] = None
+    """Enlarge the first focal window of every stage to this size."""
+    levels: Annotated[int | None, INT, _default("unchanged")] = None
+    """Add focal levels to every stage, up to this number."""
+    half: Flag = False
+    """Write the weights as float16, half the size. They are loaded as float32 again."""
+    force: Flag = False
     """Replace OUT if it is a checkpoint, a preset or a run."""
-    backend: Backend | None = None
+    backend: Backend = None
     """Keras backend."""
-    debug: bool = False
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class CacheArguments:
-    """Resize a data set once, into memory-mapped arrays, so that training on it decodes nothing.
+    """Resize a data set once, to memory-mapped arrays, so that training on it decodes nothing.
 
     Example: focalnets cache digits --grey --image-size 16 --out runs/digits16
     """
 
-    data: tyro.conf.Positional[str]
-    """A name such as cifar10, or a folder, zip, csv or npz."""
-    out: str
-    """Directory to make; give it to --data afterwards."""
-    image_size: int = 256
-    """Side of the square images in pixels: the shorter side is resized to it, the centre kept."""
-    grey: bool = False
-    """One channel instead of three."""
+    data: Annotated[tyro.conf.Positional[str], DATA]
+    """Name of a data set such as cifar10, or a folder, .zip, .csv or .npz file."""
+    out: Annotated[str, DIR]
+    """Directory to create. Pass it to --data afterwards."""
+    image_size: Annotated[int, INT] = 256
+    """Side of the square images in pixels. The shorter side is resized to it and the center is cropped."""
+    grey: Flag = False
+    """Store one channel (grayscale) instead of three."""
     on_bad_image: OnBadImage = "error"
-    """Name the pictures that cannot be read (the first 20) and stop, or leave them out."""
-    force: bool = False
-    """Replace the cache that --out names."""
-    backend: Backend | None = None
-    """Keras backend; only data sets that Keras loads need one."""
-    debug: bool = False
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    force: Flag = False
+    """Replace the cache in the --out directory."""
+    backend: Backend = None
+    """Keras backend. Only data sets that Keras loads need one."""
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
 @dataclass
 class CompletionArguments:
-    """Print a script that lets the shell complete verbs, options and their values.
+    """Print a script with which the shell completes verbs, options, names and paths.
 
     Example: focalnets completion bash
     """
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
-    """Which shell; put eval "$(focalnets completion bash)" into its start-up file."""
-    debug: bool = False
+    """Shell. Add this line to its start-up file: eval "$(focalnets completion bash)"."""
+    debug: Flag = False
     """Show the traceback of an error."""

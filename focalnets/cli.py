@@ -5,30 +5,27 @@ import importlib
 import os
 import sys
 
-from focalnets import __version__, config
+from focalnets import __version__, config, process
+from focalnets.names import printable_lines, unknown_name
 
 VERBS = {
-    "train": ("TrainArguments", "focalnets.training.command:run", "train a network on images"),
+    "train": ("TrainArguments", "focalnets.training.command:run", "train a classifier on images"),
     "recipes": ("RecipesArguments", "focalnets.training.command:run_recipes", "list, show and copy recipes"),
     "evaluate": (
         "EvaluateArguments",
         "focalnets.inference.evaluate_command:run",
-        "accuracy and confusion on labelled images",
+        "measure accuracy on labeled images",
     ),
-    "predict": (
-        "PredictArguments",
-        "focalnets.inference.command:run",
-        "say what is on pictures",
-    ),
+    "predict": ("PredictArguments", "focalnets.inference.command:run", "classify images"),
     "explain": (
         "ExplainArguments",
         "focalnets.explain.command:run",
-        "draw gates and modulators over pictures",
+        "draw gates and modulators over images",
     ),
     "convert": (
         "ConvertArguments",
         "focalnets.convert.command:run",
-        "weights of other libraries, in and out",
+        "convert weights from and to other libraries",
     ),
     "cache": ("CacheArguments", "focalnets.data.command:run_cache", "resize a data set once"),
     "presets": (
@@ -36,8 +33,15 @@ VERBS = {
         "focalnets.presets.command:run",
         "list architectures and published weights",
     ),
-    "completion": ("CompletionArguments", "focalnets.cli:print_completion", "let the shell complete words"),
+    "completion": (
+        "CompletionArguments",
+        "focalnets.completion:run",
+        "print a script for completion in the shell",
+    ),
 }
+
+# Verbs whose result is what they print: they stop when its reader leaves. The others finish their files.
+_PRINTING = ("recipes", "predict", "presets", "completion")
 
 _HELP = f"""focalnets {__version__}: Focal Modulation Networks for Keras 3
 
@@ -45,14 +49,43 @@ usage: focalnets VERB [options]
 
 {chr(10).join(f"  {verb:<12}{text}" for verb, (_, _, text) in VERBS.items())}
 
-focalnets VERB --help tells the options of a verb; focalnets --version the version.
+Run focalnets VERB --help for the options of a verb, and focalnets --version for the version.
 Start here: focalnets train --recipe digits --out runs/digits
 """
 
 
 def main(argv=None):
-    """Run a command line; returns the exit code: 0, 1 for a failure, 2 for misuse, 130 for Ctrl-C."""
+    """Run a command line.
+
+    Args:
+        argv: list of str. Words after the program's name. Defaults to those of this process.
+
+    Returns:
+        int. Exit code: 0 for success, 1 for a failure, 2 for misuse; as a shell reports it, 130 after Ctrl-C,
+        143 after SIGTERM, 129 after SIGHUP, and 141 when the reader of the printed result left.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
+    with process.stopping_in_order():
+        try:
+            code = _run(argv)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except SystemExit as end:  # of tyro's help and its errors
+            code = end.code or 0
+        except process.Terminated as end:
+            code = _complain("stopped.", 128 + end.number)
+        except KeyboardInterrupt:
+            code = _complain("stopped.", 130)
+        except BrokenPipeError:
+            process.drop_output()
+            code = process.READER_LEFT
+        except OSError as error:  # standard output cannot be written: its disk is full
+            process.drop_output()
+            code = _complain(error, 1)
+    return code
+
+
+def _run(argv):
     if not argv or argv[0] in ("-h", "--help"):
         print(_HELP, end="")
         return 0
@@ -60,7 +93,7 @@ def main(argv=None):
         print(f"focalnets {__version__}")
         return 0
     if argv[0] not in VERBS:
-        return _complain(f"there is no verb {argv[0]!r}; there are: {', '.join(VERBS)}.", 2)
+        return _complain(unknown_name("verb", argv[0], VERBS), 2)
 
     import tyro
 
@@ -73,7 +106,7 @@ def main(argv=None):
         prog=f"focalnets {verb}",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    _take_any_names()
+    process.prepare_streams(finish=verb not in _PRINTING)
     if verb in ("train", "evaluate", "predict"):
         config.keep_freed_memory()
     if getattr(options, "backend", None):
@@ -81,48 +114,41 @@ def main(argv=None):
     try:
         module, function = target.split(":")
         getattr(importlib.import_module(module), function)(options)
-    except KeyboardInterrupt:
-        return _complain("stopped.", 130)  # as a shell reports an interrupted program
-    except (ValueError, FileExistsError) as error:
+    except BrokenPipeError:
+        raise
+    except Exception as error:
         if options.debug:
             raise
-        return _complain(error, 2)
-    except (ImportError, OSError, FloatingPointError) as error:
-        if options.debug:
-            raise
-        if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
-            extra = f"pip install 'focalnets[{error.name}]'"
-            return _complain(f"the Keras backend {error.name} is not installed: {extra}.", 1)
-        return _complain(error, 1)
+        return _complain(*_in_words(error))
     return 0
 
 
-def print_completion(options):
-    """Print the completion script of one shell, for all verbs and their options."""
-    import tyro
+def _in_words(error):
+    """(message, exit code) for an error of a job."""
+    if isinstance(error, (ValueError, FileExistsError)):
+        return error, 2
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
+        return f"the Keras backend {error.name} is not installed: pip install 'focalnets[{error.name}]'.", 1
+    if isinstance(error, (ImportError, OSError, FloatingPointError)):
+        return error, 1
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    kind = type(error).__name__ + (f": {text}" if text else "")
+    if _is_out_of_memory(error):
+        return f"out of memory ({kind}). Use a smaller batch size, smaller images or a smaller network.", 1
+    return (
+        f"unexpected error ({kind}). This is probably a bug in focalnets: run the command again with --debug "
+        "for the traceback, and report it.",
+        1,
+    )
 
-    from focalnets import arguments
 
-    verbs = {verb: getattr(arguments, name) for verb, (name, _, _) in VERBS.items()}
-    with contextlib.suppress(SystemExit):  # it prints and exits
-        tyro.extras.subcommand_cli_from_dict(
-            verbs,
-            prog="focalnets",
-            args=["--tyro-print-completion", options.shell],
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-
-
-def _take_any_names():
-    """Names of files may be no text of the terminal's encoding; files and pipes get UTF-8 on every system."""
-    if hasattr(sys.stdin, "reconfigure"):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            chosen = stream.isatty() or "PYTHONIOENCODING" in os.environ
-            stream.reconfigure(errors="backslashreplace", encoding=None if chosen else "utf-8")
+def _is_out_of_memory(error):
+    """Each backend has an exception of its own for it, or only words."""
+    words = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _complain(message, code):
-    print(f"focalnets: {message}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads that, either
+        print(f"focalnets: {printable_lines(message)}", file=sys.stderr)
     return code

@@ -205,7 +205,7 @@ def test_explain_writes_panels_and_the_arrays_behind_them(run, pictures, tmp_pat
         assert set(arrays) == {"image", "stage1_block1.gates", "stage1_block1.modulator_norm"}
         assert arrays["image"].shape == (8, 8, 1)
     assert main([*command, "--out", str(tmp_path / "x"), "--block", "stage9"]) == 2
-    assert "there are: stage1_block1" in capsys.readouterr().err
+    assert "Available blocks: stage1_block1" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 

@@ -200,7 +200,7 @@ def test_wrong_presets_are_explained(tmp_path):
     load = FocalNetClassifier.from_preset
     with pytest.raises(ValueError, match="no trained weights"):
         load("focalnet_tiny_srf")
-    with pytest.raises(ValueError, match="Did you mean focalnet_tiny_srf"):
+    with pytest.raises(ValueError, match="Did you mean 'focalnet_tiny_srf'"):
         load("focalnet_tiny_sfr")
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         load(tmp_path)

@@ -461,7 +461,9 @@ def test_fields_are_changed_by_their_types():
 
 
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match="there are: cifar100, cifar10_cpu, cifar10_gpu, cifar10_small"):
+    with pytest.raises(
+        ValueError, match="Available recipes: cifar100, cifar10_cpu, cifar10_gpu, cifar10_small"
+    ):
         load_recipe("digit")
     with pytest.raises(ValueError, match="name a folder or zip"):
         train("cifar10_small")

@@ -9,6 +9,7 @@ from focalnets.convert.architecture import FLAGS
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
+from focalnets.names import say
 from focalnets.presets.labels import read_labels
 from focalnets.presets.load import load_any
 from focalnets.presets.store import copy_preset, halve, read_config, save_preset
@@ -41,8 +42,8 @@ def run(arguments):
                 notes = [f"grown to windows {arguments.window} and levels {arguments.levels}"]
             else:
                 notes = export_checkpoint(source, out, arguments.to, arguments.force)
-    print(*notes, sep="\n")
-    print(f"written: {out}")
+    for note in (*notes, f"written: {out}"):
+        say(note)
 
 
 def _to_preset(arguments, out):

@@ -5,18 +5,8 @@ import zipfile
 import numpy as np
 
 from focalnets.data.files import SPLITS
+from focalnets.data.names import KERAS_DATASETS
 from focalnets.data.splits import stratified_draw
-
-# Names that Keras' own loaders serve; they download once and cache below ~/.keras/datasets.
-KERAS_DATASETS = {
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "cifar100": None,
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": (
-        *("t-shirt", "trouser", "pullover", "dress", "coat"),
-        *("sandal", "shirt", "sneaker", "bag", "boot"),
-    ),
-}
 
 
 def digits():

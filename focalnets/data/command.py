@@ -2,6 +2,7 @@
 
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
+from focalnets.names import say
 
 
 def run_cache(arguments):
@@ -19,5 +20,7 @@ def run_cache(arguments):
     for name, split in dataset.splits.items():
         print(f"{name}: {len(split)} images")
     if dataset.bad:
-        print(f"left out {len(dataset.bad)} bad pictures:", *dataset.bad, sep="\n  ")
-    print(f"cache: {arguments.out}")
+        print(f"left out {len(dataset.bad)} bad pictures:")
+        for problem in dataset.bad:
+            say(f"  {problem}")
+    say(f"cache: {arguments.out}")

@@ -14,12 +14,10 @@ from focalnets.data import arrays, cache, files, libraries
 from focalnets.data.decode import as_pixels
 from focalnets.data.files import SPLITS
 from focalnets.data.formats import IMAGE_SUFFIXES
+from focalnets.data.names import NAMES
 from focalnets.data.pictures import describe_bad
 from focalnets.data.splits import FilePictures, Split, stratified_draw
 from focalnets.data.survey import SAMPLE, survey_array, survey_files
-
-# Words that go before folders of that name: ./digits is the folder.
-NAMES = ("digits", *arrays.KERAS_DATASETS)
 
 # Share of the images that becomes the test split where a folder or table does not name splits.
 TEST_FRACTION = 0.2

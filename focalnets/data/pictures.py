@@ -10,6 +10,7 @@ import numpy as np
 from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data.decode import as_pixels, open_image
 from focalnets.data.formats import IMAGE_SUFFIXES
+from focalnets.names import printable, say
 
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
@@ -108,7 +109,7 @@ def read_pictures(files, channels=3, prepare=None):
 
 def describe_bad(bad):
     """One text for a list of problems: the first `LISTED` by name, the rest counted, and the fix."""
-    lines = [f"  {problem}" for problem in bad[:LISTED]]
+    lines = [f"  {printable(problem)}" for problem in bad[:LISTED]]
     if len(bad) > LISTED:
         lines.append(f"  and {len(bad) - LISTED} more")
     count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
@@ -121,4 +122,6 @@ def describe_bad(bad):
 def report_skipped(bad):
     """Say on standard error which bad pictures were left out; nothing if none was."""
     if bad:
-        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", *bad, sep="\n  ", file=sys.stderr)
+        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", file=sys.stderr)
+        for problem in bad:
+            say(f"  {problem}", file=sys.stderr)

@@ -11,6 +11,7 @@ from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, find_picture
 from focalnets.explain.inputs import preset_and_pictures
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
+from focalnets.names import say, unknown_name
 
 
 def run(arguments):
@@ -44,11 +45,11 @@ def run(arguments):
             arrays[f"{name}.modulator_norm"] = found[name].modulator_norm[0]
             path = directory / f"{stem}.{name}.png"
             draw_panels(path, pixels[None], found[name], [""], heading=f"{stem}, {name}")
-            print(f"panel: {path}")
+            say(f"panel: {path}")
         np.savez_compressed(directory / f"{stem}.npz", **arrays)
-        print(f"arrays: {directory / stem}.npz")
+        say(f"arrays: {directory / stem}.npz")
     for problem in bad:
-        print(f"skipped {problem}")
+        say(f"skipped {problem}")
 
 
 def chosen_blocks(names, block=None, stage=None):
@@ -63,7 +64,7 @@ def chosen_blocks(names, block=None, stage=None):
     """
     if block is not None:
         if block not in names:
-            raise ValueError(f"There is no block {block!r}; there are: {', '.join(names)}.")
+            raise ValueError(unknown_name("block", block, names))
         return [block]
     by_stage = {}
     for name in names:

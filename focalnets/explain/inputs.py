@@ -14,13 +14,15 @@ def preset_and_pictures(first, others):
     """(preset, pictures): the first word may be a picture, and then the bundled preset is meant.
 
     Args:
-        first: a preset, or a picture, folder of pictures, pattern, or "-".
+        first: a preset, or a picture, folder of pictures, pattern, or "-"; None if there is no word at all.
         others: the words behind it.
 
     >>> from focalnets.explain.inputs import preset_and_pictures
     >>> preset_and_pictures("runs/mine", ("photo.jpg",))
     ('runs/mine', ('photo.jpg',))
     """
+    if first is None:
+        return DEFAULT, ()
     if not _means_pictures(first):
         return first, tuple(others)
     _log.warning(

@@ -1,12 +1,12 @@
 """`focalnets predict`."""
 
 import csv
-import json
 import sys
 
 from focalnets.data.pictures import describe_bad, find_pictures, report_skipped
 from focalnets.explain.inputs import preset_and_pictures
 from focalnets.inference.predictor import Predictor
+from focalnets.names import csv_cell, json_text, printable
 
 
 def run(arguments):
@@ -37,20 +37,21 @@ def _print(predictions, arguments):
             }
             for prediction in predictions
         ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(json_text(rows))
     elif arguments.as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(("picture", "rank", "class", "probability"))
         for prediction in predictions:
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
             for rank, (name, probability) in enumerate(ranked, start=1):
-                writer.writerow((prediction.name, rank, name, f"{probability:.6f}"))
+                writer.writerow((csv_cell(prediction.name), rank, csv_cell(name), f"{probability:.6f}"))
     else:
-        width = max((len(prediction.name) for prediction in predictions), default=0)
-        for prediction in predictions:
+        names = [printable(prediction.name) for prediction in predictions]
+        width = max(map(len, names), default=0)
+        for picture, prediction in zip(names, predictions, strict=True):
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
-            text = "  ".join(f"{name} {probability:6.1%}" for name, probability in ranked)
-            print(f"{prediction.name:<{width}}  {text}")
+            text = "  ".join(f"{printable(name)} {probability:6.1%}" for name, probability in ranked)
+            print(f"{picture:<{width}}  {text}")
 
 
 def _engine(arguments):

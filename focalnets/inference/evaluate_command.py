@@ -1,7 +1,6 @@
 """`focalnets evaluate`."""
 
 import functools
-import json
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from focalnets.inference.evaluation_page import write_evaluation_page, write_mis
 from focalnets.inference.pictures import draw_corruptions
 from focalnets.inference.predictor import Predictor
 from focalnets.inference.views import VIEWS
+from focalnets.names import json_text, printable, say
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words
 
@@ -75,14 +75,14 @@ def run(arguments):
         write_evaluation_page(directory / "evaluation.html", title, found, more)
     if arguments.as_json:
         record = {**figures(found, arguments.data, arguments.split), **more}
-        print(json.dumps(record, indent=2, ensure_ascii=False))
+        print(json_text(record))
     else:
         _print(found, more, CHECKPOINTS.get(arguments.preset))
         if directory is not None:
-            print(f"confusion matrix: {directory / 'confusion.png'}")
-            print(f"calibration: {directory / 'reliability.png'}")
+            say(f"confusion matrix: {directory / 'confusion.png'}")
+            say(f"calibration: {directory / 'reliability.png'}")
         if arguments.html:
-            print(f"page: {directory / 'evaluation.html'}")
+            say(f"page: {directory / 'evaluation.html'}")
     report_skipped(dataset.bad)
 
 
@@ -112,8 +112,9 @@ def _print(found, more, checkpoint):
 
 
 def _print_shares(rows):
-    width = max(len(name) for name in rows)
-    for name, shares in rows.items():
+    names = [printable(name) for name in rows]
+    width = max(map(len, names))
+    for name, shares in zip(names, rows.values(), strict=True):
         texts = ["no images" if share is None else f"{share:7.2%}" for share in shares]
         print(f"{name:<{width}}  {'  '.join(texts)}")
 

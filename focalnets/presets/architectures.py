@@ -16,6 +16,11 @@ Notes on single rows, where sources disagree:
 from dataclasses import dataclass
 from typing import Any
 
+from focalnets.names import unknown_name
+
+# Too many names for an error message.
+ALL_NAMES = "`focalnets presets` lists all names."
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -167,10 +172,4 @@ def find_architecture(name):
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    import difflib
-
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=3, cutoff=0.4)
-    hint = f" Did you mean {', '.join(near)}?" if near else ""
-    raise ValueError(
-        f"There is no architecture, and no directory, {name!r}.{hint} `focalnets presets` lists all."
-    )
+    raise ValueError(unknown_name("architecture", name, ARCHITECTURES, ALL_NAMES))

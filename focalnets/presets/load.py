@@ -10,6 +10,7 @@ from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
+from focalnets.presets.resolve import missing_preset, no_trained_weights, unknown_preset
 from focalnets.presets.store import CONFIG, LABELS, WEIGHTS, is_preset_directory, read_config
 
 _log = logging.getLogger("focalnets")
@@ -76,13 +77,11 @@ def _new_network(preset, load_weights, num_classes):
                 "ended its training has none yet."
             )
         if path.name != str(preset):
-            raise ValueError(f"There is no preset directory {str(preset)!r}; check the path.")
+            raise ValueError(missing_preset(path))
+        raise ValueError(unknown_preset(str(preset)))
     architecture = find_architecture(str(preset))
     if load_weights:
-        raise ValueError(
-            f"{str(preset)!r} is an architecture: it has no trained weights. Give the path of a preset or "
-            "run directory (or, in Python, load_weights=False for random weights)."
-        )
+        raise ValueError(no_trained_weights(str(preset)))
     return build_architecture(architecture, **({} if num_classes is None else {"num_classes": num_classes}))
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 from focalnets._io import read_json
+from focalnets.names import say
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 from focalnets.training.suitability import recipe_for
 
@@ -28,18 +29,20 @@ def run(arguments):
             print(f"resume with: {_resume_command(directory)}", file=sys.stderr)
         raise
     if result.skipped:
-        print(f"skipped {len(result.skipped)} bad pictures:", *result.skipped, sep="\n  ")
+        print(f"skipped {len(result.skipped)} bad pictures:")
+        for problem in result.skipped:
+            say(f"  {problem}")
     if not result.complete:
         print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
         print(f"resume with: {_resume_command(directory)}")
         return
     seconds = sum(row["seconds"] for row in result.history)
     print(f"training: {seconds:.1f} s")
-    print(f"run directory: {result.directory}")
-    print(f"report: {result.report}")
-    print(f"curves: {result.curves}")
+    say(f"run directory: {result.directory}")
+    say(f"report: {result.report}")
+    say(f"curves: {result.curves}")
     for path in result.panels:
-        print(f"panels: {path}")
+        say(f"panels: {path}")
     print(f"validation accuracy: {result.kept['val_accuracy']:.4f} in epoch {result.kept['epoch']}")
     if result.test_accuracy is not None:
         print(f"test accuracy: {result.test_accuracy:.4f}")
@@ -103,9 +106,10 @@ def _resume(arguments, verbose):
 def run_recipes(arguments):
     """List the recipes, show one, or copy its file to begin one of one's own."""
     if arguments.action == "list":
+        width = max(map(len, recipe_names()))
         for name in recipe_names():
             text = recipe_file(name).read_text(encoding="utf-8")
-            print(f"{name:<20}{text.split(chr(10))[0].strip(chr(34))}")
+            print(f"{name:<{width}}  {text.split(chr(10))[0].strip(chr(34))}")
         return
     if arguments.name is None:
         raise ValueError(f"Name a recipe: {', '.join(recipe_names())}.")

@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 import importlib.util
 import pathlib
-import pkgutil
 import traceback
 import types
 import typing
 from dataclasses import dataclass, field
 
 from focalnets.data.augment import Augmentation
+from focalnets.names import did_you_mean, sibling_names, unknown_name
+from focalnets.training.recipes import recipe_names
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,6 @@ class Recipe:
                 raise ValueError(f"{name} must be {' or '.join(allowed)}; got {getattr(self, name)!r}.")
 
 
-def recipe_names():
-    """Names of the recipes that come with focalnets.
-
-    >>> from focalnets.training.recipe import recipe_names
-    >>> "digits" in recipe_names()
-    True
-    """
-    from focalnets.training import recipes
-
-    return sorted(module.name for module in pkgutil.iter_modules(recipes.__path__))
-
-
 def recipe_file(name):
     """Path of the Python file of a recipe, by its name or by that path itself.
 
@@ -137,10 +126,11 @@ def recipe_file(name):
     if str(name).endswith(".py"):
         path = pathlib.Path(name)
         if not path.is_file():
-            raise ValueError(f"There is no recipe file {str(name)!r}; check the path.")
+            hint = did_you_mean(name, sibling_names(path))
+            raise ValueError(f"Recipe file not found: {str(name)!r}. Check the path.{hint}")
         return path
     if name not in recipe_names():
-        raise ValueError(f"There is no recipe {name!r}; there are: {', '.join(recipe_names())}.")
+        raise ValueError(unknown_name("recipe", name, recipe_names()))
     return pathlib.Path(recipes.__path__[0]) / f"{name}.py"
 
 
@@ -222,7 +212,10 @@ def _value(record, name, text):
         names = [
             f"{key}.<field>" if dataclasses.is_dataclass(kind) else key for key, kind in types_of.items()
         ]
-        raise ValueError(f"{type(record).__name__} has no field {name!r}; it has: {', '.join(names)}.")
+        raise ValueError(
+            f"{type(record).__name__} has no field {name!r}; it has: {', '.join(names)}."
+            f"{did_you_mean(name, types_of)}"
+        )
     try:
         return _parsed(types_of[name], text)
     except ValueError as error:

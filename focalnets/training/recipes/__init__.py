@@ -1,1 +1,13 @@
-"""One short file an experiment. The docstring says the command, and what came of it where it was run."""
+"""One short file per experiment. Its docstring gives the command, and the result where it was run."""
+
+import pkgutil
+
+
+def recipe_names():
+    """Names of the recipes that ship with focalnets, without importing them.
+
+    >>> from focalnets.training.recipes import recipe_names
+    >>> "digits" in recipe_names()
+    True
+    """
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))

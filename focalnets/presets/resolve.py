@@ -1,0 +1,55 @@
+"""What can be said about the source of a preset without Keras: names, paths and addresses."""
+
+import pathlib
+
+from focalnets._io import expanded
+from focalnets.names import did_you_mean, sibling_names, unknown_name
+from focalnets.presets.architectures import ALL_NAMES, ARCHITECTURES
+from focalnets.presets.checkpoints import CHECKPOINTS
+
+
+def check_preset(source):
+    """Refuse what can be no preset, before anything is imported, downloaded or converted.
+
+    Args:
+        source: str. A preset or run directory, a name in `CHECKPOINTS`, a checkpoint file, a URL or
+            hf://organization/name.
+
+    Raises:
+        ValueError: if it is a path that does not exist, an unknown name, or an architecture, which has no
+            trained weights.
+
+    >>> from focalnets.presets.resolve import check_preset
+    >>> check_preset("focalnet_tiny_srf_imagenet1k")
+    """
+    text = str(source)
+    if text in CHECKPOINTS or "://" in text or expanded(text).exists():
+        return
+    if text in ARCHITECTURES:
+        raise ValueError(no_trained_weights(text))
+    path = pathlib.Path(text)
+    raise ValueError(missing_preset(path) if path.name != text else unknown_preset(text))
+
+
+def unknown_preset(name):
+    """The error message for a name that is neither a published preset nor an architecture."""
+    listing = f"There is no directory of that name either. {ALL_NAMES}"
+    return unknown_name(
+        "preset", name, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(pathlib.Path(name))], listing
+    )
+
+
+def missing_preset(path):
+    """The error message for the path of a preset that does not exist."""
+    hint = did_you_mean(path, sibling_names(path))
+    return f"There is no preset directory {str(path)!r}; check the path.{hint}"
+
+
+def no_trained_weights(name):
+    """The error message for the name of an architecture where trained weights are needed."""
+    trained = [key for key, row in CHECKPOINTS.items() if row.architecture == name]
+    hint = f", such as {trained[0]}" if trained else ""
+    return (
+        f"{name!r} is an architecture: it has no trained weights. Give the name of published weights{hint}, "
+        "or the path of a preset or run directory (or, in Python, load_weights=False for random weights)."
+    )
