@@ -26,7 +26,7 @@ def run(arguments):
     except (KeyboardInterrupt, OSError):
         snapshot = pathlib.Path(directory) / "last.npz"
         if snapshot.exists() and (arguments.resume or snapshot.stat().st_mtime > start):
-            print(f"resume with: {_resume_command(directory)}", file=sys.stderr)
+            say(f"resume with: {_resume_command(directory)}", file=sys.stderr)
         raise
     if result.skipped:
         print(f"skipped {len(result.skipped)} bad pictures:")
@@ -34,7 +34,7 @@ def run(arguments):
             say(f"  {problem}")
     if not result.complete:
         print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
-        print(f"resume with: {_resume_command(directory)}")
+        say(f"resume with: {_resume_command(directory)}")
         return
     seconds = sum(row["seconds"] for row in result.history)
     print(f"training: {seconds:.1f} s")
