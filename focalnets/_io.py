@@ -1,4 +1,4 @@
-"""Files, threads, progress: the only helper module. It knows no other part of focalnets, and no keras."""
+"""Files, threads, progress: the only helper module. It knows `schema` only, and no keras."""
 
 import collections
 import concurrent.futures
@@ -13,6 +13,8 @@ import shutil
 import sys
 import tempfile
 import time
+
+from focalnets.schema import read_json
 
 
 def reason(error):
@@ -180,14 +182,6 @@ def expanded(text):
 def no_links(path, flags):
     """An `opener` for `open` that refuses a symbolic link: in a shared folder it may lead anywhere."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
-
-
-def read_json(path):
-    """The value in a JSON file; ValueError naming the file if it is not JSON."""
-    try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
 
 
 def write_json(path, value):

@@ -5,13 +5,14 @@ import logging
 import pathlib
 import warnings
 
-from focalnets._io import read_json
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
+from focalnets.presets.files import CONFIG, WEIGHTS, check_size, read_preset_files
+from focalnets.presets.hdf5 import check_hdf5
 from focalnets.presets.resolve import missing_preset, no_trained_weights, unknown_preset
-from focalnets.presets.store import CONFIG, LABELS, WEIGHTS, is_preset_directory, read_config
+from focalnets.presets.store import is_preset_directory, make_converter, read_config
 
 _log = logging.getLogger("focalnets")
 
@@ -24,21 +25,27 @@ def load_preset(preset, load_weights=True, num_classes=None):
     if not _is_meant(preset, load_weights):
         return _new_network(preset, load_weights, num_classes)
     directory = pathlib.Path(preset)
-    config, image_converter = read_config(directory)
+    config, preprocessing, labels = read_preset_files(directory)
+    image_converter = make_converter(preprocessing, directory)
     saved = config["num_classes"]
     if saved is None and num_classes is None:
         raise ValueError(
             f"The preset {directory} is a backbone without a head: give num_classes for a new head, or load "
             "it with FocalNetBackbone.from_preset."
         )
-    with weights_follow() if load_weights else contextlib.nullcontext():
+    if load_weights:
+        _check_weights(directory, config)
+    with (
+        weights_follow() if load_weights else contextlib.nullcontext(),
+        _explained(f"{directory} describes a network that cannot be built"),
+    ):
         backbone = FocalNetBackbone(**config["backbone"])
+        if saved is not None:
+            classifier = FocalNetClassifier(backbone, saved, image_converter, labels)
     if saved is None:
         if load_weights:
             _load_weights(backbone, directory / WEIGHTS)
         return FocalNetClassifier(backbone, num_classes, image_converter)
-    labels = read_json(directory / LABELS) if LABELS in config["files"] else None
-    classifier = FocalNetClassifier(backbone, saved, image_converter, labels)
     if load_weights:
         _load_weights(classifier, directory / WEIGHTS)
     if num_classes in (None, saved):
@@ -97,13 +104,28 @@ def build_architecture(architecture, **arguments):
     return FocalNetClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 
+def _check_weights(directory, config):
+    """Refuse weights that cannot be those of the network, before anything is allocated for it."""
+    path = directory / WEIGHTS
+    held, needed = check_hdf5(path), check_size(config["backbone"], config["num_classes"], path)
+    if held < needed:
+        raise ValueError(f"{_FOREIGN.format(path)}: it holds {held:,} numbers, that network has {needed:,}.")
+
+
 def _load_weights(network, path):
+    with warnings.catch_warnings(), _explained(_FOREIGN.format(path)):
+        warnings.simplefilter("ignore")  # Keras warns of each layer first, then raises
+        network.load_weights(path)
+
+
+_FOREIGN = f"{{}} is damaged, or belongs to another network than {CONFIG} describes"
+
+
+@contextlib.contextmanager
+def _explained(problem):
+    """Turn whatever Keras and h5py raise about a file's content into one line."""
     try:
-        with warnings.catch_warnings():  # Keras warns of each layer first, then raises
-            warnings.simplefilter("ignore")
-            network.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{path} is damaged, or belongs to another network than {CONFIG} describes: {reason}"
-        ) from error
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{problem}: {reason}") from error

@@ -16,13 +16,20 @@ import h5py
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import atomic_directory, read_json, write_json
+from focalnets._io import atomic_directory, write_json
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
+from focalnets.presets.files import (
+    CONFIG,
+    FORMAT,
+    FORMAT_VERSION,
+    LABELS,
+    PREPROCESSING,
+    WEIGHTS,
+    read_preset_files,
+)
+from focalnets.presets.hdf5 import check_hdf5
 
-FORMAT, FORMAT_VERSION = "focalnets preset", 1
-CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
 _BESIDE = ("README.md", "conversion.json")  # a card, and how a conversion went
 
 # Keras bookkeeping that says nothing about the network.
@@ -122,6 +129,7 @@ def halve(source, directory):
     """
     source, directory = pathlib.Path(source), pathlib.Path(directory)
     config, _ = read_config(source)
+    check_hdf5(source / WEIGHTS)
     with h5py.File(source / WEIGHTS) as whole, h5py.File(directory / WEIGHTS, "w") as half:
 
         def copy(name, item):
@@ -153,6 +161,8 @@ def copy_preset(source, directory):
     """
     source, directory = pathlib.Path(source), pathlib.Path(directory)
     config, _ = read_config(source)
+    if (source / WEIGHTS).exists():
+        check_hdf5(source / WEIGHTS)
     beside = [name for name in _BESIDE if (source / name).is_file()]
     _copy_files(source, directory, [*config["files"], *beside, CONFIG])
 
@@ -169,35 +179,18 @@ def is_preset_directory(preset):
 
 def read_config(directory):
     """(config, `ImageConverter` or None) of a preset directory, checked."""
-    config = read_json(directory / CONFIG)
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{directory / CONFIG} was not written by focalnets: it is another library's.")
-    version = config.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{directory / CONFIG} has preset format version {version}; this focalnets ({__version__}) "
-            f"reads version {FORMAT_VERSION}. Install the focalnets that wrote it: "
-            f"{config.get('focalnets_version', 'unknown')}."
-        )
-    known = {WEIGHTS, PREPROCESSING, LABELS}
-    if not {"files", "num_classes", "backbone"} <= set(config) or not set(config["files"]) <= known:
-        raise ValueError(
-            f"{directory / CONFIG} is damaged: it needs files (of {', '.join(sorted(known))}), num_classes "
-            "and backbone."
-        )
-    missing = [name for name in config["files"] if not (directory / name).is_file()]
-    if missing:
-        raise ValueError(f"The preset {directory} lacks {', '.join(missing)}: copy or write it anew.")
-    if PREPROCESSING not in config["files"]:
-        return config, None
-    return config, ImageConverter(**_object(directory / PREPROCESSING))
+    config, preprocessing, _ = read_preset_files(directory)
+    return config, make_converter(preprocessing, directory)
 
 
-def _object(path):
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no JSON object. Copy or write the preset anew.")
-    return value
+def make_converter(preprocessing, directory):
+    """The `ImageConverter` of a preset's checked preprocessing, None without one."""
+    if preprocessing is None:
+        return None
+    try:
+        return ImageConverter(**preprocessing)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(directory) / PREPROCESSING}: {error}") from error
 
 
 def _stored(config):

@@ -1,0 +1,260 @@
+"""JSON files that somebody else may have written: read within limits, and checked against a type before use.
+
+A preset, run, cache or export comes from a download, a shared folder or an editor. `read_record` is the one
+door: the file must be a regular file of limited size, its JSON must be strict, and every value must have the
+type and the range that its record declares, before anything is allocated for it.
+
+Source of the types: msgspec, https://jcristharif.com/msgspec/constraints.html.
+"""
+
+import collections
+import contextlib
+import json
+import math
+import os
+import re
+import stat
+
+LARGEST_FILE = 2**24  # bytes; the names of 22,000 classes take 2**20
+_DEEPEST = 32  # levels of lists and objects; our own files have 4
+_MOST_DIGITS = 30
+
+
+def read_record(path, kind, hint="", limit=LARGEST_FILE):
+    """Read a JSON file and check it against a type.
+
+    Args:
+        path: `pathlib.Path` or text. Path of the file.
+        kind: type. What `msgspec.convert` takes: a `msgspec.Struct`, a dataclass, `list[str]`.
+        hint: str. A sentence that says how to repair the file. Defaults to none.
+        limit: int. Largest size of the file in bytes. Defaults to 16 MiB.
+
+    Returns:
+        The value as `kind`: structs and dataclasses become objects.
+
+    Raises:
+        ValueError: if the file is not strict JSON, or a value has another type or range. The text names the
+            file, the field, what was found and what was expected.
+        OSError: if the file does not exist or cannot be read.
+
+    >>> import pathlib, tempfile
+    >>> from typing import Annotated
+    >>> import msgspec
+    >>> from focalnets.schema import read_record
+    >>> class Size(msgspec.Struct):
+    ...     side: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "size.json"
+    >>> _ = path.write_text('{"side": 1000000000}')
+    >>> read_record(path, Size)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    ValueError: ...size.json: `side` is 1000000000, expected an integer from 1 to 8192.
+    """
+    return checked(read_json(path, limit), kind, path, hint)
+
+
+def read_json(path, limit=LARGEST_FILE, finite=True):
+    """The value in a JSON file, read within limits and without any type.
+
+    Args:
+        path: `pathlib.Path` or text. Path of the file. A byte order mark is skipped.
+        limit: int. Largest size of the file in bytes. Defaults to 16 MiB.
+        finite: bool. Whether NaN and infinite numbers are refused. Defaults to `True`.
+
+    Raises:
+        ValueError: if the file is not a regular file, too large, not UTF-8, or not strict JSON: equal keys,
+            more than 32 levels, or numbers of more than 30 digits.
+        OSError: if the file does not exist or cannot be read.
+    """
+    return parse_json(_text(path, limit), path, finite)
+
+
+def parse_json(text, name, finite=True):
+    """The value of a JSON text; see `read_json`. `name` says in errors where the text is from."""
+    options = {"parse_int": _integer, "object_pairs_hook": _object}
+    if finite:
+        options |= {"parse_float": _number, "parse_constant": _number}
+    try:
+        value = json.loads(text, **options)
+        _check_depth(value)
+    except RecursionError:
+        raise ValueError(f"{name} is not JSON that is read here: {_TOO_DEEP}.") from None
+    except ValueError as error:
+        raise ValueError(f"{name} is not JSON: {_printable(str(error))}.") from error
+    return value
+
+
+def checked(value, kind, name, hint=""):
+    """`value`, as `json` gives it, as an object of the type `kind`; see `read_record`."""
+    import msgspec  # here, so that `--help` needs no compiled module
+
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        problem = _explained(str(error), value, msgspec.inspect.type_info(kind))
+    raise ValueError(_printable(f"{name}: {problem}. {hint}".strip()))
+
+
+def check_fields(record):
+    """Check every field of a dataclass instance against its annotation.
+
+    Called by `__post_init__`, so that a record has one set of limits whoever makes it: Python, the command
+    line or a file.
+
+    Raises:
+        ValueError: naming the first field that is out of range.
+    """
+    import typing
+
+    for name, kind in typing.get_type_hints(type(record), include_extras=True).items():
+        value = getattr(record, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"`{name}` is {value}, expected a finite number.")
+        if not hasattr(value, "__post_init__"):  # a record of its own has checked itself
+            _check_field(name, value, kind)
+
+
+def _check_field(name, value, kind):
+    import msgspec
+
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        expected = _described(msgspec.inspect.type_info(kind))
+        raise ValueError(f"`{name}` is {_shown(value)}, expected {expected}.") from None
+
+
+_TOO_DEEP = f"lists and objects lie more than {_DEEPEST} levels deep"
+
+
+def _text(path, limit):
+    # Not blocking: opening a pipe would wait for its writer.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path} is not a regular file; expected a JSON file.")
+    with open(descriptor, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path} is larger than {limit} bytes, the most that is read of such a file.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not JSON: byte {error.start} is not UTF-8.") from error
+
+
+def _integer(text):
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
+def _number(text):
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:_MOST_DIGITS]} is NaN or infinite")
+    return value
+
+
+def _object(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        key, _ = collections.Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key[:40]!r} occurs twice in one object")
+    return value
+
+
+def _check_depth(value):
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError(_TOO_DEEP)
+
+
+def _explained(text, value, kind):
+    """msgspec's message in the form "`field` is VALUE, expected TYPE"."""
+    text, _, where = text.partition(" - at ")
+    where = where.replace("`", "").removeprefix("key in ").removeprefix("$")
+    keys = re.findall(r"\[(\d+|\.\.\.)\]|\.([^.\[]+)", where)
+    path = "".join(f"[{index}]" if index else f".{name}" for index, name in keys).removeprefix(".")
+    missing = re.fullmatch(r"Object missing required field `(.*)`", text, re.DOTALL)
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.DOTALL)
+    if missing or unknown:
+        word, found = ("is missing", missing) if missing else ("is not a known field", unknown)
+        return f"`{path + '.' if path else ''}{found[1][:60]}` {word}"
+    with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
+        for index, name in keys:
+            kind = _inside(kind, name)
+            value = value[int(index) if index else name]  # not where msgspec does not tell the key
+        return f"{f'`{path}`' if path else 'the content'} is {_shown(value)}, expected {_described(kind)}"
+    return f"`{path}`: {text[:1].lower()}{text[1:]}" if path else text.rstrip(".")
+
+
+def _inside(kind, name):
+    """The type of what lies in a value of a type: a field, or any item of a list if `name` is empty."""
+    import msgspec.inspect as inspect
+
+    for one in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
+        if name and hasattr(one, "fields"):
+            return {field.encode_name: field.type for field in one.fields}[name]
+        if not name and hasattr(one, "item_type"):
+            return one.item_type
+    raise KeyError(name)
+
+
+def _described(kind):
+    import msgspec.inspect as inspect
+
+    if isinstance(kind, inspect.UnionType):
+        kinds = [one for one in kind.types if "Unset" not in type(one).__name__]
+        return " or ".join(_described(one) for one in kinds)
+    if isinstance(kind, inspect.LiteralType):
+        return f"one of {', '.join(map(str, kind.values))}"
+    words = {
+        inspect.IntType: "an integer",
+        inspect.FloatType: "a number",
+        inspect.StrType: "a text",
+        inspect.BoolType: "true or false",
+        inspect.NoneType: "null",
+    }
+    if type(kind) in words:
+        return words[type(kind)] + _range(kind)
+    if hasattr(kind, "item_type"):
+        least, most = getattr(kind, "min_length", None), getattr(kind, "max_length", None)
+        count = least if least == most else f"{least or 0} to {most}"
+        return f"a list{'' if most is None else f' of {count}'}, each {_described(kind.item_type)}"
+    return f"a list of {len(kind.item_types)}" if hasattr(kind, "item_types") else "an object"
+
+
+def _range(kind):
+    least, most = getattr(kind, "ge", None), getattr(kind, "le", None)
+    above, below = getattr(kind, "gt", None), getattr(kind, "lt", None)
+    if least is not None and most is not None:
+        return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
+    words = []
+    for bound, word in ((least, "at least"), (above, "above"), (most, "at most"), (below, "below")):
+        words += [] if bound is None else [f"{word} {bound:g}"]
+    if getattr(kind, "max_length", None) is not None:
+        words.append(f"of at most {kind.max_length} characters")
+    return f" {' and '.join(words)}" if words else ""
+
+
+def _shown(value):
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _printable(text):
+    """One line that may go to a terminal, whatever a file has in it."""
+    return "".join(c if c.isprintable() else "?" for c in text)
