@@ -154,6 +154,36 @@ def test_bfloat16_takes_the_fast_paths_and_stays_near_float32(setting):
 
 
 @torch_only
+@pytest.mark.parametrize("policy", ["float16", "bfloat16"])
+def test_types_without_units_are_computed_in_float32(setting, monkeypatch, policy):
+    """As on a processor without units for them, where torch's own products took 30 times as long."""
+    import torch
+
+    from focalnets.ops import torch_cpu
+
+    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
+        pytest.skip("this is for CPUs")
+    monkeypatch.setattr(torch_cpu, "NATIVE", dict.fromkeys(torch_cpu.NATIVE, False))
+    x, y = random(2, 20, 27, 3), np.array([0, 1])
+
+    def network(policy):
+        net = FocalNetClassifier(
+            FocalNetBackbone(16, (1, 1), overlap_embed=True, dtype=policy), 3, dtype=policy
+        )
+        net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
+        return net
+
+    net = network(policy)
+    for operation in ("linear", "mlp", "depthwise_conv", "strided_conv"):
+        assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"float32"}, operation
+    exact, rounded = network("float32").predict_on_batch(x), net.predict_on_batch(x)
+    assert np.abs(rounded.astype("float32") - exact).max() <= 0.03 * np.abs(exact).max()
+    mixed = network(f"mixed_{policy}")
+    for exact, rounded in zip(trained(network("float32"), x, y), trained(mixed, x, y), strict=True):
+        assert np.abs(rounded - exact).max() <= 0.1 * np.abs(exact).max()
+
+
+@torch_only
 def test_what_is_exported_or_compiled_traces_plain_operations(setting):
     import torch
 

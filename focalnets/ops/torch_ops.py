@@ -16,6 +16,10 @@ from focalnets.ops import torch_cpu
 
 def depthwise_conv(x, kernel):
     view = x.permute(0, 3, 1, 2)
+    if x.dtype is torch.float64 and x.is_cpu:
+        view = (
+            view.contiguous()
+        )  # oneDNN has no float64, and torch's own kernel is 5 times slower channels-last
     weight = kernel.permute(2, 3, 0, 1)  # (k, k, C, 1) -> (C, 1, k, k)
     y = F.conv2d(view, weight, padding=kernel.shape[0] // 2, groups=kernel.shape[2])
     return y.permute(0, 2, 3, 1)
@@ -95,22 +99,45 @@ def dropout_mask(shape, rate, seed):
     return torch.where(kept, 1 / (1 - rate), 0.0).view(shape)
 
 
+def _depthwise_conv(x, kernel):
+    """The version for its gradient where that is better."""
+    suits = torch_cpu.unsupported_depthwise(x, kernel) is None
+    return (torch_cpu.depthwise_conv if suits else depthwise_conv)(x, kernel)
+
+
+def _padded_conv(x, kernel, bias, stride, margins):
+    if uneven(x, kernel, bias, stride, margins):
+        (above, below), (left, right) = margins
+        x, margins = F.pad(x, (0, 0, left, right, above, below)), ((0, 0), (0, 0))
+    return strided_conv(x, kernel, bias, stride, margins)
+
+
 FUSED = {  # see `dispatch.fused`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
+        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.linear)),
         ("torch", always, linear),
     ),
     "dropout_mask": (("16 bits", no_mask, dropout_mask),),
     "layer_norm": (("torch", always, layer_norm),),
     "spatial_mean": (("torch", overflows, spatial_mean),),
     "split": (("torch", always, split),),
-    "strided_conv": (("torch", uneven, strided_conv),),
-    "mlp": (("onednn", torch_cpu.unsupported, torch_cpu.mlp),),
+    "strided_conv": (
+        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_padded_conv)),
+        ("torch", uneven, strided_conv),
+    ),
+    "mlp": (
+        ("onednn", torch_cpu.unsupported, torch_cpu.mlp),
+        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.mlp)),
+    ),
     "focal_context": (
         ("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),
         ("triton", not_for_triton, triton_focal_context),
     ),
-    "depthwise_conv": (("onednn", torch_cpu.unsupported_depthwise, torch_cpu.depthwise_conv),),
+    "depthwise_conv": (
+        ("onednn", torch_cpu.unsupported_depthwise, torch_cpu.depthwise_conv),
+        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_depthwise_conv)),
+    ),
     "in_pieces": (("cache", torch_cpu.unsupported_pieces, torch_cpu.in_pieces),),
 }
 
