@@ -79,9 +79,9 @@ def main(argv=None):
         except BrokenPipeError:
             process.drop_output()
             code = process.READER_LEFT
-        except OSError as error:  # standard output cannot be written: its disk is full
+        except OSError as error:  # of `flush`
             process.drop_output()
-            code = _complain(error, 1)
+            code = _complain(*_in_words(error))
     return code
 
 
@@ -129,6 +129,8 @@ def _in_words(error):
         return error, 2
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
         return f"the Keras backend {error.name} is not installed: pip install 'focalnets[{error.name}]'.", 1
+    if isinstance(error, OSError) and error.strerror:  # Python's own text begins with "[Errno 28]"
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.", 1
     if isinstance(error, (ImportError, OSError, FloatingPointError)):
         return error, 1
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
