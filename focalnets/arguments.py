@@ -84,7 +84,7 @@ class TrainArguments:
     out: Annotated[str | None, DIR, _default("none; required for a new run")] = None
     """Run directory to create, with weights, config, history.csv, curves.png, report.html and panels/."""
     resume: Annotated[str | None, DIR, _default("none; a new run")] = None
-    """Run directory to resume. Cannot be combined with options that describe a new run."""
+    """Run directory to resume. Use --data with it if the data were moved, but no option of a new run."""
     recipe: Annotated[
         str | None, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
     ] = None

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import time
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from focalnets import FocalNetClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
 from focalnets.ops.backend import bfloat16_is_fast
 from focalnets.presets.architectures import find_architecture
-from focalnets.training import checkpoint, records
+from focalnets.training import checkpoint, records, signals
 from focalnets.training.recipe import load_recipe
 from focalnets.training.signals import HeldSignals
 
@@ -160,11 +162,19 @@ def test_a_signal_writes_a_snapshot_of_the_moment(
 
 def test_the_second_signal_stops_at_once(tmp_path, monkeypatch, handlers):
     with monkeypatch.context() as patch:
+        patch.setattr(signals, "_REPEATED_SECONDS", 0.0)
         send_in_batch(patch, 16, signal.SIGTERM, signal.SIGTERM)
         with pytest.raises(TerminatedError):
             train(EVERYTHING, out=tmp_path / "run", **QUIET)
     snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
     assert (snapshot.epoch, snapshot.batch) == (1, 0), "that of the last epoch"
+
+
+def test_a_signal_sent_twice_as_timeout_does_is_one(handlers):
+    with pytest.raises(TerminatedError), HeldSignals() as held:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert held.received == signal.SIGTERM
 
 
 def test_signals_are_left_alone_outside_of_the_main_thread_and_where_they_are_ignored(handlers):
@@ -284,8 +294,48 @@ def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch)
         resume(tmp_path / "run")
     assert main(["train", "--out", "a", "--resume", "b"]) == 2
     assert "either --out for a new run, or --resume" in capsys.readouterr().err
+    assert main(["train", "--resume", "b", "--epochs", "9", "--data", "digits", "--out", "c"]) == 2
+    assert "either --out for a new run, or --resume" in capsys.readouterr().err
     assert main(["train", "--resume", "b", "--epochs", "9", "--data", "digits"]) == 2
-    assert "--data, --epochs and --resume exclude each other" in capsys.readouterr().err
+    assert "--epochs and --resume exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keep", ["memory", "stream"])
+@pytest.mark.parametrize("form", ["folder", "zip", "csv"])
+def test_a_run_is_resumed_with_data_that_were_moved(form, keep, tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    old = tmp_path / "old"
+    for name in ("cat", "dog"):
+        (old / "images" / name).mkdir(parents=True)
+        for index in range(8):
+            image = Image.fromarray(generator.integers(0, 256, (8, 8), "uint8"))
+            image.save(old / "images" / name / f"{index}.png")
+    rows = [f"images/{file.parent.name}/{file.name},{file.parent.name}" for file in sorted(old.rglob("*.png"))]
+    (old / "data.csv").write_text("\n".join(["path,label", *rows]))
+    shutil.make_archive(old / "data", "zip", old / "images")
+    data = {"folder": "images", "zip": "data.zip", "csv": "data.csv"}[form]
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=1, batch_size=5)
+    run = tmp_path / "a run"
+    train(recipe, old / data, run, max_minutes=1e-9, keep=keep, **QUIET)
+    old.rename(tmp_path / "new")
+    assert main(["train", "--resume", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert f"The data of this run are no longer at {old / data}" in error
+    assert f"focalnets train --resume '{run}' --data NEW_PLACE" in error
+    changed = shutil.copytree(tmp_path / "new", tmp_path / "changed") / "images"
+    files = sorted(changed.rglob("*.png"))
+    files[0].write_bytes(files[1].read_bytes())
+    assert main(["train", "--resume", str(run), "--data", str(changed)]) == 2
+    assert "as many images as then, but other files, labels or contents" in capsys.readouterr().err
+    for file in files[:3]:
+        file.unlink()
+    assert main(["train", "--resume", str(run), "--data", str(changed)]) == 2
+    assert "10 images to train on and 2 to validate then, 8 and 2 now" in capsys.readouterr().err
+    moved = tmp_path / "new" / data
+    assert main(["train", "--resume", str(run), "--data", str(moved)]) == 0
+    for name in ("run.json", "recipe.json"):
+        assert json.loads((run / name).read_text())["data"] == str(moved)
+    assert main(["train", "--resume", str(run)]) == 0
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):

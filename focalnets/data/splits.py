@@ -42,6 +42,14 @@ class FilePictures:
         with self._stream(index) as stream:
             check_image(stream, self.names[index])
 
+    def beginning(self, index):
+        """The first 64 KiB of the file, no bytes if it cannot be read."""
+        try:
+            with self._stream(index) as stream:
+                return stream.read(65_536)
+        except (OSError, ValueError):
+            return b""
+
     def _stream(self, index):
         try:
             return self.opener(self.names[index])
@@ -119,15 +127,20 @@ class Split:
         return self.take(np.unique(self.labels, return_index=True)[1][:most])
 
     def fingerprint(self):
-        """Hexadecimal digits that change with the labels, their order, and which pictures there are: by the
-        names of files, or the pixels of 256 images throughout the split."""
+        """Hexadecimal digits that change with the labels, their order, and the images: by the names of all
+        files within their common folder and the beginnings of 32 of them, or by the pixels of 256 images
+        throughout the split. Moving the folder changes nothing."""
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
+        rows = np.arange(len(self)) if self.rows is None else self.rows
         if isinstance(self.pictures, FilePictures):
-            rows = range(len(self)) if self.rows is None else self.rows
-            found.update(os.fsencode("\n".join(self.pictures.names[row] for row in rows)))
+            names = [self.pictures.names[row] for row in rows]
+            common = os.path.commonpath(map(os.path.dirname, names))
+            found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
+            for row in _spread(rows, 32):
+                found.update(self.pictures.beginning(row))
         else:
-            for index in np.unique(np.linspace(0, len(self) - 1, 256).astype(int)):
-                found.update(self.pictures[index if self.rows is None else self.rows[index]].tobytes())
+            for row in _spread(rows, 256):
+                found.update(self.pictures[row].tobytes())
         return found.hexdigest()
 
     def batch(self, indices):
@@ -153,6 +166,11 @@ class Split:
         if isinstance(self.pictures, np.ndarray):
             return as_image(self.pictures[row])
         return self.pictures.read_or_name_all_bad(row, smallest)
+
+
+def _spread(rows, most):
+    """Up to `most` of the rows, evenly."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
 def split_validation(split, fraction, seed):

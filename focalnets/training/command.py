@@ -87,7 +87,7 @@ def _train(arguments, verbose):
 
 def _resume(arguments, verbose):
     fields = {field.name: field.default for field in dataclasses.fields(arguments)}
-    for free in ("resume", "max_minutes", "backend", "debug"):
+    for free in ("resume", "data", "max_minutes", "backend", "debug"):
         del fields[free]
     given = [name for name, default in fields.items() if getattr(arguments, name) != default]
     if given:
@@ -100,7 +100,7 @@ def _resume(arguments, verbose):
         os.environ["KERAS_BACKEND"] = read_json(path)["backend"]  # before keras is imported
     from focalnets.training.train import resume
 
-    return resume(arguments.resume, arguments.max_minutes, verbose)
+    return resume(arguments.resume, arguments.max_minutes, verbose, arguments.data)
 
 
 def run_recipes(arguments):

@@ -4,15 +4,19 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 # Ctrl-C; what `kill` and cluster schedulers send; what a closed terminal sends.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+# `timeout` and some schedulers send each signal twice. Only a later one is a second wish.
+_REPEATED_SECONDS = 2.0
 
 _NOTE = "focalnets: writing a snapshot, then stopping. Send the signal again to stop at once.\n"
 
 
 class HeldSignals:
-    """Context manager that holds back the first signal to stop. The second one acts at once.
+    """Context manager that holds back the first signal to stop. A second one, 2 seconds later, acts at once.
 
     Handlers are replaced in the main thread only, and restored at the end of the block. Signals that are
     ignored stay ignored. `deliver` hands the signal to the handler that was installed before, which raises
@@ -49,20 +53,23 @@ class HeldSignals:
         return self
 
     def __exit__(self, *_):
-        self._restore()
         self.deliver()
 
     def deliver(self):
-        """Hand on the signal that is held, if there is one."""
+        """Restore the handlers, and hand them the signal that is held, if there is one."""
+        self._restore()
         number, self.received = self.received, None
         if number is not None:
             signal.raise_signal(number)
 
     def _hold(self, number, _):
-        self.received = number
-        self._restore()
-        with contextlib.suppress(OSError):  # the terminal may be closed
-            os.write(2, _NOTE.encode())  # print must not be called by a handler that may have interrupted it
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, _NOTE.encode())  # print must not be called by a handler that may interrupt it
+        elif time.monotonic() - self._since > _REPEATED_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self):
         for number, handler in self._handlers.items():

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging
+import os
 import pathlib
+import shlex
 
 import keras
 
@@ -76,14 +78,13 @@ def train(
     if not data:
         raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
     recipe = _with_precision(recipe, force_bfloat16)
-    if data not in NAMES:  # which go before folders, as names of checkpoints do
-        data = _absolute(data)
+    data = _located(data)
     if recipe.preset not in CHECKPOINTS:
         recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
     if recipe.preset and pathlib.Path(recipe.preset) == expanded(out).resolve():
         raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
     settings = {
-        "data": str(data),
+        "data": data,
         "on_bad_image": on_bad_image,
         "keep": keep,
         "monitor_every": monitor_every,
@@ -93,16 +94,15 @@ def train(
     for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
         _log.warning(text)
     directory = new_run_directory(out, force)
-    write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": str(data)})
+    write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
     where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
     where["machine"] = accelerator() or machine()
-    images = {"train": len(job.training), "validation": len(job.validation)}
-    record = {**settings, **where, "images": images, "fingerprint": job.fingerprint()}
+    record = {**settings, **where, "images": _images(job), "fingerprint": job.fingerprint()}
     write_json(directory / "run.json", record)
     return _run(job, directory, None, max_minutes, verbose)
 
 
-def resume(directory, max_minutes=None, verbose="auto"):
+def resume(directory, max_minutes=None, verbose="auto", data=None):
     """Take up a run that was stopped or killed, from its last snapshot, and carry it to its end.
 
     On the same machine and backend, the weights in the end are those of a run that was never interrupted.
@@ -111,6 +111,7 @@ def resume(directory, max_minutes=None, verbose="auto"):
         directory: run directory.
         max_minutes: as in `train`, for this session.
         verbose: as in Keras' `fit`.
+        data: where the data set of the run is now, if it was moved. Defaults to where it was.
 
     Returns:
         A `TrainResult`.
@@ -143,13 +144,39 @@ def resume(directory, max_minutes=None, verbose="auto"):
             f"{directory} was begun by another focalnets, {settings.get('focalnets', 'unknown')}, which knew "
             "its data otherwise: resume it with that, or begin anew."
         )
+    moved = data is not None
+    settings["data"] = _located(data) if moved else settings["data"]
+    if not moved and pathlib.Path(settings["data"]).is_absolute() and not os.path.exists(settings["data"]):
+        raise ValueError(
+            f"The data of this run are no longer at {settings['data']}. If they were moved: "
+            f"focalnets train --resume {shlex.quote(str(directory))} --data NEW_PLACE."
+        )
     job = Job(recipe_from_json(values), settings)
     if job.fingerprint() != settings["fingerprint"]:
-        raise ValueError(
-            f"The data at {settings['data']}, or the preprocessing of the preset to start from, are not "
-            "those the run was begun with; restore them, or begin anew."
-        )
+        raise ValueError(_other_data(job, settings))
+    if moved:
+        write_json(directory / "recipe.json", {**values, "data": settings["data"]})
+        write_json(directory / "run.json", settings)
     return _run(job, directory, snapshot, max_minutes, verbose)
+
+
+def _other_data(job, settings):
+    then, now = settings["images"], _images(job)
+    what = (
+        f"{then['train']} images to train on and {then['validation']} to validate then, {now['train']} and "
+        f"{now['validation']} now"
+        if then != now
+        else "as many images as then, but other files, labels or contents"
+    )
+    return (
+        f"The data at {settings['data']}, or the preprocessing of the preset to start from, are not those "
+        f"the run was begun with: {what}. Restore them, name the place of the right ones with --data, or "
+        "start a new run."
+    )
+
+
+def _images(job):
+    return {"train": len(job.training), "validation": len(job.validation)}
 
 
 def _run(job, directory, snapshot, max_minutes, verbose):
@@ -158,6 +185,11 @@ def _run(job, directory, snapshot, max_minutes, verbose):
         return finish(job, directory, records)
     curves = directory / "curves.png"
     return TrainResult(directory, curves, [], None, records.rows, None, None, job.dataset.bad)
+
+
+def _located(data):
+    """The spec of a data set, a path in full, so that a run can be resumed from anywhere."""
+    return str(data if data in NAMES else _absolute(data))  # names go before folders
 
 
 def _absolute(name):
