@@ -5,6 +5,7 @@ A value's placeholder in the help (PRESET, IMAGE, DIR, ...) also decides how the
 because tyro prints the line breaks of longer ones.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,17 +13,20 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 
-def _value(placeholder, read=str, expected="", choices=None):
-    """One word of the command line, shown as `placeholder` and read by `read`, a type.
+def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=None):
+    """One word of the command line, shown as `placeholder`, read by `read`, a type, and checked by `fits`.
 
     tyro's own reading of `int | None` shows `{None}|INT`, takes the word None, and reports Python's words.
     """
 
     def from_words(words):
         try:
-            return read(words[0])
+            value = read(words[0])
         except ValueError:
-            raise ValueError(f"expected {expected}, got {words[0]!r}.") from None
+            value = None
+        if value is None or not fits(value):
+            raise ValueError(f"expected {expected}, got {words[0]!r}.")
+        return value
 
     return PrimitiveConstructorSpec(
         nargs=1,
@@ -45,8 +49,10 @@ def _default(text, name=None):
 
 PRESET, DATA, RECIPE, ARCHITECTURE = map(_value, ("PRESET", "DATA", "RECIPE", "ARCHITECTURE"))
 DIR, FILE, PATH, NAME, SPLIT = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT"))
-INT = _value("INT", int, "a whole number")
-FLOAT = _value("FLOAT", float, "a number")
+INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >= 0)
+COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
+SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
+POSITIVE = _value("FLOAT", float, "a number above 0", lambda value: 0 < value < math.inf)
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help_behavior_hint="")]
@@ -93,19 +99,19 @@ class TrainArguments:
     """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
     preset: Annotated[str | None, PRESET, _default("from the recipe")] = None
     """Weights to start from: a preset or run directory, or a published name (`focalnets presets`)."""
-    epochs: Annotated[int | None, INT, _default("from the recipe")] = None
+    epochs: Annotated[int | None, COUNT, _default("from the recipe")] = None
     """Number of passes over the training images."""
-    batch_size: Annotated[int | None, INT, _default("from the recipe")] = None
+    batch_size: Annotated[int | None, COUNT, _default("from the recipe")] = None
     """Images per training step."""
-    learning_rate: Annotated[float | None, FLOAT, _default("from the recipe")] = None
+    learning_rate: Annotated[float | None, POSITIVE, _default("from the recipe")] = None
     """Peak learning rate."""
-    seed: Annotated[int | None, INT, _default("from the recipe")] = None
+    seed: Annotated[int | None, SEED, _default("from the recipe")] = None
     """Seed of initial weights, image order, augmentation and dropout."""
     set: Changes = ()
     """Change other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
-    max_minutes: Annotated[float | None, FLOAT, _default("no limit")] = None
+    max_minutes: Annotated[float | None, POSITIVE, _default("no limit")] = None
     """Save a snapshot and stop after this many minutes."""
-    monitor_every: Annotated[int | None, INT, _default("about ten figures per run")] = None
+    monitor_every: Annotated[int | None, INDEX, _default("about ten figures per run")] = None
     """Epochs between two figures of gates and modulators in monitor/; 0 draws none."""
     tensorboard: Flag = False
     """Also write event files for TensorBoard."""
@@ -180,13 +186,13 @@ class EvaluateArguments:
     """Also average over each image and its mirror image (flip), or over both and shifted copies (shift)."""
     corruptions: Flag = False
     """Also evaluate noisy, blurred and faded images: 12 corruptions at 5 severities, 60 times the work."""
-    limit: Annotated[int | None, INT, _default("all images")] = None
+    limit: Annotated[int | None, COUNT, _default("all images")] = None
     """Evaluate only this many images, with classes in proportion."""
     out: Annotated[str | None, DIR, _default("none; nothing is written")] = None
     """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
     html: Flag = False
     """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
-    batch_size: Annotated[int, INT] = 64
+    batch_size: Annotated[int, COUNT] = 64
     """Images per batch."""
     as_json: Json = False
     """Print JSON."""
@@ -213,7 +219,7 @@ class PredictArguments:
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
     pictures: Images = ()
     """Files, folders, patterns, or - for one path per line on standard input."""
-    top: Annotated[int, INT] = 5
+    top: Annotated[int, COUNT] = 5
     """Number of classes to print per image."""
     as_json: Json = False
     """Print JSON."""
@@ -244,7 +250,7 @@ class ExplainArguments:
     """Files, folders, patterns, or - for one path per line on standard input."""
     block: Annotated[str | None, NAME, _default("the last block of every stage")] = None
     """Block to draw, such as stage2_block1."""
-    stage: Annotated[int | None, INT, _default("the last block of every stage")] = None
+    stage: Annotated[int | None, COUNT, _default("the last block of every stage")] = None
     """Stage to draw all blocks of, counted from 1."""
     crop: Flag = False
     """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
@@ -279,9 +285,9 @@ class ConvertArguments:
     """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
     labels: Annotated[str | None, FILE, _default("those of the checkpoint")] = None
     """Text file of class names: one name per line, or a name and its index."""
-    window: Annotated[int | None, INT, _default("unchanged")] = None
+    window: Annotated[int | None, COUNT, _default("unchanged")] = None
     """Enlarge the first focal window of every stage to this size."""
-    levels: Annotated[int | None, INT, _default("unchanged")] = None
+    levels: Annotated[int | None, COUNT, _default("unchanged")] = None
     """Add focal levels to every stage, up to this number."""
     half: Flag = False
     """Write the weights as float16, half the size. They are loaded as float32 again."""
@@ -304,7 +310,7 @@ class CacheArguments:
     """Name of a data set such as cifar10, or a folder, .zip, .csv or .npz file."""
     out: Annotated[str, DIR]
     """Directory to create. Pass it to --data afterwards."""
-    image_size: Annotated[int, INT] = 256
+    image_size: Annotated[int, COUNT] = 256
     """Side of the square images in pixels. The shorter side is resized to it and the center is cropped."""
     grey: Flag = False
     """Store one channel (grayscale) instead of three."""
