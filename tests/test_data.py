@@ -121,24 +121,18 @@ def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
     assert {one: len(found) for one, found in dataset.splits.items()} == {split: 12}
 
 
-def test_an_archive_is_read_as_most_of_its_pictures_lie(folder, tmp_path, caplog):
-    pictures = sorted((folder / "train").rglob("*.png"))
-    for above, stray, splits in (
-        ("", "old/test/red", 2),
-        ("data/train/", "red", 1),
-        ("train/", "more/all", 1),
-    ):
-        archive = tmp_path / f"{len(above)}.zip"
-        with zipfile.ZipFile(archive, "w") as file:
-            for path in pictures:
-                file.write(path, f"{above}{path.parent.name}/{path.name}")
-            for i in range(30 if stray == "more/all" else 1):
-                file.write(pictures[0], f"{stray}/{i}.stray.png")
-        found = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare).splits
-        assert len(found) == splits
-        assert sum(map(len, found.values())) == len(pictures) + (splits == 2)
-    assert "left out, because they are no splits: red" in caplog.text
-    assert "left out, because they are no splits: more/all" in caplog.text
+def test_open_dataset_leaves_out_images_beside_split_folders(folder, tmp_path, caplog):
+    archive = tmp_path / "beside.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (folder / "train").rglob("*.png"):
+            file.write(path, f"train/{path.parent.name}/{path.name}")
+        for i in range(30):
+            file.write(path, f"more/all/{i}.stray.png")
+    dataset = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare)
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12}
+    line = "Left out 30 images outside the split folders: more/all/0.stray.png, more/all/1.stray.png, "
+    assert caplog.messages == [line + "more/all/10.stray.png and 27 more."]
+    assert [str(entry) for entry in dataset.left_out] == caplog.messages
 
 
 def test_words_go_before_folders_and_a_run_is_no_data_set(folder, tmp_path, monkeypatch):
@@ -267,7 +261,8 @@ def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tm
         caplog.clear()
         splits = open_dataset(str(source), prepare=prepare).splits
         assert {name: len(split) for name, split in splits.items()} == {"train": 12, "val": 6}
-        assert "left out, because they are no splits: extra" in caplog.text
+        assert "Left out 6 images outside the split folders" in caplog.text
+        assert "extra/blue/0.png" in caplog.text
     vehicles = tmp_path / "vehicles"
     for name in ("train", "car"):
         shutil.copytree(folder / "train" / "red", vehicles / name)

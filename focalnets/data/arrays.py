@@ -1,12 +1,32 @@
-"""Data sets that come as arrays: each source gives ({split: (images, labels)}, class names)."""
+"""Data sets that come as arrays."""
 
+import os
+import pathlib
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.data.files import SPLITS
+from focalnets.data.left_out import OTHER_SPLITS, LeftOut, count
 from focalnets.data.names import KERAS_DATASETS
+from focalnets.data.naming import named_splits
 from focalnets.data.splits import stratified_draw
+
+# Classes of an .npz without class names: each costs a name, a row of the head and one of the figures.
+MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Attributes:
+    parts: dict split -> (images, labels).
+    class_names: list of str, which the labels index.
+    left_out: tuple of `LeftOut`.
+    """
+
+    parts: dict[str, tuple]
+    class_names: list[str]
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def digits():
@@ -22,20 +42,34 @@ def digits():
     test = stratified_draw(found.target, fraction=0.2, seed=0)
     train = np.setdiff1d(np.arange(len(images)), test)
     parts = {"train": (images[train], found.target[train]), "test": (images[test], found.target[test])}
-    return parts, [str(digit) for digit in range(10)]
+    return ArraySource(parts, [str(digit) for digit in range(10)])
 
 
 def keras_dataset(name):
     """One of `KERAS_DATASETS`, downloaded by Keras if it is not in its cache."""
     import keras
 
-    train, test = getattr(keras.datasets, name).load_data()
+    try:
+        train, test = getattr(keras.datasets, name).load_data()
+    except Exception as error:  # Keras raises a bare Exception where a download fails
+        folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"
+        raise OSError(
+            f"{name} could not be downloaded or read ({_first_line(error)}). Connect to the internet and try "
+            f"again; if it fails again, remove what an earlier download left in {folder}."
+        ) from error
     names = KERAS_DATASETS[name] or [f"class {label:02}" for label in range(100)]
-    return {"train": train, "test": test}, names
+    return ArraySource({"train": train, "test": test}, names)
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def npz(path):
-    """Arrays x_train, y_train and so on of a file; plain arrays only, nothing is unpickled."""
+    """Arrays x_train, y_train and so on of a file; plain arrays only, nothing is unpickled.
+
+    The names of splits follow `naming.split_for`: x_valid and x_validation are the split val.
+    """
     try:
         # Opened here: where the file is no zip, NumPy leaves it open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -52,18 +86,28 @@ def npz(path):
                 + ", ".join(f"{key} {value.shape}" for key, value in sorted(arrays.items()))
             )
         checked_labels(name[2:], labels, len(labels), np.inf)
-    parts = {
-        split: (arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in SPLITS if f"x_{split}" in arrays
-    }
+    parts, left_out = _named_parts(path, arrays)
     if "train" not in parts:
         raise ValueError(f"{path} holds {', '.join(sorted(arrays))}; it needs x_train and y_train.")
     if len(parts["train"][1]) == 0:
         raise ValueError(f"{path} has no images in x_train.")
     classes = 1 + int(np.max(parts["train"][1], initial=0))
+    if "class_names" not in arrays and classes > MAX_CLASSES:
+        raise ValueError(
+            f"{path} has the label {classes - 1:,} in y_train, which would make {classes:,} classes: labels "
+            f"number the classes from 0. Without class_names, the limit is {MAX_CLASSES:,} classes. Number "
+            "them from 0 without gaps."
+        )
     names = [str(name) for name in arrays.get("class_names", [f"class {label}" for label in range(classes)])]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{path} has a name twice among its class_names: {', '.join(names)}.")
-    return parts, names
+    return ArraySource(parts, names, left_out)
+
+
+def _named_parts(path, arrays):
+    """({split: (images, labels)}, tuple of `LeftOut`)."""
+    stored = [name[2:] for name in arrays if name.startswith("x_")]
+    found, others = named_splits(stored, path)
+    parts = {split: (arrays[f"x_{name}"], arrays[f"y_{name}"]) for split, name in found.items()}
+    return parts, count(OTHER_SPLITS, [f"x_{name}" for name in others])
 
 
 def checked_labels(split, labels, images, classes):

@@ -2,21 +2,21 @@
 
 import contextlib
 import functools
-import pathlib
-import zipfile
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import cores, expanded, parallel_map, progress
-from focalnets.data import arrays, cache, files, libraries
+from focalnets._io import cores, listed, parallel_map, progress
+from focalnets.data import arrays
 from focalnets.data.decode import as_pixels
-from focalnets.data.files import SPLITS
-from focalnets.data.formats import IMAGE_SUFFIXES
-from focalnets.data.names import NAMES
+from focalnets.data.files import Listing, file_name
+from focalnets.data.left_out import LeftOut, report
+from focalnets.data.naming import SPLITS, checked_class_names, equal_but_for_case
 from focalnets.data.pictures import describe_bad
-from focalnets.data.splits import FilePictures, Split, stratified_draw
+from focalnets.data.sources import read_source
+from focalnets.data.splits import FilePictures, Split, join, stratified_draw
 from focalnets.data.survey import SAMPLE, survey_array, survey_files
 
 # Share of the images that becomes the test split where a folder or table does not name splits.
@@ -30,15 +30,35 @@ IN_MEMORY_BYTES = 2 * 2**30
 _WORTH_THREADS = 128 * 128
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageDataset:
-    """Splits by name ("train", "test", maybe "val"), the class names that labels index, what was wrong with
-    each picture that was left out, and a function that returns the `survey.Survey` of the stored images."""
+    """Images and labels of a source.
+
+    Attributes:
+        splits: dict of `Split`: "train", "test", maybe "val".
+        class_names: tuple of str, which labels index.
+        bad: list of str. What is wrong with each unreadable image that was left out.
+        survey: function that returns the `survey.Survey` of the stored images.
+        left_out: tuple of `LeftOut`. What else the source holds and the splits do not, by reason. The same
+            lines are logged.
+        drawn_from: int. Number of images from which the test split was drawn; None if the source names
+            splits.
+    """
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
     bad: list[str] = field(default_factory=list)
     survey: Callable | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    drawn_from: int | None = None
+
+    def __repr__(self):
+        splits = ", ".join(f"{name}: {len(split)} images" for name, split in self.splits.items())
+        return f"ImageDataset({splits}; {len(self.class_names)} classes: {listed(self.class_names, 5)})"
+
+    def everything(self):
+        """The `Split` of all images of all splits."""
+        return join(list(self.splits.values()))
 
 
 def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="auto", only=None):
@@ -49,11 +69,12 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
             - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
               to train and 359 to test;
             - "cifar10", "cifar100", "mnist", "fashion_mnist": through Keras, which downloads them once;
-            - a folder or zip of `<split>/<class>/<image>`, splits being train, test and maybe val (also
-              valid, validation or dev);
-            - a folder or zip of `<class>/<image>`: a fifth of every class, drawn by the names of the files,
-              is the test split;
-            - a `.csv` with the columns path and label, and maybe split; paths are relative to it;
+            - a folder, zip or tar of `<split>/<class>/<image>`, splits being train, test and maybe val (also
+              Training, test_set, validation and the like, see `naming.split_for`);
+            - a folder, zip or tar of `<class>/<image>`: a fifth of every class, drawn by the names of the
+              files, is the test split;
+            - a `.csv` with the columns path and label, and maybe split; paths are relative to it. Without a
+              label, the paths are read like a folder;
             - a `.npz` with x_train, y_train, x_test, y_test (and maybe x_val, y_val), and maybe
               class_names;
             - a directory that `focalnets cache` wrote: resized images, memory-mapped;
@@ -70,46 +91,25 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
         only: names of the splits that are wanted; None for all.
 
     Raises:
-        ValueError: if `spec` is none of these, has no images, mixes image sizes, or pictures are bad.
+        ValueError: if `spec` is none of these, has no images, can be read in two ways, mixes image sizes, or
+            has unreadable images.
+        OSError: if a download fails.
         ImportError: naming the extra to install.
 
     >>> from focalnets import open_dataset
     >>> open_dataset("digits", channels=1).splits["test"].images.shape
     (359, 8, 8, 1)
     """
-    path = expanded(spec)
-    how = (channels, prepare, on_bad_image, keep, only)
-    if spec == "digits":
-        return _from_arrays(*arrays.digits(), *how)
-    if spec in NAMES:
-        return _from_arrays(*arrays.keras_dataset(spec), *how)
-    if str(spec).startswith("hf://"):
-        return _from_listing(spec, libraries.list_hugging_face(spec), *how)
-    if str(spec).startswith("tfds:"):
-        return _from_listing(spec, libraries.list_tensorflow_datasets(spec), *how)
-    if cache.is_cache(path):
-        return _from_arrays(*cache.open_cache(path), channels, prepare, on_bad_image, keep, only)
-    if (path / "run.json").is_file():
-        raise ValueError(f"{path} is a run of `focalnets train`, not a data set.")
-    if path.is_dir():
-        return _from_listing(path, files.list_folder(path), *how)
-    if path.is_file() and path.suffix == ".npz":
-        return _from_arrays(*arrays.npz(path), *how)
-    if path.is_file() and path.suffix == ".csv":
-        return _from_listing(path, files.list_table(path), *how)
-    if zipfile.is_zipfile(path):
-        return _from_listing(path, files.list_zip(path), *how)
-    if path.is_file() and path.suffix.lower() == ".zip":
-        raise ValueError(f"{path} is not a zip, or an incomplete one: copy or download it anew.")
-    raise ValueError(
-        f"{str(spec)!r} is not a data set: give {', '.join(NAMES)}, a folder or zip of "
-        "train/<class>/<image> and test/<class>/<image> (or of <class>/<image>), a .csv of path,label, an "
-        ".npz, a directory that `focalnets cache` wrote, hf://<name> or tfds:<name>."
-    )
+    source = read_source(spec)
+    if isinstance(source, Listing):
+        return _from_listing(os.fspath(spec), source, channels, prepare, on_bad_image, keep, only)
+    return _from_arrays(source, channels, prepare, keep, only)
 
 
-def _from_arrays(parts, class_names, channels, prepare, on_bad_image, keep, only):
-    splits, sample = {}, []
+def _from_arrays(source, channels, prepare, keep, only):
+    parts, splits, sample = source.parts, {}, []
+    class_names = checked_class_names(source.class_names)
+    report(source.left_out)
     _check_wanted(only, parts)
     for name, (images, labels) in parts.items():
         if only is not None and name not in only:
@@ -125,7 +125,8 @@ def _from_arrays(parts, class_names, channels, prepare, on_bad_image, keep, only
         splits[name] = split
         if not len(sample):  # a copy, so that images that were resized do not stay in memory
             sample = np.array(images[:: max(1, len(images) // SAMPLE)])
-    return ImageDataset(splits, tuple(class_names), survey=functools.partial(survey_array, sample))
+    survey = functools.partial(survey_array, sample)
+    return ImageDataset(splits, class_names, survey=survey, left_out=source.left_out)
 
 
 def _fits(split, keep):
@@ -134,11 +135,9 @@ def _fits(split, keep):
 
 def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     rows = listing.rows
+    report(listing.left_out)
     if not rows:
-        raise ValueError(
-            f"{source} holds no images of the form train/<class>/<image> or <class>/<image> "
-            f"({', '.join(sorted(IMAGE_SUFFIXES))})."
-        )
+        raise ValueError(f"{source} holds no images.")
     named = bool(rows[0][0])
     if any(bool(split) != named for split, *_ in rows):
         raise ValueError(f"{source} names a split for some images only; name it for all or for none.")
@@ -147,10 +146,13 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     )
     # To evaluate, validation images alone will do.
     trained = {label for split, label, _ in rows if not named or split == "train"}
-    class_names = listing.class_names or tuple(sorted(trained or {label for _, label, _ in rows}))
+    class_names = listing.class_names or sorted(trained or {label for _, label, _ in rows})
+    class_names = checked_class_names(class_names)
     unknown = sorted({label for _, label, _ in rows} - set(class_names))
     if unknown:
-        raise ValueError(f"{source} has classes without training images: {', '.join(unknown)}.")
+        alike = [group for group in equal_but_for_case({*unknown, *class_names}) if set(group) & set(unknown)]
+        meant = f" Rename them to agree: {' and '.join(map(repr, alike[0]))}." if alike else ""
+        raise ValueError(f"{source} has classes without training images: {listed(unknown)}.{meant}")
     if named and only is not None:
         rows = [row for row in rows if row[0] in only]
 
@@ -176,14 +178,18 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         of = np.array([rows[index][0] for index in good])
         chosen = {split: np.flatnonzero(of == split) for split in SPLITS}
     else:
-        names = [pathlib.PurePath(rows[index][-1]).name for index in good]
+        names = [file_name(rows[index][-1]) for index in good]
         test = stratified_draw(everything.labels, TEST_FRACTION, names=names)
         chosen = {"train": np.setdiff1d(np.arange(len(good)), test), "test": test}
     for split in only or ():
         if len(chosen[split]) == 0:
             raise ValueError(
                 f"The split {split} of {source} is empty"
-                + ("." if named else ": no class has a second picture to put there.")
+                + (
+                    "."
+                    if named
+                    else ": no class has a second picture to put there. Name the splits, or use all."
+                )
             )
     splits = {
         split: everything.take(places)
@@ -191,7 +197,8 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         if len(places) and (only is None or split in only)
     }
     survey = functools.partial(survey_files, FilePictures(pictures.names, listing.opener, channels=3))
-    return ImageDataset(splits, tuple(class_names), list(bad.values()), survey)
+    drawn_from = None if named else len(good)
+    return ImageDataset(splits, class_names, list(bad.values()), survey, listing.left_out, drawn_from)
 
 
 def _check_wanted(only, there):

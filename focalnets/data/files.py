@@ -1,121 +1,245 @@
-"""Which pictures a folder, archive, table or library's data set holds, and how to open each."""
+"""Listings: the images of a folder or table, and how to open each."""
 
 import csv
+import functools
 import io
-import itertools
-import logging
-import pathlib
-import zipfile
-import zlib
+import os
+import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from focalnets.data.pictures import is_picture
+from focalnets.data.formats import HEAD, IMAGE_SUFFIXES, is_image
+from focalnets.data.layout import read_layout
+from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, LeftOut, LeftOutCounter
+from focalnets.data.naming import SPLITS, class_name, is_system_name, split_for
 
-SPLITS = ("train", "val", "test")
-
-# What others call them -> what they are called here.
-SPLIT_NAMES = {name: name for name in SPLITS} | dict.fromkeys(("validation", "valid", "dev"), "val")
-
-_log = logging.getLogger("focalnets")
+# Files with these suffixes are not opened to find out whether they are images: data sets have many of them.
+_OTHER_SUFFIXES = frozenset(
+    (
+        *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"),
+        *(".mat", ".npy", ".npz", ".h5", ".pt", ".pth", ".pkl", ".db", ".py", ".ipynb", ".zip", ".gz"),
+    )
+)
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Attributes:
-    rows: (split or "" where it is not named, class, name) of each picture.
-    opener: function name -> binary stream.
-    class_names: where the source knows their order; None to sort them.
+    """The labelled images of a source.
+
+    Attributes:
+        rows: list of (split or "" where the source names none, class, name), one per image.
+        opener: function name -> binary stream.
+        class_names: tuple of str, where the source knows their order; None to sort them.
+        left_out: tuple of `LeftOut`.
     """
 
     rows: list[tuple[str, str, str]]
     opener: Callable
     class_names: tuple[str, ...] | None = None
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def parts_of(name):
+    """The parts of a relative name, never an absolute path or one that leads upwards.
+
+    >>> from focalnets.data.files import parts_of
+    >>> parts_of("../cat/1.jpg"), parts_of("/cat//1.jpg"), parts_of("cat\\\\1.jpg")
+    (('cat', '1.jpg'), ('cat', '1.jpg'), ('cat', '1.jpg'))
+    """
+    separator = "\\" if "/" not in name else "/"  # archives made on Windows may have backslashes
+    return tuple(part for part in name.split(separator) if part not in ("", ".", ".."))
+
+
+def sort_out(found, head, left_out):
+    """Divide the files of a tree into images and others.
+
+    A file is an image if its suffix says so. A file without a suffix, or with an unknown one, is recognized
+    by its content.
+
+    Args:
+        found: iterable of (parts, name). Parts are those of the name within the tree.
+        head: function name -> the first bytes of the file; may raise OSError.
+        left_out: `LeftOutCounter`.
+
+    Returns:
+        (list of (parts, name) of images, list of parts of other files), both sorted by parts.
+    """
+    images, others, system = [], [], set()
+    for parts, name in sorted(found):
+        hidden = next((depth for depth, part in enumerate(parts, 1) if is_system_name(part)), None)
+        if hidden is not None:
+            if parts[:hidden] not in system:
+                left_out.add(SYSTEM, "/".join(parts[:hidden]))
+            system.add(parts[:hidden])
+        elif is_image_file(parts[-1], functools.partial(head, name)):
+            images.append((parts, name))
+        else:
+            left_out.add(NOT_IMAGES, "/".join(parts))
+            others.append(parts)
+    return images, others
+
+
+def is_image_file(name, head):
+    """Whether a file is taken for an image; `head` is a function that gives its first bytes, if need be."""
+    if has_image_suffix(name):
+        return True
+    if _suffix(name) in _OTHER_SUFFIXES:
+        return False
+    try:
+        return is_image(head())
+    except OSError:
+        return False
+
+
+def has_image_suffix(name):
+    """Whether the suffix of a file name is that of an image."""
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def _suffix(name):
+    return name[name.rfind(".") :].lower() if "." in name[1:] else ""
+
+
+def holds_images(folder):
+    """Whether there is an image in a folder or below it."""
+    return any(
+        not any(map(is_system_name, parts))
+        and is_image_file(parts[-1], functools.partial(head_of_file, name))
+        for parts, name in walk(folder)
+    )
+
+
+def list_tree(source, found, head, opener, folders=(), left_out=None):
+    """The `Listing` of a tree, by the rules of `layout.read_layout`.
+
+    Args:
+        source: str. What errors call the tree.
+        found, head: as in `sort_out`.
+        opener: function name -> binary stream.
+        folders: list of tuples of str. Folders that exist, with or without files.
+        left_out: `LeftOutCounter` with what is known already.
+    """
+    left_out = LeftOutCounter() if left_out is None else left_out
+    images, others = sort_out(found, head, left_out)
+    folders = [folder for folder in folders if not any(map(is_system_name, folder))]
+    layout = read_layout([parts for parts, _ in images], others, folders, source)
+    rows = [(split, label, images[index][1]) for split, label, index in layout.rows]
+    return Listing(rows, opener, left_out=left_out.result() + layout.left_out)
+
+
+# === Folders ===
 
 
 def list_folder(folder):
-    """`<split>/<class>/<image>` or `<class>/<image>`, maybe with one folder around everything."""
-    inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    if len(inside) == 1 and inside[0].name not in SPLIT_NAMES:
-        directly = any(path.is_file() and is_picture((path.name,)) for path in inside[0].iterdir())
-        if not directly:  # one folder around everything, not a single class
-            folder = inside[0]
-            inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    # Named like a split, a folder is one if it holds folders, or if all are named so: "train" may be a class.
-    has_splits = all(path.name in SPLIT_NAMES for path in inside) or any(
-        path.is_dir() for split in SPLIT_NAMES for path in folder.glob(f"{split}/*")
-    )
-    rows, others = [], set()
-    for path in sorted(folder.glob("*/*/*" if has_splits else "*/*")):
-        parts = path.relative_to(folder).parts
-        if not is_picture(parts):
+    """The images of a folder, links followed."""
+    folders, left_out = [], LeftOutCounter()
+    found = list(walk(folder, folders, left_out))
+    return list_tree(str(folder), found, head_of_file, open_file, folders, left_out)
+
+
+def walk(folder, folders=None, left_out=None):
+    """Yield (parts, path as str) of the files below a folder, in no particular order. Links are followed.
+
+    What systems leave behind is yielded, but not entered. An empty folder that is named like an image is
+    yielded as a file, to be reported as an unreadable image.
+
+    Args:
+        folder: path.
+        folders: list to which the parts of all folders are appended, or None.
+        left_out: `LeftOutCounter` for links in a circle, or None.
+    """
+    waiting = [(os.fspath(folder), (), ())]
+    while waiting:
+        path, parts, above = waiting.pop()
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            if left_out is not None:
+                left_out.add(LINKS, "/".join(parts))
             continue
-        if has_splits and parts[0] not in SPLIT_NAMES:
-            others.add(parts[0])
-        else:
-            rows.append((SPLIT_NAMES[parts[0]] if has_splits else "", parts[-2], str(path)))
-    _tell_left_out(others)
-    return Listing(rows, _open_file)
+        empty = True
+        with os.scandir(path) as entries:
+            for entry in entries:
+                empty, inside = False, (*parts, entry.name)
+                if not is_system_name(entry.name) and entry.is_dir():
+                    waiting.append((entry.path, inside, (*above, identity)))
+                else:
+                    yield inside, entry.path
+        if empty and parts and has_image_suffix(parts[-1]):
+            yield parts, path
+        elif parts and folders is not None:
+            folders.append(parts)
 
 
-def _tell_left_out(others):
-    if others:
-        _log.warning("left out, because they are no splits: %s", ", ".join(sorted(others)))
+def open_file(name):
+    """A binary stream of a regular file; OSError for anything else, such as a pipe, which would block."""
+    if not stat.S_ISREG(os.stat(name).st_mode) and not os.path.isdir(name):
+        raise OSError(f"{name} is not a regular file")
+    return open(name, "rb")
 
 
-def list_zip(path):
-    """The same in an archive, in which several folders may stand around everything."""
-    archive = zipfile.ZipFile(path)
-    names = [name for name in archive.namelist() if is_picture(pathlib.PurePosixPath(name).parts)]
-    parts = {name: pathlib.PurePosixPath(name).parts for name in names}
-    # Splits are meant if they lie where everything begins, or hold most of the pictures: a folder deep within
-    # may have any name.
-    in_splits = [p[:-3] for p in parts.values() if len(p) >= 3 and p[-3] in SPLIT_NAMES]
-    levels = zip(*(p[:-1] for p in parts.values()), strict=False)
-    begin = tuple(level[0] for level in itertools.takewhile(lambda level: len(set(level)) == 1, levels))
-    has_splits = begin in in_splits or len(in_splits) > len(names) / 2
-    rows, others = [], set()
-    for name in sorted(names):
-        *above, _ = parts[name]
-        if has_splits and (len(above) < 2 or above[-2] not in SPLIT_NAMES):
-            others.add("/".join(above[-2:]) or name)
-        elif above:
-            rows.append((SPLIT_NAMES[above[-2]] if has_splits else "", above[-1], name))
-    _tell_left_out(others)
+def head_of_file(name):
+    """The first bytes of a regular file."""
+    with open_file(name) as stream:
+        return stream.read(HEAD)
 
-    def open_member(name):
-        # Read whole: decoders seek, which in a compressed member means to start over.
-        try:
-            return io.BytesIO(archive.read(name))
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted
-            raise OSError(str(error)) from error
 
-    return Listing(rows, open_member)
+# === Tables ===
 
 
 def list_table(path):
-    """A CSV with the columns path and label, and maybe split; paths are relative to it."""
+    """The images of a CSV file with a column `path`, relative to the file, and maybe `label` and `split`.
+
+    Without a column `label`, the paths are read like a folder.
+    """
+    lines = _table_lines(path)
+    if not lines or "label" in lines[0][1]:
+        return Listing([_labelled(path, *line) for line in lines], open_file)
+    if "split" in lines[0][1]:
+        raise ValueError(f"{path} has a column split and none for the label; add the column label.")
+    full = {line["path"]: str(path.parent / line["path"]) for _, line in lines}
+    found = [(parts_of(name), whole) for name, whole in full.items()]
+    return list_tree(str(path), found, head_of_file, open_file)
+
+
+def _table_lines(path):
+    """(number, dict) of each line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text; save it anew as CSV in UTF-8.") from error
-    rows = []
-    with io.StringIO(text, newline="") as file:
-        lines = csv.DictReader(file)
-        if not {"path", "label"} <= set(lines.fieldnames or ()):
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        names = [name.strip().lower() for name in next(rows, [])]
+        if "path" not in names:
             raise ValueError(
                 f"{path} needs a first line with the columns path and label (and maybe split); it has: "
-                f"{', '.join(lines.fieldnames or ['nothing'])}."
+                f"{', '.join(names) or 'nothing'}."
             )
-        for line in lines:
-            if not line["path"] or not line["label"]:
-                raise ValueError(f"{path}, line {lines.line_num}: path or label is missing.")
-            split = line.get("split") or ""
-            if split and split not in SPLITS:
-                raise ValueError(f"{path}: split must be train, val or test; got {split!r}.")
-            rows.append((split, line["label"], str(path.parent / line["path"])))
-    return Listing(rows, _open_file)
+        lines = []
+        for row in rows:
+            if row:
+                line = dict(zip(names, row, strict=False))
+                if not line["path"].strip() or ("label" in names and not line.get("label", "").strip()):
+                    raise ValueError(f"{path}, line {rows.line_num}: path or label is missing.")
+                lines.append((rows.line_num, line))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {rows.line_num}: {error}.") from error
+    return lines
 
 
-def _open_file(name):
-    return open(name, "rb")
+def _labelled(path, number, line):
+    text = line.get("split", "").strip()
+    split = split_for(text) if text else ""
+    if split is None:
+        raise ValueError(
+            f"{path}, line {number}: the split is {text!r}; expected {', '.join(SPLITS)}, or another name of "
+            "these such as validation."
+        )
+    return split, class_name(line["label"]), str(path.parent / line["path"])
+
+
+def file_name(name):
+    """The last part of a path or of the name of an archive's member."""
+    return re.split(r"[/\\]", name)[-1]

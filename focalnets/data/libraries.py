@@ -1,15 +1,14 @@
 """Data sets of other libraries' hubs: which pictures they hold, and how to open each."""
 
-import collections
 import io
-import logging
+import os
 import pathlib
 
 import numpy as np
 
-from focalnets.data.files import SPLIT_NAMES, Listing
-
-_log = logging.getLogger("focalnets")
+from focalnets.data.files import Listing, open_file
+from focalnets.data.left_out import NO_CONTENT, NO_LABEL, OTHER_SPLITS, LeftOutCounter, count
+from focalnets.data.naming import class_name, named_splits
 
 
 def list_hugging_face(spec):
@@ -27,7 +26,8 @@ def list_hugging_face(spec):
         raise ImportError("hf:// needs Hugging Face's datasets: pip install 'focalnets[hf]'.") from error
     name, _, configuration = spec.removeprefix("hf://").partition(":")
     found = datasets.load_dataset(name, configuration or None)
-    parts = {SPLIT_NAMES[split]: part for split, part in found.items() if split in SPLIT_NAMES}
+    splits, others = named_splits(found, spec)
+    parts = {split: found[name] for split, name in splits.items()}
     if not parts:
         raise ValueError(f"{spec} has no split train, validation or test; it has: {', '.join(found)}.")
     features = next(iter(parts.values())).features
@@ -39,17 +39,46 @@ def list_hugging_face(spec):
         lambda column, feature: isinstance(feature, datasets.ClassLabel) or column == "label",
     )
     names = tuple(getattr(features[labels], "names", ()))
-    rows = []
+    rows, left_out = [], LeftOutCounter()
     for split, part in parts.items():
-        parts[split] = part.cast_column(images, datasets.Image(decode=False))
-        rows += [(split, label, f"{split}/{index}") for index, label in enumerate(part[labels])]
+        parts[split] = part = part.cast_column(images, datasets.Image(decode=False))
+        missing = _null_rows(part, images)
+        for index, label in enumerate(part[labels]):
+            if index in missing:
+                left_out.add(NO_CONTENT, f"{split}/{index}")
+            else:
+                rows.append((split, label, f"{split}/{index}"))
+    caches = datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE
+    trusted = ("/",) if os.path.isdir(name) else caches  # a local one is the user's own
 
     def opener(row):
         split, index = row.split("/")
         stored = parts[split][int(index)][images]
-        return open(stored["path"], "rb") if stored["bytes"] is None else io.BytesIO(stored["bytes"])
+        if stored["bytes"] is not None:
+            return io.BytesIO(stored["bytes"])
+        return open_file(_inside(stored["path"], trusted))
 
-    return Listing(_labelled(spec, rows, names), opener, names or None)
+    rows = _labelled(spec, rows, names, left_out)
+    left_out = count(OTHER_SPLITS, others) + left_out.result()
+    return Listing(rows, opener, tuple(map(class_name, names)) or None, left_out)
+
+
+def _null_rows(part, column):
+    """Indices of the rows of a `datasets.Dataset` without bytes and path in a column of undecoded images."""
+    stored = part.with_format("arrow")[:][column].combine_chunks()
+    empty = stored.field("bytes").is_null().to_numpy(zero_copy_only=False)
+    empty &= stored.field("path").is_null().to_numpy(zero_copy_only=False)
+    empty |= stored.is_null().to_numpy(zero_copy_only=False)
+    return set(np.flatnonzero(empty).tolist())
+
+
+def _inside(path, trusted):
+    """The path, if it lies in one of the trusted folders: somebody else wrote it into the data set."""
+    resolved = pathlib.Path(path).resolve()
+    folders = [pathlib.Path(folder).expanduser().resolve() for folder in trusted]
+    if not any(map(resolved.is_relative_to, folders)):
+        raise OSError(f"the data set refers to {path}, a file outside of the data set")
+    return resolved
 
 
 def list_tensorflow_datasets(spec):
@@ -78,7 +107,8 @@ def list_tensorflow_datasets(spec):
         spec, features, "labels", lambda _, feature: isinstance(feature, tfds.features.ClassLabel)
     )
     sources = builder.as_data_source(decoders={images: tfds.decode.SkipDecoding()})
-    parts = {SPLIT_NAMES[split]: source for split, source in sources.items() if split in SPLIT_NAMES}
+    splits, others = named_splits(sources, spec)
+    parts = {split: sources[name] for split, name in splits.items()}
     names = tuple(features[labels].names)
     rows = []
     for split, part in parts.items():
@@ -89,20 +119,21 @@ def list_tensorflow_datasets(spec):
         split, index = row.split("/")
         return io.BytesIO(parts[split][int(index)][images])
 
-    return Listing(_labelled(spec, rows, names), opener, names)
+    left_out = LeftOutCounter()
+    rows = _labelled(spec, rows, names, left_out)
+    return Listing(
+        rows, opener, tuple(map(class_name, names)), count(OTHER_SPLITS, others) + left_out.result()
+    )
 
 
-def _labelled(spec, rows, names):
-    """Rows with the class's name for its number; those without a label, None or no number of a class, are
-    left out."""
-    unlabelled, found = collections.Counter(), []
+def _labelled(spec, rows, names, left_out):
+    """Rows with the class's name for its number. Those with None, or a number below 0, have no label."""
+    found = []
     for split, label, name in rows:
         if label is None or (names and label < 0):
-            unlabelled[split] += 1
+            left_out.add(NO_LABEL, name)
         else:
-            found.append((split, names[label] if names else str(label), name))
-    for split, count in unlabelled.items():
-        _log.warning("%s: %d images of the split %s have no label and are left out", spec, count, split)
+            found.append((split, class_name(names[label] if names else label), name))
     if not found:
         raise ValueError(f"None of the images of {spec} has a label.")
     return found

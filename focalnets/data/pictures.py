@@ -9,7 +9,8 @@ import numpy as np
 
 from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data.decode import as_pixels, open_image
-from focalnets.data.formats import IMAGE_SUFFIXES
+from focalnets.data.files import head_of_file, sort_out, walk
+from focalnets.data.left_out import LeftOutCounter, report
 from focalnets.names import printable, say
 
 # An error lists so many bad files by name, and counts the rest.
@@ -70,18 +71,13 @@ def find_pictures(inputs, stdin=None):
 def _expand(text):
     path = expanded(text)
     if path.is_dir():
-        inside = (child.relative_to(path) for child in path.rglob("*"))
-        return [path / child for child in sorted(inside) if is_picture(child.parts)]
+        left_out = LeftOutCounter()
+        images, _ = sort_out(walk(path, left_out=left_out), head_of_file, left_out)
+        report(left_out.result())
+        return [pathlib.Path(name) for _, name in images]
     if path.exists() or path.is_symlink():  # a dangling link is a bad picture, not a missing one
         return [path]
     return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
-
-
-def is_picture(parts):
-    """By its suffix, and not what systems and editors leave: .ipynb_checkpoints, ._photo.jpg, __MACOSX."""
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return False
-    return pathlib.PurePath(parts[-1]).suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_pictures(files, channels=3, prepare=None):

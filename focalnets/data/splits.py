@@ -53,7 +53,7 @@ class FilePictures:
     def _stream(self, index):
         try:
             return self.opener(self.names[index])
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError for a NUL in a name
             raise ValueError(f"{self.names[index]}: {reason(error)}") from error
 
     @functools.cached_property
@@ -79,12 +79,30 @@ class FilePictures:
                 raise ValueError(describe_bad(list(self.problems.values()) or [str(error)])) from error
 
 
-@dataclass(frozen=True)
+class JoinedArrays:
+    """Arrays (N, ...) behind each other, indexed as one without a copy of all of them."""
+
+    def __init__(self, arrays):
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays])
+
+    def __len__(self):
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows):
+        """uint8 (rows, H, W, C), or (H, W, C) for one row."""
+        chosen = np.atleast_1d(rows)
+        of = np.searchsorted(self._ends, chosen, side="right")
+        images = [self._arrays[i][row - self._ends[i]] for i, row in zip(of, chosen, strict=True)]
+        return images[0] if np.ndim(rows) == 0 else np.stack(images)
+
+
+@dataclass(frozen=True, repr=False)
 class Split:
     """Pictures with labels.
 
     Attributes:
-        pictures: uint8 (M, H, W, C), in memory or memory-mapped, or `FilePictures`.
+        pictures: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FilePictures`.
         labels: int32 (N,).
         rows: (N,) places in `pictures`; None if they are all, in their order.
         prepare: function PIL image -> uint8 (H, W, C) that each picture still has to pass; None if they
@@ -97,7 +115,7 @@ class Split:
     (2, 8, 8, 1)
     """
 
-    pictures: np.ndarray | FilePictures
+    pictures: np.ndarray | JoinedArrays | FilePictures
     labels: np.ndarray
     rows: np.ndarray | None = None
     prepare: Callable | None = None
@@ -105,15 +123,19 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    def __repr__(self):
+        where = "in memory" if self.in_memory else "prepared when they are used"
+        return f"Split({len(self)} images, {where})"
+
     @property
     def in_memory(self):
         """Whether a batch is a look-up, with nothing to decode or resize."""
-        return isinstance(self.pictures, np.ndarray) and self.prepare is None
+        return not isinstance(self.pictures, FilePictures) and self.prepare is None
 
     @property
     def images(self):
         """All of them, uint8 (N, H, W, C); read now if they lie in files."""
-        if self.in_memory and self.rows is None:
+        if self.in_memory and self.rows is None and isinstance(self.pictures, np.ndarray):
             return self.pictures
         return self.batch(np.arange(len(self)))
 
@@ -163,9 +185,34 @@ class Split:
     def picture(self, index, smallest=None):
         """One picture as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
         row = index if self.rows is None else self.rows[index]
-        if isinstance(self.pictures, np.ndarray):
-            return as_image(self.pictures[row])
-        return self.pictures.read_or_name_all_bad(row, smallest)
+        if isinstance(self.pictures, FilePictures):
+            return self.pictures.read_or_name_all_bad(row, smallest)
+        return as_image(self.pictures[row])
+
+
+def join(splits):
+    """One `Split` of the images of several, in their order. All must have the same `prepare`.
+
+    Raises:
+        ValueError: if their images differ in size and are not resized.
+
+    >>> import numpy as np
+    >>> from focalnets.data.splits import Split, join
+    >>> split = Split(np.arange(3, dtype="uint8").reshape(3, 1, 1, 1), np.array([0, 1, 0]))
+    >>> join([split.take([2]), split.take([0, 1])]).images.ravel().tolist()
+    [2, 0, 1]
+    """
+    first, labels = splits[0], np.concatenate([split.labels for split in splits])
+    rows = [np.arange(len(split)) if split.rows is None else split.rows for split in splits]
+    if all(split.pictures is first.pictures for split in splits):
+        return Split(first.pictures, labels, np.concatenate(rows), first.prepare)
+    shapes = {split.pictures.shape[1:] for split in splits}
+    if len(shapes) > 1 and first.prepare is None:
+        raise ValueError(f"Images differ in size, for instance {sorted(shapes)[:3]}; choose one size.")
+    pictures = JoinedArrays([split.pictures for split in splits])
+    starts = np.cumsum([0, *(len(split.pictures) for split in splits[:-1])])
+    rows = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
+    return Split(pictures, labels, rows, first.prepare)
 
 
 def _spread(rows, most):
@@ -209,4 +256,5 @@ def stratified_draw(labels, fraction, seed=0, names=None):
         # Small classes, too, are worth one image, as long as another one remains.
         least = 1 if fraction > 0 and len(rows) > 1 else 0
         chosen.append(rows[: max(round(fraction * len(rows)), least)])
-    return np.sort(np.concatenate(chosen))
+    # The type is given because an empty list has none: a class with one image may give no row.
+    return np.sort(np.concatenate([np.asarray(rows, "int64") for rows in chosen] or [np.zeros(0, "int64")]))

@@ -1,10 +1,11 @@
 """Which preset, and which pictures, the words of a command line mean."""
 
+import functools
 import glob
 import logging
 
 from focalnets._io import expanded
-from focalnets.data.formats import IMAGE_SUFFIXES
+from focalnets.data.files import has_image_suffix, head_of_file, holds_images, is_image_file
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 
 _log = logging.getLogger("focalnets")
@@ -37,12 +38,14 @@ def _means_pictures(word):
     path = expanded(word)
     if word in CHECKPOINTS:
         return False
-    if word == "-" or path.suffix.lower() in IMAGE_SUFFIXES:
+    if word == "-" or has_image_suffix(path.name):
         return True
+    if path.is_file():
+        return is_image_file(path.name, functools.partial(head_of_file, path))
     if path.is_dir():
         if any((path / name).is_file() for name in ("config.json", "run.json")):  # a preset, or a run
             return False
         if any(child.suffix in (".safetensors", ".pth", ".pt") for child in path.iterdir()):
             return False
-        return any(child.suffix.lower() in IMAGE_SUFFIXES for child in path.rglob("*"))
+        return holds_images(path)
     return glob.has_magic(word) and not path.exists()

@@ -10,7 +10,7 @@ import keras
 
 from focalnets import __version__
 from focalnets._io import expanded, machine, new_run_directory, read_json, write_json
-from focalnets.data.datasets import NAMES
+from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot

@@ -1,0 +1,94 @@
+"""Files and images that a data set does not use: counted by reason, and logged in one line per reason."""
+
+import logging
+from dataclasses import dataclass
+
+from focalnets.names import printable
+
+_log = logging.getLogger("focalnets")
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why something is left out, in words: what one such thing is called, and what several are."""
+
+    one: str
+    several: str
+    verb: str = "Left out"
+
+
+SYSTEM = Reason("hidden or system file or folder", "hidden or system files and folders")
+NOT_IMAGES = Reason("file that is not an image", "files that are not images")
+LINKS = Reason("link that leads nowhere or in a circle", "links that lead nowhere or in a circle")
+MASKS = Reason("segmentation mask", "segmentation masks")
+OUTSIDE = Reason("image outside the split folders", "images outside the split folders")
+NO_CLASS = Reason("image that is in no class folder", "images that are in no class folder")
+NO_LABEL = Reason("image without a label", "images without a label")
+NO_CONTENT = Reason("row without an image", "rows without an image")
+OTHER_SPLITS = Reason("split other than train, val and test", "splits other than train, val and test")
+EMPTY = Reason("folder without images", "folders without images")
+DEEPER = Reason(
+    "image in a subfolder as one of the class folder above it",
+    "images in subfolders as images of the class folder above them",
+    verb="Counted",
+)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files, folders or images of a source that have the same fate.
+
+    Attributes:
+        reason: `Reason`.
+        count: int. How many.
+        examples: tuple of str. The first names.
+
+    >>> from focalnets.data.left_out import NOT_IMAGES, LeftOut
+    >>> print(LeftOut(NOT_IMAGES, 5, ("labels.csv", "notes.txt")))
+    Left out 5 files that are not images: labels.csv, notes.txt and 3 more.
+    """
+
+    reason: Reason
+    count: int
+    examples: tuple[str, ...]
+
+    def __str__(self):
+        what = self.reason.one if self.count == 1 else self.reason.several
+        shown = ", ".join(printable(name) for name in self.examples)
+        more = self.count - len(self.examples)
+        return f"{self.reason.verb} {self.count:,} {what}: {shown}" + (
+            f" and {more:,} more." if more else "."
+        )
+
+
+class LeftOutCounter:
+    """Collects what is left out, reason by reason, and stores no more names than are shown."""
+
+    def __init__(self):
+        self._found = {}
+
+    def add(self, reason, name):
+        """Count one more for a `Reason`."""
+        count, examples = self._found.get(reason, (0, ()))
+        examples = (*examples, name) if len(examples) < _EXAMPLES else examples
+        self._found[reason] = (count + 1, examples)
+
+    def result(self):
+        """A tuple of `LeftOut`, one per reason, in the order in which the reasons came up."""
+        return tuple(LeftOut(reason, count, examples) for reason, (count, examples) in self._found.items())
+
+
+def count(reason, names):
+    """A tuple of one `LeftOut` for all of `names`; empty if there are none."""
+    counter = LeftOutCounter()
+    for name in names:
+        counter.add(reason, name)
+    return counter.result()
+
+
+def report(left_out):
+    """Log one line per reason. Without a logging configuration, the lines go to standard error."""
+    for entry in left_out:
+        _log.warning("%s", entry)
