@@ -10,7 +10,7 @@ from focalnets import FocalNetClassifier, ImageConverter, open_dataset, train
 from focalnets.training import outcome, records
 from focalnets.training.job import Job
 from focalnets.training.prepare import training_splits
-from focalnets.training.recipe import load_recipe
+from focalnets.training.recipe import change, load_recipe
 
 SHORT = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=100, warmup_fraction=0.0)
 
@@ -87,3 +87,34 @@ def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
     log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = 0.9 * np.eye(10)[validation.labels] + 0.1 / 10
     assert -np.mean(np.sum(targets * log_shares, axis=1)) == pytest.approx(result.kept["val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "validation", "changes", "words"),
+    [
+        ([0, 0, 0, 1, 1, 1], None, {}, None),  # one batch, larger than the data
+        ([0, 1, 1, 1], [], {"batch_size": 1, "augmentation.mixup": 0.5, "augmentation.cutmix": 0.5}, None),
+        ([0, 1], [0], {"class_weights": "balanced", "ema_decay": 0.9, "unfreeze_epochs": 5}, None),
+        ([0, 1], None, {}, "Each class has one training image only"),
+        ([0, 0, 1, 1], None, {"validation_fraction": 0}, "leaves no validation images"),
+        ([0, 0, 1, 1], [1], {"accumulation": 3}, "has 2 batches, fewer than accumulation=3"),
+    ],
+)
+def test_the_smallest_data_train_or_are_refused_in_words(labels, validation, changes, words, tmp_path):
+    generator = np.random.default_rng(0)
+    parts = {"train": labels, "test": labels[:1]} | ({} if validation is None else {"val": validation})
+    arrays = {
+        f"x_{name}": generator.integers(0, 256, (len(y), 8, 8, 1), "uint8") for name, y in parts.items()
+    }
+    arrays |= {f"y_{name}": np.array(y, int) for name, y in parts.items()}
+    np.savez(tmp_path / "few.npz", **arrays)
+    recipe = change(load_recipe("digits"), [f"{k}={v}" for k, v in {"epochs": 2, **changes}.items()])
+    quiet = {"monitor_every": 0, "verbose": 0}
+    if words is not None:
+        with pytest.raises(ValueError, match=words):
+            train(recipe, str(tmp_path / "few.npz"), tmp_path / "run", **quiet)
+        return
+    result = train(recipe, str(tmp_path / "few.npz"), tmp_path / "run", **quiet)
+    assert len(result.history) == 2
+    assert result.test_accuracy in (0.0, 1.0)
+    assert np.all(np.isfinite([row["val_loss"] for row in result.history]))

@@ -26,7 +26,7 @@ from focalnets.presets.load import build_architecture
 from focalnets.training.adamw import AdamW
 from focalnets.training.muon import Muon, orthogonalize
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.prepare import class_weights, make_classifier, make_converter
+from focalnets.training.prepare import class_weights, make_classifier, make_converter, training_splits
 from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json, recipe_names
 
 pytestmark = pytest.mark.core
@@ -404,11 +404,20 @@ def test_rare_classes_can_count_as_much_as_frequent_ones():
         dataclasses.replace(recipe, class_weights="rare")
 
 
-def test_a_class_alone_is_refused(tmp_path):
+@pytest.mark.parametrize("names", [["photos"], ["photos", "never seen"]])
+def test_a_class_alone_is_refused(names, tmp_path):
     images = np.zeros((8, 8, 8, 1), "uint8")
-    np.savez(tmp_path / "one.npz", x_train=images, y_train=np.zeros(8, int), class_names=["photos"])
-    with pytest.raises(ValueError, match="one class only, photos"):
+    np.savez(tmp_path / "one.npz", x_train=images, y_train=np.zeros(8, int), class_names=names)
+    with pytest.raises(ValueError, match="one class only, photos:"):
         train(load_recipe("digits"), data=str(tmp_path / "one.npz"), out=tmp_path / "run")
+
+
+def test_a_class_without_training_images_is_reported(tmp_path, caplog):
+    images = np.zeros((8, 8, 8, 1), "uint8")
+    np.savez(tmp_path / "two.npz", x_train=images, y_train=[0, 2] * 4, class_names=["cat", "bird", "dog"])
+    dataset = open_dataset(tmp_path / "two.npz", channels=1)
+    training_splits(dataset, load_recipe("digits"))
+    assert "no training images of: bird. The network cannot learn these classes." in caplog.text
 
 
 def test_a_recipe_goes_before_its_preset_and_leaves_open_the_rest():

@@ -66,6 +66,11 @@ class Job:
             class_weights=weights,
         )
         self.total_steps = recipe.epochs * self.loader.batches
+        if self.total_steps < recipe.accumulation:
+            raise ValueError(
+                f"The run has {self.total_steps} batches, fewer than accumulation={recipe.accumulation}: the "
+                "weights would never be updated. Use more epochs, or a smaller batch_size or accumulation."
+            )
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
         optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
         self.classifier.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])

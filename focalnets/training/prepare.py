@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 
+from focalnets._io import listed
 from focalnets.data.splits import split_validation
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
@@ -82,16 +83,17 @@ def training_splits(dataset, recipe):
     Raises:
         ValueError: if there is no train split, one class only, or nothing to validate with.
     """
-    if len(dataset.class_names) < 2:
-        raise ValueError(
-            f"The data have one class only, {', '.join(dataset.class_names)}: give every class a folder of "
-            "its own, named like it."
-        )
     if "train" not in dataset.splits:
         raise ValueError(f"The data have no split train; they have: {', '.join(dataset.splits)}.")
     training = dataset.splits["train"]
+    _check_classes(training, dataset.class_names)
     if "val" in dataset.splits:
         return training, dataset.splits["val"]
+    if np.bincount(training.labels).max() == 1:
+        raise ValueError(
+            "Each class has one training image only: none can be held out for validation. Add images, or "
+            "give the data set a val/ folder."
+        )
     training, validation = split_validation(training, recipe.validation_fraction, recipe.seed)
     if len(validation) == 0:
         raise ValueError(
@@ -99,6 +101,20 @@ def training_splits(dataset, recipe):
             "raise it, or give the data set a val/ folder."
         )
     return training, validation
+
+
+def _check_classes(training, class_names):
+    """Refuse data that show one class only; warn of classes that are never seen."""
+    seen = np.bincount(training.labels, minlength=len(class_names)) > 0
+    if seen.sum() < 2:
+        names = [name for name, one in zip(class_names, seen, strict=True) if one]
+        raise ValueError(
+            f"The training images have one class only, {', '.join(names)}: give every class a folder of its "
+            "own, named like it."
+        )
+    unseen = [name for name, one in zip(class_names, seen, strict=True) if not one]
+    if unseen:
+        _log.warning("no training images of: %s. The network cannot learn these classes.", listed(unseen))
 
 
 def class_weights(recipe, training, num_classes):
