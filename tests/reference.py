@@ -86,7 +86,9 @@ class Reference:
             y = self.norm(layer.norm1, y)
         x = x + self.scale(layer.scale1, y) * self.factors["path1"]
         y = x if placement == "post" else self.norm(layer.norm2, x)
-        y = self.dense(layer.fc2, self.gelu(self.dense(layer.fc1, y)) * self.factors["hidden"])
+        y = self.dense(
+            layer.fc2, self.activate(layer.activation, self.dense(layer.fc1, y)) * self.factors["hidden"]
+        )
         y = y * self.factors["output"]
         if placement == "post":
             y = self.norm(layer.norm2, y)
@@ -139,10 +141,23 @@ class Reference:
         deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
         return centred / deviation * _value(layer.gamma) + _value(layer.beta)
 
+    def activate(self, name, x):
+        if name == "gelu_tanh":
+            return _tanh_gelu(x)
+        return {
+            "gelu": self.gelu,
+            "relu": lambda x: np.maximum(x, 0),
+            "silu": lambda x: x / (1 + np.exp(-x)),
+        }[name](x)
+
     def gelu(self, x):
         if self.broken == "tanh gelu":
-            return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+            return _tanh_gelu(x)
         return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _tanh_gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def randomize(model, seed=0):

@@ -55,7 +55,7 @@ FLAGS = [
     for row in itertools.product(
         ("pre", "post", "mlp_only"), (None, 0.5), (False, True), (False, True), (False, True)
     )
-][::5]
+][::5] + [{"activation": name} for name in ("gelu_tanh", "relu", "silu")]
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "-".join(str(value) for value in flags.values()))

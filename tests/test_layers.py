@@ -29,6 +29,7 @@ BLOCK = {
     "drop_path_rate": 0.4,
     "rematerialize": True,
     "seed": 3,
+    "activation": "silu",
 }
 EMBEDDING = {
     "embed_dim": 6,
@@ -67,6 +68,7 @@ def test_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
     ("cls", "arguments", "words"),
     [
         (DropPath, {"rate": 1.0}, "rate must be in"),
+        (FocalBlock, {"activation": "tanh"}, "Unknown activation 'tanh'. Expected one of gelu, gelu_tanh"),
         (FocalModulation, {"focal_levels": 0}, "at least 1"),
         (FocalModulation, {"focal_window": 4}, "must be odd"),
         (FocalModulation, {"focal_factor": 1}, "must be odd"),

@@ -40,6 +40,7 @@ BACKBONE = {
     "kernel_initializer": "glorot_uniform",
     "seed": 5,
     "image_shape": (24, None, 4),
+    "activation": "gelu_tanh",
     "name": "spine",
 }
 CONVERTER = {

@@ -78,6 +78,16 @@ def test_other_epsilons_are_computed_with():
     assert net.backbone.get_layer("stem").norm.epsilon == net.backbone.get_layer("norm").epsilon == 0.3
 
 
+@pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "silu"])
+def test_activation_of_the_mlp_equals_the_reference(activation):
+    net, x = make_net({"activation": activation}), images()
+    values = computed(net, x)
+    assert max(errors(values, net, x).values()) <= TOLERANCE
+    for block in net.backbone.blocks:
+        block.activation = "gelu"  # in the reference, which reads it here; the values are computed
+    assert max(errors(values, net, x).values()) > 5 * TOLERANCE  # the tanh GELU is near the exact one
+
+
 @pytest.fixture(scope="module", params=["pre", "post"])
 def one_net(request):
     net, x = make_net({"norm_placement": request.param, "layer_scale_init": 1e-4}), images()

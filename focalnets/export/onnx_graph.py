@@ -110,7 +110,7 @@ def _block(graph, block, x, size):
     y = graph.norm(y, block.norm1) if after else y
     x = graph.add("Add", x, _scaled(graph, y, block.scale1))
     y = x if after else graph.norm(x, block.norm2)
-    y = graph.product(graph.add("Gelu", graph.product(y, block.fc1)), block.fc2)
+    y = graph.product(graph.activation(block.activation, graph.product(y, block.fc1)), block.fc2)
     y = graph.norm(y, block.norm2) if after else y
     return graph.add("Add", x, _scaled(graph, y, block.scale2))
 
@@ -158,9 +158,17 @@ class _Graph:
     def add(self, operation, *inputs, output=None, **attributes):
         name = output or f"{operation}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(operation, inputs, [name], name=name, **attributes))
-        if inputs[0] in self.widths and operation in ("Add", "Mul", "Gelu"):
+        if inputs[0] in self.widths and operation in ("Add", "Mul", "Gelu", "Relu"):
             self.widths[name] = self.widths[inputs[0]]
         return name
+
+    def activation(self, name, x):
+        """One of `layers.pointwise.ACTIVATIONS`."""
+        if name == "silu":
+            return self.add("Mul", x, self.add("Sigmoid", x))
+        if name == "gelu_tanh":
+            return self.add("Gelu", x, approximate="tanh")
+        return self.add({"gelu": "Gelu", "relu": "Relu"}[name], x)
 
     def constant(self, array):
         name = f"constant_{len(self.constants)}"

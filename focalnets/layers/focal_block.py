@@ -7,10 +7,9 @@ from focalnets.layers.drop_path import DropPath, dropout_mask
 from focalnets.layers.focal_modulation import FocalModulation
 from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
-from focalnets.layers.pointwise import normalize, pointwise, pointwise_mlp
+from focalnets.layers.pointwise import ACTIVATIONS, activate, normalize, pointwise, pointwise_mlp
 from focalnets.layers.seeds import child_seed, resolve_seed
 from focalnets.ops.dispatch import in_pieces
-from focalnets.ops.focal_context import gelu
 
 NORM_PLACEMENTS = ("pre", "post", "mlp_only")
 _NO_MASKS = dict.fromkeys(("modulation", "hidden", "output", "path1", "path2"))
@@ -33,20 +32,23 @@ class FocalBlock(keras.layers.Layer):
         norm_placement: one of the three above.
         layer_scale_init: starting value of g1 and g2; None for no layer scale.
         dropout_rate: dropout of the modulation's and of the MLP's output.
-        mlp_hidden_dropout_rate: dropout after the MLP's GELU; None for `dropout_rate` (upstream's), 0 for
-            the tutorial's.
+        mlp_hidden_dropout_rate: dropout after the MLP's activation; None for `dropout_rate` (upstream's), 0
+            for the tutorial's.
         drop_path_rate: probability that an image skips a branch.
         norm_epsilon: epsilon of the norms.
         rematerialize: recompute each branch in the backward pass instead of keeping its activations:
             less memory, about a third more time, the same gradients.
         kernel_initializer: see `FocalModulation`.
         seed: integer from which dropout and drop path draw, or None.
+        activation: string. Activation function of the MLP: "gelu" (exact), "gelu_tanh" (its tanh
+            approximation), "relu" or "silu". Focal modulation always uses the exact GELU. Only "gelu" has
+            fused versions. Defaults to "gelu".
 
     Input and output: (B, H, W, C). With `return_modulation=True` the call returns the triple
     (output, gates (B, H, W, L + 1), modulator (B, H, W, C)).
 
     Raises:
-        ValueError: on an unknown `norm_placement`.
+        ValueError: on an unknown `norm_placement` or `activation`.
 
     Source: paper section 3.3; `FocalNetBlock` in upstream's `classification/focalnet.py`.
 
@@ -73,12 +75,16 @@ class FocalBlock(keras.layers.Layer):
         rematerialize=False,
         kernel_initializer=None,
         seed=None,
+        activation="gelu",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"Unknown activation {activation!r}. Expected one of {', '.join(ACTIVATIONS)}.")
         if norm_placement not in NORM_PLACEMENTS:
             raise ValueError(f"norm_placement must be one of {NORM_PLACEMENTS}; got {norm_placement!r}.")
         self.mlp_ratio = mlp_ratio
+        self.activation = activation
         self.norm_placement = norm_placement
         self.layer_scale_init = layer_scale_init
         self.dropout_rate = dropout_rate
@@ -194,9 +200,9 @@ class FocalBlock(keras.layers.Layer):
         if self.norm_placement != "post":
             x = normalize(self.norm2, x)
         if masks["hidden"] is None:
-            x = pointwise_mlp(self.fc1, self.fc2, x)
+            x = pointwise_mlp(self.fc1, self.fc2, x, self.activation)
         else:
-            x = pointwise(self.fc2, gelu(pointwise(self.fc1, x)) * masks["hidden"])
+            x = pointwise(self.fc2, activate(self.activation, pointwise(self.fc1, x)) * masks["hidden"])
         x = _apply(masks["output"], x)
         if self.norm_placement == "post":
             x = normalize(self.norm2, x)
@@ -234,6 +240,7 @@ class FocalBlock(keras.layers.Layer):
             "drop_path_rate": self.drop_path_rate,
             "rematerialize": self.rematerialize,
             "seed": self.seed,
+            "activation": self.activation,
         }
 
 

@@ -8,6 +8,25 @@ from keras import ops
 
 from focalnets.ops import dense as dense_ops
 
+# Activation functions of the MLP, by the name that the argument `activation` takes.
+_ACTIVATIONS = {
+    "gelu": dense_ops.gelu,
+    "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
+    "relu": ops.relu,
+    "silu": ops.silu,
+}
+ACTIVATIONS = tuple(_ACTIVATIONS)
+
+
+def activate(activation, x):
+    """The activation function of that name, one of `ACTIVATIONS`, of a tensor of any shape.
+
+    >>> from focalnets.layers.pointwise import activate
+    >>> float(activate("relu", -1.0))
+    0.0
+    """
+    return _ACTIVATIONS[activation](ops.convert_to_tensor(x))
+
 
 def pointwise(dense, x):
     """`dense(x)`, with the product and the bias computed as is best on the backend.
@@ -31,10 +50,14 @@ def pointwise(dense, x):
     return dense_ops.linear(x, *tensors_like(x, dense.kernel, dense.bias))
 
 
-def pointwise_mlp(dense1, dense2, x):
-    """dense2(gelu(dense1(x))): tensor (..., C) to (..., units of `dense2`)."""
-    if dense1.quantization_mode is not None or dense2.quantization_mode is not None:
-        return pointwise(dense2, dense_ops.gelu(pointwise(dense1, x)))
+def pointwise_mlp(dense1, dense2, x, activation="gelu"):
+    """dense2(activation(dense1(x))): tensor (..., C) to (..., units of `dense2`).
+
+    The fused versions are for the exact GELU, as every published network has it.
+    """
+    quantized = dense1.quantization_mode is not None or dense2.quantization_mode is not None
+    if quantized or activation != "gelu":
+        return pointwise(dense2, activate(activation, pointwise(dense1, x)))
     return dense_ops.mlp(x, *tensors_like(x, dense1.kernel, dense1.bias, dense2.kernel, dense2.bias))
 
 

@@ -40,6 +40,7 @@ class FocalNetBackbone(keras.Model):
         kernel_initializer: Keras initializer without a seed, for every kernel; None for upstream's rule.
         seed: integer from which all dropout and drop path streams derive, or None to draw one.
         image_shape: (height, width, channels); height and width may be None for any size.
+        activation: string. Activation function of the MLPs, see `FocalBlock`. Defaults to "gelu".
 
     Input: (B, H, W, channels), already normalised. Output: (B, ceil(H/s), ceil(W/s), C_last), after the
     final norm, with s the product of all strides (each stage rounds up on its own).
@@ -90,6 +91,7 @@ class FocalNetBackbone(keras.Model):
         kernel_initializer=None,
         seed=None,
         image_shape=(None, None, 3),
+        activation="gelu",
         dtype=None,
         name=None,
     ):
@@ -143,6 +145,7 @@ class FocalNetBackbone(keras.Model):
                     rematerialize=rematerialize,
                     kernel_initializer=kernel_initializer,
                     seed=child_seed(seed, stage + 1, index),
+                    activation=activation,
                     dtype=dtype,
                     name=f"stage{stage + 1}_block{index + 1}",
                 )
@@ -204,6 +207,7 @@ class FocalNetBackbone(keras.Model):
         self.kernel_initializer = kernel_initializer
         self.seed = seed
         self.image_shape = tuple(image_shape)
+        self.activation = activation
         self.stage_norms = stage_norms  # they stand beside the way from input to output
         # A tuple: Keras would wrap a dict, and JAX then refuses it as the outputs of a model.
         self._pyramid_outputs = tuple(pyramid_outputs.items())
@@ -223,7 +227,7 @@ class FocalNetBackbone(keras.Model):
             "embed_dim depths focal_levels focal_window focal_factor normalize_modulator "
             "norm_after_modulation patch_size overlap_embed stem_padding mlp_ratio norm_placement "
             "layer_scale_init dropout_rate mlp_hidden_dropout_rate drop_path_rate norm_epsilon "
-            "embedding_norm_epsilon pyramid_norm rematerialize seed image_shape name trainable"
+            "embedding_norm_epsilon pyramid_norm rematerialize seed image_shape activation name trainable"
         )
         initializer = self.kernel_initializer
         if initializer is not None and not isinstance(initializer, str):

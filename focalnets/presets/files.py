@@ -85,6 +85,7 @@ Backbone = _record(
         "kernel_initializer": _Text | _Initializer | None,
         "seed": _int(0, 2**63 - 1) | None,
         "image_shape": _list(_int(1, 8192) | None, 3, 3),
+        "activation": Literal["gelu", "gelu_tanh", "relu", "silu"],
     },
 )
 
