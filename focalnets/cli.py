@@ -112,6 +112,10 @@ def _run(argv):
     if getattr(options, "backend", None):
         os.environ["KERAS_BACKEND"] = options.backend
     try:
+        if verb != "completion":  # which shells run whenever they start
+            from focalnets import checks
+
+            checks.check(verb, options)
         module, function = target.split(":")
         getattr(importlib.import_module(module), function)(options)
     except BrokenPipeError:

@@ -5,10 +5,10 @@ import shutil
 import tempfile
 
 from focalnets._io import atomic_directory
-from focalnets.convert.architecture import FLAGS
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
+from focalnets.convert.options import read_flags
 from focalnets.names import say
 from focalnets.presets.labels import read_labels
 from focalnets.presets.load import load_any
@@ -58,7 +58,7 @@ def _to_preset(arguments, out):
             copy_preset(ready, partial)
         return ["copied: it is a preset already"]
     file, variant = checkpoint_file(arguments.source)
-    variant, flags = arguments.variant or variant, _flags(arguments.set)
+    variant, flags = arguments.variant or variant, read_flags(arguments.set)
     return convert_checkpoint(file, out, variant, flags, labels, force=arguments.force)
 
 
@@ -86,26 +86,3 @@ def _grown(preset, folder, arguments):
     grown = grow(load_any(preset), arguments.window, arguments.levels)
     save_preset(grown, folder, image_converter=image_converter)
     return folder
-
-
-def _flags(texts):
-    """{"normalize_modulator": True} from ("normalize_modulator=true",)."""
-    flags = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in FLAGS:
-            raise ValueError(f"--set takes {', '.join(FLAGS)}; got {text!r}.")
-        if name == "norm_placement":
-            if value not in ("pre", "post", "mlp_only"):
-                raise ValueError(f"norm_placement is pre, post or mlp_only; got {value!r}.")
-            flags[name] = value
-        elif name == "normalize_modulator":
-            if value.lower() not in ("true", "false"):
-                raise ValueError(f"normalize_modulator is true or false; got {value!r}.")
-            flags[name] = value.lower() == "true"
-        else:
-            try:
-                flags[name] = int(value) if name == "stem_padding" else float(value)
-            except ValueError:
-                raise ValueError(f"{name} takes a number; got {value!r}.") from None
-    return flags

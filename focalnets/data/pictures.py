@@ -11,7 +11,7 @@ from focalnets._io import cores, expanded, parallel_map, progress
 from focalnets.data.decode import as_pixels, open_image
 from focalnets.data.files import head_of_file, sort_out, walk
 from focalnets.data.left_out import LeftOutCounter, report
-from focalnets.names import printable, say
+from focalnets.names import did_you_mean, printable, say, sibling_names
 
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
@@ -64,7 +64,8 @@ def find_pictures(inputs, stdin=None):
             missing.append(text)
         found += paths
     if missing:
-        raise ValueError(f"No picture found at: {', '.join(missing)}. Give files, folders or patterns.")
+        hint = did_you_mean(missing[0], sibling_names(expanded(missing[0]))) if len(missing) == 1 else ""
+        raise ValueError(f"No picture found at: {', '.join(missing)}. Give files, folders or patterns.{hint}")
     return found
 
 

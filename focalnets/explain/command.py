@@ -8,10 +8,10 @@ import numpy as np
 from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, find_pictures, read_pictures
-from focalnets.explain.inputs import preset_and_pictures
+from focalnets.explain.inputs import chosen_blocks, preset_and_pictures
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
-from focalnets.names import say, unknown_name
+from focalnets.names import say
 
 
 def run(arguments):
@@ -50,30 +50,6 @@ def run(arguments):
         say(f"arrays: {directory / stem}.npz")
     for problem in bad:
         say(f"skipped {problem}")
-
-
-def chosen_blocks(names, block=None, stage=None):
-    """Names of the blocks to draw: one, those of one stage, or the last of every stage.
-
-    Raises:
-        ValueError: naming what there is, if there is no such block or stage.
-
-    >>> from focalnets.explain.command import chosen_blocks
-    >>> chosen_blocks(["stage1_block1", "stage1_block2", "stage2_block1"])
-    ['stage1_block2', 'stage2_block1']
-    """
-    if block is not None:
-        if block not in names:
-            raise ValueError(unknown_name("block", block, names))
-        return [block]
-    by_stage = {}
-    for name in names:
-        by_stage.setdefault(int(name.removeprefix("stage").split("_")[0]), []).append(name)
-    if stage is None:
-        return [blocks[-1] for blocks in by_stage.values()]
-    if stage not in by_stage:
-        raise ValueError(f"There is no stage {stage}; there are {len(by_stage)}.")
-    return by_stage[stage]
 
 
 def _free_name(name, used):

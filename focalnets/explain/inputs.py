@@ -1,4 +1,4 @@
-"""Which preset, and which pictures, the words of a command line mean."""
+"""Which preset, which pictures and which blocks the words of a command line mean."""
 
 import functools
 import glob
@@ -6,6 +6,7 @@ import logging
 
 from focalnets._io import expanded
 from focalnets.data.files import has_image_suffix, head_of_file, holds_images, is_image_file
+from focalnets.names import unknown_name
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 
 _log = logging.getLogger("focalnets")
@@ -24,7 +25,7 @@ def preset_and_pictures(first, others):
     """
     if first is None:
         return DEFAULT, ()
-    if not _means_pictures(first):
+    if not means_pictures(first):
         return first, tuple(others)
     _log.warning(
         "no preset named: taking %s, trained on %s; name another before the pictures",
@@ -34,7 +35,8 @@ def preset_and_pictures(first, others):
     return DEFAULT, (first, *others)
 
 
-def _means_pictures(word):
+def means_pictures(word):
+    """Whether the first word of a command line is a picture, folder of pictures, pattern or "-"."""
     path = expanded(word)
     if word in CHECKPOINTS:
         return False
@@ -49,3 +51,27 @@ def _means_pictures(word):
             return False
         return holds_images(path)
     return glob.has_magic(word) and not path.exists()
+
+
+def chosen_blocks(names, block=None, stage=None):
+    """Names of the blocks to draw: one, those of one stage, or the last of every stage.
+
+    Raises:
+        ValueError: naming what there is, if there is no such block or stage.
+
+    >>> from focalnets.explain.inputs import chosen_blocks
+    >>> chosen_blocks(["stage1_block1", "stage1_block2", "stage2_block1"])
+    ['stage1_block2', 'stage2_block1']
+    """
+    if block is not None:
+        if block not in names:
+            raise ValueError(unknown_name("block", block, names))
+        return [block]
+    by_stage = {}
+    for name in names:
+        by_stage.setdefault(int(name.removeprefix("stage").split("_")[0]), []).append(name)
+    if stage is None:
+        return [blocks[-1] for blocks in by_stage.values()]
+    if stage not in by_stage:
+        raise ValueError(f"There is no stage {stage}; there are {len(by_stage)}.")
+    return by_stage[stage]

@@ -55,8 +55,34 @@ def _resume_command(directory):
 def _train(arguments, verbose):
     from focalnets.training.train import train
 
+    return train(
+        asked_recipe(arguments),
+        data=arguments.data,
+        out=arguments.out,
+        force=arguments.force,
+        on_bad_image=arguments.on_bad_image,
+        keep=arguments.keep,
+        max_minutes=arguments.max_minutes,
+        monitor_every=arguments.monitor_every,
+        tensorboard=arguments.tensorboard,
+        force_bfloat16=arguments.force_bfloat16,
+        verbose=verbose,
+    )
+
+
+def asked_recipe(arguments, choose=recipe_for):
+    """The `Recipe` of the arguments of `focalnets train`, with the changes that they ask for.
+
+    Args:
+        arguments: a `TrainArguments`.
+        choose: function (data, preset) -> `Recipe`, where no recipe is named. Defaults to `recipe_for`, which
+            logs the choice.
+
+    Raises:
+        ValueError: if there is no such recipe, or it does not take the changes.
+    """
     if arguments.recipe is None:
-        recipe = recipe_for(arguments.data, arguments.preset)
+        recipe = choose(arguments.data, arguments.preset)
     else:
         recipe = load_recipe(arguments.recipe)
     recipe = change(recipe, arguments.set)
@@ -70,19 +96,7 @@ def _train(arguments, verbose):
         for name in ("preset", "epochs", "batch_size", "learning_rate", "seed")
         if getattr(arguments, name) is not None
     }
-    return train(
-        dataclasses.replace(recipe, **changes),
-        data=arguments.data,
-        out=arguments.out,
-        force=arguments.force,
-        on_bad_image=arguments.on_bad_image,
-        keep=arguments.keep,
-        max_minutes=arguments.max_minutes,
-        monitor_every=arguments.monitor_every,
-        tensorboard=arguments.tensorboard,
-        force_bfloat16=arguments.force_bfloat16,
-        verbose=verbose,
-    )
+    return dataclasses.replace(recipe, **changes)
 
 
 def _resume(arguments, verbose):

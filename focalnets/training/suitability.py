@@ -21,6 +21,13 @@ _BETTER_FOR_PHOTOGRAPHS = "focalnet_tiny_srf_imagenet1k"
 _log = logging.getLogger("focalnets")
 
 
+def choose_recipe(data, preset=None):
+    """The `Recipe` to use where none is named; see `recipe_for`."""
+    data = "digits" if data is None and preset is None else str(data)
+    recipe = load_recipe("finetune" if preset else _MADE_FOR.get(data, "finetune"))
+    return dataclasses.replace(recipe, preset=str(preset)) if preset else recipe
+
+
 def recipe_for(data, preset=None):
     """The `Recipe` to use where none is named. The choice is logged.
 
@@ -32,16 +39,13 @@ def recipe_for(data, preset=None):
     >>> recipe_for("digits").name, recipe_for("my_images.zip").name
     ('digits', 'finetune')
     """
-    data = "digits" if data is None and preset is None else str(data)
-    recipe = load_recipe("finetune" if preset else _MADE_FOR.get(data, "finetune"))
-    if preset:
-        recipe = dataclasses.replace(recipe, preset=str(preset))
+    recipe = choose_recipe(data, preset)
     if recipe.preset == DEFAULT:
         what = f"fine-tunes {DEFAULT}, a network for 32 x 32 pixels, on color or grayscale images"
     elif recipe.preset:
         what = f"fine-tunes {recipe.preset}"
     else:
-        what = f"trains {recipe.architecture} on {data}"
+        what = f"trains {recipe.architecture} on {recipe.data or data}"
     _log.warning("No recipe given. Using %r, which %s.", recipe.name, what)
     return recipe
 

@@ -1,0 +1,164 @@
+"""What is wrong with the arguments of a verb, said before Keras is imported: that takes most of a short job.
+
+Ranges of single numbers are checked while they are read, see `arguments.py`. What cannot be known from names,
+paths and small files is checked by the job itself, and so is all of this where Python calls the job.
+"""
+
+import glob
+import importlib.util
+import os
+
+from focalnets._io import expanded, new_output_directory, new_run_directory, read_json
+from focalnets.convert.options import read_flags
+from focalnets.data.names import NAMES
+from focalnets.data.pictures import find_pictures
+from focalnets.data.sources import read_source
+from focalnets.explain.inputs import chosen_blocks, means_pictures
+from focalnets.names import did_you_mean, sibling_names
+from focalnets.presets.architectures import ARCHITECTURES, find_architecture
+from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
+from focalnets.presets.resolve import check_preset
+from focalnets.training.command import asked_recipe
+from focalnets.training.suitability import choose_recipe
+
+_SMALL_FILE = 2**20  # bytes
+
+
+def check(verb, arguments):
+    """Refuse arguments that cannot work.
+
+    Args:
+        verb: str. Name of the verb.
+        arguments: its arguments, an instance of a dataclass of `arguments.py`.
+
+    Raises:
+        ValueError, FileExistsError, ImportError: as the job would, with the same words.
+    """
+    if getattr(arguments, "backend", None):
+        _check_backend(arguments.backend)
+    if verb in _CHECKS:
+        _CHECKS[verb](arguments)
+
+
+def _check_train(arguments):
+    if (arguments.out is None) == (arguments.resume is None):
+        raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
+    if arguments.resume is not None:
+        path = expanded(arguments.resume)
+        if not (path / "run.json").is_file():
+            hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
+            raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
+        return
+    recipe = asked_recipe(arguments, choose_recipe)
+    if recipe.architecture:
+        find_architecture(recipe.architecture)
+    if recipe.preset:
+        check_preset(recipe.preset)
+    _check_data(arguments.data or recipe.data)
+    _check_directory(arguments.out, arguments.force, new_run_directory)
+    if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
+
+
+def _check_evaluate(arguments):
+    check_preset(arguments.preset)
+    _check_data(arguments.data)
+    if arguments.html and arguments.out is None:
+        raise ValueError("--html writes its page into a directory: name one with --out.")
+    if arguments.out is not None:
+        _check_directory(arguments.out, arguments.force, new_output_directory)
+
+
+def _check_predict(arguments):
+    if arguments.as_json and arguments.as_csv:
+        raise ValueError("Give either --json or --csv, not both.")
+    if arguments.backend is not None and arguments.engine not in ("auto", "keras"):
+        raise ValueError(
+            f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
+            "give one of them."
+        )
+    _check_preset_and_pictures(arguments)
+
+
+def _check_explain(arguments):
+    preset = _check_preset_and_pictures(arguments)
+    blocks = _blocks(preset)
+    if blocks:
+        chosen_blocks(blocks, arguments.block, arguments.stage)
+    _check_directory(arguments.out, arguments.force, new_output_directory)
+
+
+def _check_convert(arguments):
+    check_preset(arguments.source)
+    read_flags(arguments.set)
+    if arguments.variant is not None:
+        find_architecture(arguments.variant)
+    if arguments.labels is not None and not expanded(arguments.labels).is_file():
+        path = expanded(arguments.labels)
+        raise ValueError(f"File of labels not found: {path}.{did_you_mean(path, sibling_names(path))}")
+
+
+def _check_cache(arguments):
+    _check_data(arguments.data)
+
+
+_CHECKS = {
+    "train": _check_train,
+    "evaluate": _check_evaluate,
+    "predict": _check_predict,
+    "explain": _check_explain,
+    "convert": _check_convert,
+    "cache": _check_cache,
+}
+
+
+def _check_backend(name):
+    if importlib.util.find_spec(name) is None:
+        raise ModuleNotFoundError(name=name)
+
+
+def _check_data(spec):
+    """Names and paths; also what a small file lists. Folders and archives may be large."""
+    if not spec or spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
+        return
+    path = expanded(spec)
+    small = path.is_file() and path.stat().st_size < _SMALL_FILE
+    if small or not path.exists() or (path / "run.json").is_file():
+        read_source(spec)
+
+
+def _check_directory(text, force, make):
+    """Of a directory that it will not make, `make` says why."""
+    path = expanded(text)
+    if path.exists() and not (path.is_dir() and (force or not any(path.iterdir()))):
+        make(path)
+
+
+def _check_preset_and_pictures(arguments):
+    """The preset, once it and the images have been found; folders and patterns are not searched yet."""
+    preset, pictures = arguments.preset, arguments.pictures
+    if preset is None or means_pictures(preset):
+        preset, pictures = DEFAULT, (*([preset] if preset else []), *pictures)
+    check_preset(preset)
+    missing = [word for word in pictures if not _may_lead_somewhere(word)]
+    if missing or not pictures:
+        find_pictures(missing)
+    return preset
+
+
+def _may_lead_somewhere(word):
+    return word == "-" or glob.has_magic(word) or os.path.lexists(expanded(word))
+
+
+def _blocks(preset):
+    """Names of the blocks of a preset, as far as its configuration tells; [] if it does not."""
+    directory = bundled_directory(preset) or expanded(preset)
+    try:
+        if preset in CHECKPOINTS and bundled_directory(preset) is None:
+            depths = ARCHITECTURES[CHECKPOINTS[preset].architecture].backbone["depths"]
+        else:
+            depths = read_json(directory / "config.json")["backbone"]["depths"]
+        pairs = [(stage, block) for stage, depth in enumerate(depths, 1) for block in range(1, depth + 1)]
+    except (OSError, ValueError, TypeError, LookupError):  # loading it says what is wrong
+        return []
+    return [f"stage{stage}_block{block}" for stage, block in pairs]

@@ -1,0 +1,165 @@
+"""Mistakes in arguments are told before Keras is imported, with the nearest name."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import focalnets
+from focalnets.names import did_you_mean
+from focalnets.training.recipe import change, load_recipe
+
+CAT = str(pathlib.Path(__file__).parents[1] / "docs" / "cifar10" / "cat.jpg")
+
+# Runs each command line in turn, and prints exit code, standard error and the heavy modules it imported.
+ALL_IN_ONE = """
+import contextlib, io, json, sys
+sys.argv = ["focalnets"]
+from focalnets.cli import main
+heavy = {"keras", "torch", "jax", "tensorflow", "matplotlib"}
+for line in sys.stdin.read().splitlines():
+    before = set(sys.modules)
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        code = main(json.loads(line))
+    print(json.dumps([code, error.getvalue(), sorted(heavy & (set(sys.modules) - before))]))
+"""
+
+# (words of the command line, words of the answer).
+MISTAKES = [
+    ("trian --out r", "Unknown verb 'trian'. Available verbs: train, recipes,", "Did you mean 'train'?"),
+    (
+        "train --out r --recipe digts",
+        "Unknown recipe 'digts'. Available recipes: cifar",
+        "Did you mean 'digits'?",
+    ),
+    ("train --out r --recipe mime.py", "Recipe file not found: 'mime.py'.", "Did you mean 'mine.py'?"),
+    ("train --out r --recipe digits --epochs 0", "--epochs: expected a whole number of at least 1, got '0'"),
+    (
+        "train --out r --recipe digits --learning-rate -1",
+        "--learning-rate: expected a number above 0, got '-1'",
+    ),
+    ("train --out r --recipe digits --max-minutes 0", "--max-minutes: expected a number above 0"),
+    ("train --out r --recipe digits --set epoch=3", "Recipe has no field 'epoch'", "Did you mean 'epochs'?"),
+    ("train --out r --recipe digits --set ema_decay=2", "ema_decay must be in [0, 1)"),
+    ("train --out r --recipe digits --set architecture=focalnet_pikco", "Did you mean 'focalnet_pico'"),
+    ("train --out r --recipe finetune --preset runs/mien", "There is no preset", "Did you mean 'runs/mine'?"),
+    ("train --out r --recipe digits --preset runs/mine", "--preset cannot be used with it"),
+    ("train --out r --data pictrues", "'pictrues' is not a data set", "Did you mean 'pictures'?"),
+    ("train --out r --data cifra10", "'cifra10' is not a data set", "Did you mean 'cifar10'"),
+    ("train --out r --data cat.jpg", "'cat.jpg' is not a data set: files of this kind are not read"),
+    ("train --out r --data table.csv", "table.csv needs a first line with the column"),
+    ("train --out full --recipe digits", "full is not empty"),
+    ("train --out cat.jpg --recipe digits", "cat.jpg"),
+    ("train --recipe digits", "Give either --out for a new run, or --resume"),
+    ("train --out r --resume full", "Give either --out"),
+    ("train --resume runs/mien", "has no run.json. Did you mean 'runs/mine'?"),
+    ("train --resume full", "full is not a run that can be resumed"),
+    ("train --out r --backnd torch", "--backend"),
+    ("evaluate runs/mine", "--data"),
+    ("evaluate runs/mien --data digits", "Did you mean 'runs/mine'?"),
+    ("evaluate focalnet_tinny_srf --data digits", "Did you mean 'focalnet_tiny_srf'"),
+    ("evaluate focalnet_micro_cifar10 --data cifra10", "is not a data set"),
+    ("evaluate focalnet_micro_cifar10 --data digits --out full", "full is not empty"),
+    ("evaluate focalnet_micro_cifar10 --data digits --html", "name one with --out"),
+    (
+        "evaluate focalnet_micro_cifar10 --data digits --limit 0",
+        "--limit: expected a whole number of at least 1",
+    ),
+    ("predict", "No picture given"),
+    ("predict runs/mine", "No picture given"),
+    ("predict runs/mien cat.jpg", "Did you mean 'runs/mine'?"),
+    (
+        "predict focalnet_tinny_srf cat.jpg",
+        "Unknown preset 'focalnet_tinny_srf'.",
+        "Did you mean 'focalnet_tiny_srf'",
+    ),
+    ("predict focalnet_tiny_srf cat.jpg", "is an architecture", "such as focalnet_tiny_srf_imagenet1k"),
+    ("predict cta.jpg", "No picture found at: cta.jpg.", "Did you mean 'cat.jpg'?"),
+    ("predict focalnet_micro_cifar10 cta.jpg", "No picture found at: cta.jpg."),
+    ("predict cat.jpg --json --csv", "either --json or --csv"),
+    ("predict cat.jpg --top 0", "--top: expected a whole number of at least 1"),
+    ("predict cat.jpg --engine onnxruntime --backend torch", "give one of them"),
+    ("explain cat.jpg", "--out"),
+    ("explain cat.jpg --out full", "full is not empty"),
+    ("explain cta.jpg --out r", "No picture found at: cta.jpg."),
+    ("explain cat.jpg --out r --block stage1_blok2", "Unknown block", "Did you mean 'stage1_block2'"),
+    ("explain cat.jpg --out r --stage 3", "There is no stage 3; there are 2."),
+    ("explain focalnet_tiny_srf_imagenet1k cat.jpg --out r --stage 5", "There is no stage 5; there are 4."),
+    ("convert weihgts.pth r", "Did you mean 'weights.pth'?"),
+    ("convert weights.pth r --variant focalnet_tini_srf", "Did you mean 'focalnet_tiny_srf'"),
+    ("convert weights.pth r --labels lables.txt", "Did you mean 'labels.txt'?"),
+    ("convert weights.pth r --set norm_placment=post", "--set", "Did you mean 'norm_placement'?"),
+    ("convert weights.pth r --set norm_placement=posst", "norm_placement"),
+    ("cache pictrues --out r", "'pictrues' is not a data set"),
+    ("cache digits --out full", "full exists already"),
+    ("cache digits --out r --image-size 0", "--image-size: expected a whole number of at least 1"),
+    ("recipes show digts", "Did you mean 'digits'?"),
+    ("recipes copy digits", "Say where to"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Command line -> (exit code, its message in one line, heavy modules imported)."""
+    folder = tmp_path_factory.mktemp("work")
+    for name in ("runs/mine", "full", "pictures/a"):
+        (folder / name).mkdir(parents=True)
+    (folder / "runs/mine/config.json").write_text("{}")
+    for name in ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "full/file", "pictures/a/1.png"):
+        (folder / name).write_text("")
+    (folder / "table.csv").write_text("file,class\n")
+    lines = "\n".join(json.dumps(words.split()) for words, *_ in MISTAKES)
+    ran = subprocess.run(
+        [sys.executable, "-c", ALL_IN_ONE],
+        input=lines,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["runs", "full", "pictures", "cat.jpg", "weights.pth", "labels.txt", "mine.py", "table.csv"]
+    ), "a mistake left something behind"
+    one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
+    return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))
+
+
+@pytest.mark.parametrize(("words", "expected"), [(words, told) for words, *told in MISTAKES], ids=str)
+def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
+    code, error, heavy = answers[words]
+    assert code == 2
+    for text in expected:
+        assert text in error
+    assert heavy == []
+
+
+def test_did_you_mean_ignores_case_and_stays_silent_for_strangers():
+    assert did_you_mean("Digits", ["digits", "mnist"]) == " Did you mean 'digits'?"
+    assert did_you_mean("photographs", ["digits", "mnist"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (
+            lambda: focalnets.FocalNetClassifier.from_preset("focalnet_tinny_srf"),
+            "Did you mean 'focalnet_tiny_srf'",
+        ),
+        (
+            lambda: focalnets.FocalNetBackbone.from_preset("focalnet_picco", load_weights=False),
+            "'focalnet_pico'",
+        ),
+        (lambda: focalnets.open_dataset("cifar"), "'cifar10'"),
+        (lambda: focalnets.train("digts"), "Did you mean 'digits'?"),
+        (lambda: change(load_recipe("digits"), ["augmentation.flp=true"]), "Did you mean 'flip'?"),
+    ],
+)
+def test_python_suggests_the_same_names(function, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        function()
