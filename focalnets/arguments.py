@@ -7,10 +7,13 @@ because tyro prints the line breaks of longer ones.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
+
+# Written as `str | None`, they make tyro import typeguard, which is a fifth of the time of a `--help`.
+OptionalStr, OptionalInt, OptionalFloat = Optional[str], Optional[int], Optional[float]  # noqa: UP045
 
 
 def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=None):
@@ -38,6 +41,17 @@ def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=
     )
 
 
+def _values(placeholder):
+    """All words up to the next option, a tuple of str."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=placeholder,
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    )
+
+
 def _choice(*words):
     return _value("{" + ",".join(words) + "}", choices=words)
 
@@ -58,13 +72,15 @@ Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 Json = Annotated[bool, tyro.conf.arg(name="json", help_behavior_hint="")]
 Csv = Annotated[bool, tyro.conf.arg(name="csv", help_behavior_hint="")]
 Changes = Annotated[
-    tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE...", help_behavior_hint="(default: no changes)")
+    tuple, _values("NAME=VALUE..."), tyro.conf.arg(help_behavior_hint="(default: no changes)")
 ]
 Images = Annotated[
-    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="")
+    tyro.conf.Positional[tuple],
+    _values("IMAGE..."),
+    tyro.conf.arg(metavar="IMAGE...", help_behavior_hint=""),
 ]
 OptionalPreset = Annotated[
-    tyro.conf.Positional[str | None],
+    tyro.conf.Positional[OptionalStr],
     PRESET,
     tyro.conf.arg(
         metavar="[PRESET]",
@@ -72,7 +88,7 @@ OptionalPreset = Annotated[
     ),
 ]
 Backend = Annotated[
-    str | None,
+    OptionalStr,
     _choice("torch", "jax", "tensorflow"),
     _default("$KERAS_BACKEND, or the first that is installed of torch, jax and tensorflow"),
 ]
@@ -87,31 +103,31 @@ class TrainArguments:
     Example: focalnets train --recipe digits --out runs/digits
     """
 
-    out: Annotated[str | None, DIR, _default("none; required for a new run")] = None
+    out: Annotated[OptionalStr, DIR, _default("none; required for a new run")] = None
     """Run directory to create, with weights, config, history.csv, curves.png, report.html and panels/."""
-    resume: Annotated[str | None, DIR, _default("none; a new run")] = None
+    resume: Annotated[OptionalStr, DIR, _default("none; a new run")] = None
     """Run directory to resume. Use --data with it if the data were moved, but no option of a new run."""
     recipe: Annotated[
-        str | None, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
+        OptionalStr, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
     ] = None
     """Name of a recipe (`focalnets recipes list`), or a Python file that defines RECIPE."""
-    data: Annotated[str | None, DATA, _default("the data set of the recipe")] = None
+    data: Annotated[OptionalStr, DATA, _default("the data set of the recipe")] = None
     """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
-    preset: Annotated[str | None, PRESET, _default("from the recipe")] = None
+    preset: Annotated[OptionalStr, PRESET, _default("from the recipe")] = None
     """Weights to start from: a preset or run directory, or a published name (`focalnets presets`)."""
-    epochs: Annotated[int | None, COUNT, _default("from the recipe")] = None
+    epochs: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
     """Number of passes over the training images."""
-    batch_size: Annotated[int | None, COUNT, _default("from the recipe")] = None
+    batch_size: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
     """Images per training step."""
-    learning_rate: Annotated[float | None, POSITIVE, _default("from the recipe")] = None
+    learning_rate: Annotated[OptionalFloat, POSITIVE, _default("from the recipe")] = None
     """Peak learning rate."""
-    seed: Annotated[int | None, SEED, _default("from the recipe")] = None
+    seed: Annotated[OptionalInt, SEED, _default("from the recipe")] = None
     """Seed of initial weights, image order, augmentation and dropout."""
     set: Changes = ()
     """Change other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
-    max_minutes: Annotated[float | None, POSITIVE, _default("no limit")] = None
+    max_minutes: Annotated[OptionalFloat, POSITIVE, _default("no limit")] = None
     """Save a snapshot and stop after this many minutes."""
-    monitor_every: Annotated[int | None, INDEX, _default("about ten figures per run")] = None
+    monitor_every: Annotated[OptionalInt, INDEX, _default("about ten figures per run")] = None
     """Epochs between two figures of gates and modulators in monitor/; 0 draws none."""
     tensorboard: Flag = False
     """Also write event files for TensorBoard."""
@@ -139,13 +155,13 @@ class RecipesArguments:
     action: tyro.conf.Positional[Literal["list", "show", "copy"]]
     """Action to run."""
     name: Annotated[
-        tyro.conf.Positional[str | None],
+        tyro.conf.Positional[OptionalStr],
         RECIPE,
         tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="(required by show and copy)"),
     ] = None
     """Recipe to show or copy."""
     to: Annotated[
-        tyro.conf.Positional[str | None],
+        tyro.conf.Positional[OptionalStr],
         FILE,
         tyro.conf.arg(metavar="[FILE]", help_behavior_hint="(required by copy)"),
     ] = None
@@ -186,9 +202,9 @@ class EvaluateArguments:
     """Also average over each image and its mirror image (flip), or over both and shifted copies (shift)."""
     corruptions: Flag = False
     """Also evaluate noisy, blurred and faded images: 12 corruptions at 5 severities, 60 times the work."""
-    limit: Annotated[int | None, COUNT, _default("all images")] = None
+    limit: Annotated[OptionalInt, COUNT, _default("all images")] = None
     """Evaluate only this many images, with classes in proportion."""
-    out: Annotated[str | None, DIR, _default("none; nothing is written")] = None
+    out: Annotated[OptionalStr, DIR, _default("none; nothing is written")] = None
     """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
     html: Flag = False
     """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
@@ -248,9 +264,9 @@ class ExplainArguments:
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
     pictures: Images = ()
     """Files, folders, patterns, or - for one path per line on standard input."""
-    block: Annotated[str | None, NAME, _default("the last block of every stage")] = None
+    block: Annotated[OptionalStr, NAME, _default("the last block of every stage")] = None
     """Block to draw, such as stage2_block1."""
-    stage: Annotated[int | None, COUNT, _default("the last block of every stage")] = None
+    stage: Annotated[OptionalInt, COUNT, _default("the last block of every stage")] = None
     """Stage to draw all blocks of, counted from 1."""
     crop: Flag = False
     """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
@@ -276,18 +292,18 @@ class ConvertArguments:
     out: Annotated[tyro.conf.Positional[str], PATH, tyro.conf.arg(metavar="OUT")]
     """Preset directory to create. With --to, a .pth or .safetensors file, or transformers' directory."""
     to: Annotated[
-        str | None, _choice("official", "timm", "transformers"), _default("none; write a preset")
+        OptionalStr, _choice("official", "timm", "transformers"), _default("none; write a preset")
     ] = None
     """Write a checkpoint of this library. transformers gets a directory for from_pretrained."""
-    variant: Annotated[str | None, ARCHITECTURE, _default("recognized from the weights")] = None
+    variant: Annotated[OptionalStr, ARCHITECTURE, _default("recognized from the weights")] = None
     """Name of the architecture (`focalnets presets`)."""
     set: Changes = ()
     """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
-    labels: Annotated[str | None, FILE, _default("those of the checkpoint")] = None
+    labels: Annotated[OptionalStr, FILE, _default("those of the checkpoint")] = None
     """Text file of class names: one name per line, or a name and its index."""
-    window: Annotated[int | None, COUNT, _default("unchanged")] = None
+    window: Annotated[OptionalInt, COUNT, _default("unchanged")] = None
     """Enlarge the first focal window of every stage to this size."""
-    levels: Annotated[int | None, COUNT, _default("unchanged")] = None
+    levels: Annotated[OptionalInt, COUNT, _default("unchanged")] = None
     """Add focal levels to every stage, up to this number."""
     half: Flag = False
     """Write the weights as float16, half the size. They are loaded as float32 again."""

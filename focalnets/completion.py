@@ -51,7 +51,7 @@ def words_of(verb):
         kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
         if tyro.conf.Positional in extras:
             positionals.append(_word(kind, extras))
-            repeats = typing.get_origin(kind) is tuple
+            repeats = any(getattr(extra, "nargs", None) == "*" for extra in extras)
             continue
         named = [extra.name for extra in extras if getattr(extra, "name", None)]
         flag = "--" + (named[0] if named else field.replace("_", "-"))
@@ -60,11 +60,11 @@ def words_of(verb):
 
 
 def _word(kind, extras):
-    spec = next((extra for extra in extras if isinstance(extra, PrimitiveConstructorSpec)), None)
     if typing.get_origin(kind) is typing.Literal:
         return Word(names=typing.get_args(kind))
+    spec = next((extra for extra in extras if isinstance(extra, PrimitiveConstructorSpec)), None)
     if spec is None:
-        return Word("paths" if extras and tyro.conf.Positional in extras else "")
+        return Word()
     return Word(names=spec.choices) if spec.choices else _kinds().get(spec.metavar, Word())
 
 
@@ -77,6 +77,7 @@ def _kinds():
         "ARCHITECTURE": Word("", tuple(ARCHITECTURES)),
         "DIR": Word("directories"),
         "FILE": Word("paths"),
+        "IMAGE...": Word("paths"),
         "PATH": Word("paths"),
         "SPLIT": Word("", ("train", "val", "test")),
     }
