@@ -9,11 +9,13 @@ Source of the types: msgspec, https://jcristharif.com/msgspec/constraints.html.
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
 import re
 import stat
+import typing
 
 LARGEST_FILE = 2**24  # bytes; the names of 22,000 classes take 2**20
 _DEEPEST = 32  # levels of lists and objects; our own files have 4
@@ -104,24 +106,27 @@ def check_fields(record):
     Raises:
         ValueError: naming the first field that is out of range.
     """
-    import typing
+    import msgspec
 
     for name, kind in typing.get_type_hints(type(record), include_extras=True).items():
         value = getattr(record, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"`{name}` is {value}, expected a finite number.")
-        if not hasattr(value, "__post_init__"):  # a record of its own has checked itself
-            _check_field(name, value, kind)
-
-
-def _check_field(name, value, kind):
-    import msgspec
-
-    try:
-        msgspec.convert(value, kind)
-    except msgspec.ValidationError:
-        expected = _described(msgspec.inspect.type_info(kind))
-        raise ValueError(f"`{name}` is {_shown(value)}, expected {expected}.") from None
+        if dataclasses.is_dataclass(kind):
+            fits = isinstance(value, kind)  # it has checked itself
+        elif isinstance(value, float) and not math.isfinite(value):
+            fits = False
+        else:
+            try:
+                msgspec.convert(value.item() if hasattr(value, "item") else value, kind)  # of NumPy's scalars
+                fits = True
+            except msgspec.ValidationError:
+                fits = False
+        if not fits:
+            if typing.get_origin(kind) is typing.Literal:
+                expected = " or ".join(typing.get_args(kind))
+            else:
+                expected = _described(msgspec.inspect.type_info(kind))
+            shown = repr(value) if isinstance(value, str) else _shown(value)
+            raise ValueError(_printable(f"{name} must be {expected}; got {shown}."))
 
 
 _TOO_DEEP = f"lists and objects lie more than {_DEEPEST} levels deep"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 
@@ -154,6 +155,88 @@ sys.exit(code)
     assert "keras" in first[2]
     assert second[2].strip() == "]"
     assert json.loads(first[0]) == json.loads(second[0])
+
+
+def _predictions(preset, runtime):
+    images = [np.random.default_rng(i).integers(0, 256, (40, 50, 3)).astype("uint8") for i in range(2)]
+    return Predictor(preset, engine=runtime).logits(images)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_preset_of_equal_size_and_time_is_not_answered_with_the_old_weights(tmp_path, runtime):
+    random_net().save_to_preset(tmp_path / "preset")
+    weights = tmp_path / "preset" / "model.weights.h5"
+    state = weights.stat()
+    old = _predictions(tmp_path / "preset", runtime)
+    random_net(seed=1).save_weights(weights)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert np.abs(_predictions(tmp_path / "preset", runtime) - old).max() > 1e-2
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_damaged_export_in_the_cache_is_made_anew(tmp_path, cache, runtime):
+    random_net().save_to_preset(tmp_path / "preset")
+    expected = _predictions(tmp_path / "preset", runtime)
+    _predictions(tmp_path / "preset", runtime)  # OpenVINO's compiled network is in the cache now
+    names = ["model.onnx", "export.json", "sha256.json"]
+    for name in [*names, "compiled/*.blob", "compiled/sha256.json"] if runtime == "openvino" else names:
+        path, *_ = (cache / "exports").glob(f"*/{name}")
+        content = bytearray(path.read_bytes())
+        for position in range(len(content) // 2, len(content), 97):  # in weights, too
+            content[position] ^= 0x40
+        path.chmod(0o600)
+        path.write_bytes(content)
+        np.testing.assert_array_equal(_predictions(tmp_path / "preset", runtime), expected, name)
+
+
+def test_exports_of_another_user_are_not_used(tmp_path, cache, monkeypatch, caplog):
+    random_net().save_to_preset(tmp_path / "preset")
+    _predictions(tmp_path / "preset", RUNTIMES[0])
+    assert (cache / "exports").stat().st_mode & 0o777 == 0o700
+    if os.getuid() == 0:  # who alone may give a folder away
+        os.chown(cache / "exports", 12345, 12345)
+        _predictions(tmp_path / "preset", RUNTIMES[0])
+        assert list((cache / "exports-0").glob("preset-*"))
+        (file,) = (cache / "exports-0").glob("preset-*/model.onnx")
+        made = file.stat().st_ino
+        os.chown(file, 12345, 12345)
+        _predictions(tmp_path / "preset", RUNTIMES[0])
+        assert file.stat().st_ino != made
+        assert file.stat().st_uid == 0
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert isinstance(engines.open_engine(tmp_path / "preset"), engines.KerasEngine)
+    assert "belongs to another user: set FOCALNETS_CACHE" in caplog.text
+
+
+@pytest.mark.skipif("openvino" not in RUNTIMES, reason="OpenVINO is not installed")
+def test_openvino_sends_and_writes_nothing_about_its_user(tmp_path):
+    """Its telemetry writes ~/intel/openvino_ga_cid and opens a connection when it is imported."""
+    random_net().save_to_preset(tmp_path / "preset")
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    code = """
+import sys
+events = []
+sys.addaudithook(lambda event, arguments: events.append(event) if event.startswith("socket.") else None)
+sys.argv = ["focalnets"]
+from focalnets.cli import main
+code = main(sys.orig_argv[3:])
+print("events:", events, [name for name in sys.modules if name.startswith("openvino_telemetry")])
+sys.exit(code)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD")}
+    for arguments in (["--engine", "openvino"], ["--engine", "auto"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, "predict", tmp_path / "preset", tmp_path / "red.png", *arguments],
+            env={**environment, "HOME": str(home), "KERAS_HOME": str(tmp_path / "keras")},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "events: [] []" in result.stdout
+        assert not (home / "intel").exists()
 
 
 def test_command_line_refuses_what_does_not_fit(tmp_path, capsys, monkeypatch):

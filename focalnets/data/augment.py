@@ -5,8 +5,12 @@ The changes to single pictures are in `transforms.py`.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
+
+from focalnets.schema import check_fields
 
 INTERPOLATIONS = ("area", "nearest", "bilinear", "bicubic", "lanczos")
 
@@ -43,19 +47,20 @@ class Augmentation:
     """
 
     random_resized_crop: tuple[float, float] | None = None
-    resize_crop: int = 0
+    resize_crop: Annotated[int, Meta(le=16_384)] = 0
     interpolation: str = "area"
     colour_jitter: float = 0.0
-    randaugment: int = 0
+    randaugment: Annotated[int, Meta(le=100)] = 0
     randaugment_magnitude: float = 9.0
-    randaugment_spread: float = 0.5
-    pad_crop: int = 0
+    randaugment_spread: Annotated[float, Meta(le=100)] = 0.5
+    pad_crop: Annotated[int, Meta(le=8192)] = 0
     flip: bool = False
     erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    mixup: Annotated[float, Meta(le=1000)] = 0.0
+    cutmix: Annotated[float, Meta(le=1000)] = 0.0
 
     def __post_init__(self):
+        check_fields(self)
         area = self.random_resized_crop
         if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
             raise ValueError(

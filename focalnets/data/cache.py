@@ -1,14 +1,18 @@
 """A data set, resized once: uint8 arrays that are memory-mapped, so that an epoch decodes nothing."""
 
 import pathlib
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
 from PIL import Image, ImageOps
 
-from focalnets._io import atomic_directory, cores, parallel_map, progress, read_json, write_json
+from focalnets._io import atomic_directory, cores, parallel_map, progress, write_json
 from focalnets.data.decode import as_image, as_pixels
+from focalnets.schema import read_json, read_record
 
 _INDEX = "cache.json"
+_LARGEST_INDEX = 2**28  # bytes: it lists the unreadable images
 _CHUNK = 64
 
 
@@ -82,15 +86,32 @@ def is_cache(directory):
     index = pathlib.Path(directory) / _INDEX
     if not index.is_file():
         return False
-    content = read_json(index)
+    content = read_json(index, _LARGEST_INDEX)
     return isinstance(content, dict) and {"focalnets_cache", "images", "class_names"} <= set(content)
 
 
+class _Index(msgspec.Struct):
+    focalnets_cache: Literal[1]
+    images: dict[Literal["train", "val", "test"], Annotated[int, msgspec.Meta(ge=0)]]
+    class_names: list[Annotated[str, msgspec.Meta(max_length=10_000)]]
+
+
 def open_cache(directory):
-    """({split: (memory-mapped uint8 images, labels)}, class names)."""
-    index = read_json(directory / _INDEX)
+    """({split: (memory-mapped uint8 images, labels)}, class names); ValueError if a file is damaged."""
+    hint = "Write the cache anew with `focalnets cache`."
+    index = read_record(directory / _INDEX, _Index, hint, _LARGEST_INDEX)
     parts = {}
-    for name in index["images"]:
-        images = np.load(directory / f"{name}.images.npy", mmap_mode="r")
-        parts[name] = (np.asarray(images), np.load(directory / f"{name}.labels.npy"))
-    return parts, index["class_names"]
+    for name, count in index.images.items():
+        try:  # mapped, both: a file that declares more than it holds is refused before it is read
+            images, labels = (
+                np.load(directory / f"{name}.{kind}.npy", mmap_mode="r") for kind in ("images", "labels")
+            )
+        except (OSError, ValueError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+            raise ValueError(f"{directory / name}.*.npy is damaged: {error}. {hint}") from error
+        if images.ndim != 4 or images.dtype != np.uint8 or not len(images) == len(labels) == count:
+            raise ValueError(
+                f"{directory} is damaged: {_INDEX} says {count} images for {name}, the files hold "
+                f"{images.shape} {images.dtype} and labels {labels.shape}. {hint}"
+            )
+        parts[name] = (np.asarray(images), np.array(labels))
+    return parts, index.class_names

@@ -12,9 +12,8 @@ import numpy as np
 from focalnets import __version__
 from focalnets._io import write_json
 from focalnets.export.onnx_graph import onnx_model
+from focalnets.export.record import FORMAT, FORMAT_VERSION, GRAPH, RECORD, WEIGHTS
 
-FORMAT, FORMAT_VERSION = "focalnets export", 1
-GRAPH, RECORD = "model.onnx", "export.json"
 _LARGEST_MESSAGE = 2**31 - 2**26  # protobuf's limit, and room for the graph
 
 
@@ -55,7 +54,7 @@ def write_export(classifier, directory, origin=None):
         preprocessing = {name: getattr(converter, name) for name in names}
     directory = pathlib.Path(directory)
     large = 4 * classifier.count_params() > _LARGEST_MESSAGE
-    onnx.save(model, directory / GRAPH, save_as_external_data=large, location="model.data")
+    onnx.save(model, directory / GRAPH, save_as_external_data=large, location=WEIGHTS)
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

@@ -90,6 +90,32 @@ def cache_directory():
         raise OSError("There is no home directory to keep downloads in: set FOCALNETS_CACHE.") from error
 
 
+def private_directory(name):
+    """A folder of the cache that only this user can write, for what is used without being downloaded.
+
+    A cache may be shared. What another user put there is not used: where the folder is another's, this user
+    gets one of their own beside it.
+
+    Args:
+        name: str. Name of the folder in the cache.
+
+    Returns:
+        `pathlib.Path` of an existing folder.
+
+    Raises:
+        OSError: if no such folder can be made.
+    """
+    for chosen in (name, f"{name}-{os.getuid()}") if hasattr(os, "getuid") else (name,):
+        path = cache_directory() / chosen
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not hasattr(os, "getuid"):
+            return path
+        if {path.lstat().st_uid, path.stat().st_uid} == {os.getuid()}:  # of a link, and of what it names
+            path.chmod(0o700)
+            return path
+    raise OSError(f"{path} belongs to another user: set FOCALNETS_CACHE to a folder of your own.")
+
+
 def download(url, directory=None, sha256=None, size=None):
     """The file of a URL, from the cache or over the network.
 

@@ -4,19 +4,20 @@ A runtime needs neither Keras nor a backend, whose imports take most of the time
 export is made once and kept in the cache, under a name that belongs to the preset's path.
 """
 
-import hashlib
 import importlib.util
 import logging
-import os
 import pathlib
+import sys
 
+import msgspec
 import numpy as np
 
-from focalnets import __version__
-from focalnets._io import atomic_directory, cores, locked, read_json
+from focalnets._io import cores
 from focalnets.data.pictures import NO_PREPROCESSING
-from focalnets.hub import cache_directory
+from focalnets.export.record import GRAPH, read_export
+from focalnets.inference.export_cache import cached_export, checked_files
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
+from focalnets.presets.files import read_preset_files
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -105,12 +106,12 @@ class ExportEngine:
     """Predicts with an export directory, by ONNX Runtime or OpenVINO, in float32 on the CPU."""
 
     def __init__(self, directory, runtime):
-        record = read_json(directory / "export.json")
-        self.channels = record["image_shape"][-1]
-        self.num_classes, self.class_names = record["num_classes"], record["class_names"]
-        self._preprocessing = record["preprocessing"]
+        record = read_export(directory)
+        self.channels = record.image_shape[-1]
+        self.num_classes, self.class_names = record.num_classes, record.class_names
+        self._preprocessing = msgspec.to_builtins(record.preprocessing)
         self.takes_pictures = self._preprocessing is not None
-        self.run = _RUNTIMES[runtime](directory / "model.onnx")
+        self.run = _RUNTIMES[runtime](directory / GRAPH)
 
     def prepare(self, image, crop=True):
         if self._preprocessing is None:
@@ -121,24 +122,45 @@ class ExportEngine:
 def _onnxruntime(path):
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # on Windows, its builds send some
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
+    # Threads that wait by spinning take the cores from whatever else runs: benchmarks/README.md.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
 
 
 def _openvino(path):
-    import openvino
-
+    openvino = _import_openvino()
     core = openvino.Core()
+    compiled = path.parent / "compiled"
     settings = {
         "INFERENCE_NUM_THREADS": cores(),
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 where the processor has it
-        "CACHE_DIR": str(path.parent / "compiled"),
+        "CACHE_DIR": str(compiled),
     }
-    request = core.compile_model(path, "CPU", settings).create_infer_request()
+    with checked_files(compiled):  # OpenVINO reads a damaged one without noticing
+        request = core.compile_model(path, "CPU", settings).create_infer_request()
     return lambda images: request.infer({0: images})[0].copy()  # the array is the next call's, too
+
+
+def _import_openvino():
+    """OpenVINO without its telemetry, which writes an identifier into the home directory when it is imported.
+
+    OpenVINO itself has a stand-in for where the package `openvino_telemetry` is not installed.
+    """
+    name = "openvino_telemetry"
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None
+    try:
+        import openvino
+    finally:
+        if hidden:
+            del sys.modules[name]
+    return openvino
 
 
 _RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
@@ -155,12 +177,11 @@ def _has_image_size(preset):
     """Whether it is a local classifier's preset whose images have one size; read without Keras."""
     if not _is_local_preset(preset):
         return False
-    config = read_json(pathlib.Path(preset) / "config.json")
-    preprocessing = pathlib.Path(preset) / "preprocessing.json"
-    if config.get("num_classes") is None:
+    config, preprocessing, _ = read_preset_files(preset)
+    if config["num_classes"] is None:
         return False
-    size = read_json(preprocessing).get("image_size") if preprocessing.is_file() else None
-    return size is not None or None not in config["backbone"]["image_shape"]
+    size = None if preprocessing is None else preprocessing.get("image_size")
+    return size is not None or None not in config["backbone"].get("image_shape", [None])
 
 
 def _exported(preset, runtime):
@@ -170,40 +191,18 @@ def _exported(preset, runtime):
 
         preset = preset_directory(preset)
     preset = pathlib.Path(preset).absolute()
-    names = ("config.json", "preprocessing.json", "labels.json", "model.weights.h5")
-    states = [(preset / name).stat() for name in names if (preset / name).is_file()]
-    origin = {
-        "preset": str(preset),
-        "runtime": runtime,  # with which it was compared
-        "files": [[state.st_size, state.st_mtime_ns] for state in states],
-        "focalnets_version": __version__,
-    }
-    key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
-    name = f"{preset.name}-{key}"
-    directory = cache_directory() / "exports" / name
-    if not _is_export_of(directory, origin):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with locked(directory.with_name(f".{name}.lock"), f"exporting {preset.name}"):
-            if not _is_export_of(directory, origin):
-                _export(preset, directory, origin, runtime)
-    return directory
+    return cached_export(preset, runtime, lambda *where: _export(preset, runtime, *where))
 
 
-def _is_export_of(directory, origin):
-    record = directory / "export.json"
-    return record.is_file() and read_json(record).get("origin") == origin
-
-
-def _export(preset, directory, origin, runtime):
+def _export(preset, runtime, directory, origin):
     from focalnets.convert.open import open_classifier
     from focalnets.export.export import difference, write_export
 
     classifier = open_classifier(preset)
-    with atomic_directory(directory, replace=True, is_ours=lambda _: True) as partial:  # in our cache
-        write_export(classifier, partial, origin)
-        found = difference(classifier, _RUNTIMES[runtime](partial / "model.onnx"))
-        if not found <= _TOLERANCE:  # nor if it is no number: a wrong export never exists
-            raise ValueError(
-                f"{runtime} gives other logits than Keras (relative difference {found:.1e}): predict with "
-                "--engine keras, and please report this."
-            )
+    write_export(classifier, directory, origin)
+    found = difference(classifier, _RUNTIMES[runtime](directory / GRAPH))
+    if not found <= _TOLERANCE:  # nor if it is NaN: a wrong export never exists
+        raise ValueError(
+            f"{runtime} gives other logits than Keras (relative difference {found:.1e}): predict with "
+            "--engine keras, and please report this."
+        )

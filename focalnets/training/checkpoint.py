@@ -8,13 +8,16 @@ import contextlib
 import json
 import os
 import pathlib
-import zipfile
 from dataclasses import dataclass
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from keras import ops
 
 from focalnets._io import reason
+from focalnets.npz import read_npz
+from focalnets.schema import checked, parse_json
 
 _META = "meta"
 
@@ -90,9 +93,26 @@ def read_snapshot(path):
     """The `Snapshot` in a file; None if there is none. ValueError if the file is damaged."""
     if not pathlib.Path(path).exists():
         return None
-    arrays = _read(path)
-    meta = json.loads(str(arrays.pop(_META)))
+    arrays = read_npz(path)
+    if _META not in arrays:
+        raise ValueError(f"{path} is damaged: it is not a snapshot. {_HINT}")
+    meta = parse_json(str(arrays.pop(_META)), path, finite=False)  # a loss may be NaN
+    checked(meta, _Meta, path, _HINT)
+    columns = {frozenset(row) for row in meta["rows"]}
+    if len(columns) > 1 or not all(names >= {"epoch", "val_loss", "val_accuracy"} for names in columns):
+        raise ValueError(f"{path} is damaged: the rows of its history lack columns. {_HINT}")
     return Snapshot(arrays=[arrays[key] for key in sorted(arrays)], **meta)
+
+
+class _Meta(msgspec.Struct, forbid_unknown_fields=True):
+    epoch: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+    batch: Annotated[int, msgspec.Meta(ge=0, le=2**40)]
+    rows: list[dict[str, int | float]]
+    minutes: Annotated[float, msgspec.Meta(ge=0)]
+    names: list[str]
+
+
+_HINT = "Start a new run."
 
 
 def write_weights(path, arrays):
@@ -102,7 +122,7 @@ def write_weights(path, arrays):
 
 def read_weights(path):
     """The list that `write_weights` wrote."""
-    arrays = _read(path)
+    arrays = read_npz(path)
     return [arrays[key] for key in sorted(arrays)]
 
 
@@ -121,12 +141,3 @@ def _write(path, arrays):
         if not isinstance(error, OSError):
             raise
         raise OSError(f"{path} cannot be written ({reason(error)}); what stood there is whole.") from error
-
-
-def _read(path):
-    try:
-        # Opened here: where the file is no zip, NumPy leaves it open.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error

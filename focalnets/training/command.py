@@ -9,9 +9,9 @@ import shutil
 import sys
 import time
 
-from focalnets._io import read_json
 from focalnets.names import say
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
+from focalnets.training.run_directory import read_run
 from focalnets.training.suitability import recipe_for
 
 
@@ -109,9 +109,10 @@ def _resume(arguments, verbose):
         raise ValueError(
             f"A run goes on as it was begun: {options} and --resume exclude each other; begin a new run."
         )
-    path = pathlib.Path(arguments.resume) / "run.json"
-    if path.is_file() and arguments.backend is None:
-        os.environ["KERAS_BACKEND"] = read_json(path)["backend"]  # before keras is imported
+    if arguments.backend is None:
+        backend = read_run(arguments.resume)["backend"]
+        if backend in ("torch", "jax", "tensorflow"):
+            os.environ["KERAS_BACKEND"] = backend  # before keras is imported
     from focalnets.training.train import resume
 
     return resume(arguments.resume, arguments.max_minutes, verbose, arguments.data)

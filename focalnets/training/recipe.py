@@ -8,10 +8,20 @@ import traceback
 import types
 import typing
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from msgspec import Meta
 
 from focalnets.data.augment import Augmentation
 from focalnets.names import did_you_mean, sibling_names, unknown_name
+from focalnets.schema import check_fields
 from focalnets.training.recipes import recipe_names
+
+# Upper limits against damaged and hostile files; lower ones are below.
+_Count = Annotated[int, Meta(le=1_000_000)]
+_Number = Annotated[float, Meta(le=1e38)]
+_Text = Annotated[str, Meta(max_length=10_000)]
+_Channels = Annotated[tuple[float, ...], Meta(max_length=1024)]
 
 
 @dataclass(frozen=True)
@@ -59,30 +69,30 @@ class Recipe:
         ValueError: on values out of range, or that exclude each other.
     """
 
-    name: str
-    data: str = ""
-    architecture: str = ""
-    preset: str = ""
-    image_size: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str | None = None
+    name: _Text
+    data: _Text = ""
+    architecture: _Text = ""
+    preset: _Text = ""
+    image_size: Annotated[int, Meta(le=8192)] | None = None
+    mean: _Channels | None = None
+    std: _Channels | None = None
+    interpolation: _Text | None = None
     crop_fraction: float | None = None
-    epochs: int = 10
-    batch_size: int = 128
+    epochs: _Count = 10
+    batch_size: _Count = 128
     optimizer: typing.Literal["adamw", "muon"] = "adamw"
-    accumulation: int = 1
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 0.0
+    accumulation: _Count = 1
+    learning_rate: _Number = 1e-3
+    final_learning_rate: _Number = 0.0
     warmup_fraction: float = 0.1
-    weight_decay: float = 0.05
-    clip_norm: float = 5.0
-    layer_decay: float = 1.0
-    frozen_stages: int = 0
-    unfreeze_epochs: float = 0.0
+    weight_decay: _Number = 0.05
+    clip_norm: _Number = 5.0
+    layer_decay: _Number = 1.0
+    frozen_stages: _Count = 0
+    unfreeze_epochs: _Number = 0.0
     ema_decay: float = 0.0
-    drop_path_rate: float | None = None
-    dropout_rate: float | None = None
+    drop_path_rate: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    dropout_rate: Annotated[float, Meta(ge=0, lt=1)] | None = None
     class_weights: typing.Literal["none", "balanced"] = "none"
     label_smoothing: float = 0.0
     precision: typing.Literal["float32", "bfloat16", "auto"] = "float32"
@@ -92,6 +102,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        check_fields(self)
         for name in ("epochs", "batch_size", "accumulation", "learning_rate", "layer_decay"):
             if not getattr(self, name) > 0:  # also if it is not a number
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
@@ -109,10 +120,6 @@ class Recipe:
             raise ValueError("A recipe with an architecture needs image_size, mean and std.")
         if self.image_size is not None and not self.image_size > 0:
             raise ValueError(f"image_size must be positive; got {self.image_size}.")
-        for name, kind in typing.get_type_hints(Recipe).items():
-            allowed = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-            if allowed and getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be {' or '.join(allowed)}; got {getattr(self, name)!r}.")
 
 
 def recipe_file(name):
@@ -161,16 +168,23 @@ def load_recipe(name):
 
 
 def recipe_from_json(values):
-    """The `Recipe` of a run's `recipe.json`; ValueError naming fields that this focalnets does not know."""
-    augmentation = _checked(Augmentation, values.get("augmentation", {}))
-    recipe = _checked(Recipe, {**values, "augmentation": None})
+    """The `Recipe` of a run's `recipe.json`; ValueError naming fields that are unknown or out of limits."""
+    augmentation = _checked(Augmentation, values.get("augmentation", {}) if isinstance(values, dict) else {})
+    recipe = _checked(Recipe, values)
+    if "name" not in recipe:
+        raise ValueError("`name` is missing.")
     return Recipe(**{**recipe, "augmentation": Augmentation(**augmentation)})
 
 
 def _checked(record, values):
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"Expected the fields of {record.__name__} as an object; got {type(values).__name__}."
+        )
     unknown = sorted(set(values) - {one.name for one in dataclasses.fields(record)})
     if unknown:
-        raise ValueError(f"Unknown fields of a recipe: {', '.join(unknown)}; another focalnets wrote it.")
+        names = ", ".join(name if name.isidentifier() else repr(name[:40]) for name in unknown[:10])
+        raise ValueError(f"Unknown fields of a recipe: {names}; another focalnets wrote it.")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
@@ -223,7 +237,7 @@ def _value(record, name, text):
 
 
 def _parsed(kind, text):
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if text.lower() == "none":
             return None
         return _parsed(next(part for part in typing.get_args(kind) if part is not type(None)), text)

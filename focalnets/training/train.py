@@ -9,14 +9,15 @@ import shlex
 import keras
 
 from focalnets import __version__
-from focalnets._io import expanded, machine, new_run_directory, read_json, write_json
+from focalnets._io import expanded, machine, new_run_directory, write_json
 from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
-from focalnets.training.recipe import Recipe, load_recipe, recipe_from_json
+from focalnets.training.recipe import Recipe, load_recipe
+from focalnets.training.run_directory import read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for
 
 _log = logging.getLogger("focalnets")
@@ -128,9 +129,7 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     (False, True)
     """
     directory = pathlib.Path(directory)
-    if not (directory / "run.json").is_file():
-        raise ValueError(f"{directory} is not a run that can be resumed: it has no run.json.")
-    values, settings = read_json(directory / "recipe.json"), read_json(directory / "run.json")
+    settings, recipe = read_run(directory), read_recipe(directory)
     if settings["backend"] != keras.backend.backend():
         raise ValueError(
             f"{directory} was begun on {settings['backend']}, not on {keras.backend.backend()}; resume it "
@@ -151,11 +150,11 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
             f"The data of this run are no longer at {settings['data']}. If they were moved: "
             f"focalnets train --resume {shlex.quote(str(directory))} --data NEW_PLACE."
         )
-    job = Job(recipe_from_json(values), settings)
+    job = Job(recipe, settings)
     if job.fingerprint() != settings["fingerprint"]:
         raise ValueError(_other_data(job, settings))
     if moved:
-        write_json(directory / "recipe.json", {**values, "data": settings["data"]})
+        write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]})
         write_json(directory / "run.json", settings)
     return _run(job, directory, snapshot, max_minutes, verbose)
 

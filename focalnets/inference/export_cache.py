@@ -1,0 +1,108 @@
+"""Exports kept in the cache: made once for each preset, and used only if every byte is as it was written.
+
+An export is found by the path of its preset and valid for the content of its files, so that other weights of
+equal size and time are never answered with old ones. The folder belongs to the user alone, each file's owner
+is checked, and its hash is compared: what another user planted, or a disk damaged, is made anew.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+
+from focalnets import __version__
+from focalnets._io import atomic_directory, locked, no_links, write_json
+from focalnets.export.record import read_export
+from focalnets.hub import private_directory
+from focalnets.presets.files import CONFIG, LABELS, PREPROCESSING, WEIGHTS
+from focalnets.schema import read_record
+
+_HASHES = "sha256.json"  # of the other files of a directory; written last
+
+
+def cached_export(preset, runtime, export):
+    """The export directory of a local preset.
+
+    Args:
+        preset: `pathlib.Path`. Absolute path of a preset directory.
+        runtime: str. The runtime with which the export is compared.
+        export: function (directory, origin). Writes the export of the preset, and raises ValueError if it
+            gives other numbers than the network.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        OSError: if the cache cannot be written.
+        ValueError: what `export` raises.
+    """
+    files = {name: _sha256(preset / name) for name in (CONFIG, PREPROCESSING, LABELS, WEIGHTS)}
+    origin = {
+        "preset": str(preset),
+        "runtime": runtime,
+        "files": {name: digest for name, digest in files.items() if digest is not None},
+        "focalnets_version": __version__,
+    }
+    key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
+    directory = private_directory("exports") / f"{preset.name}-{key}"
+    if not _is_export_of(directory, origin):
+        lock = directory.with_name(f".{directory.name}.lock")
+        with locked(lock, f"exporting {preset.name}"):
+            if not _is_export_of(directory, origin):
+                # Whatever lies there is of our cache.
+                with atomic_directory(directory, replace=True, is_ours=lambda _: True) as partial:
+                    export(partial, origin)
+                    remember_files(partial)
+    return directory
+
+
+def _is_export_of(directory, origin):
+    try:
+        hashes = read_record(directory / _HASHES, dict[str, str])
+        is_whole = bool(hashes) and all(own_sha256(directory / name) == hashes[name] for name in hashes)
+        return is_whole and read_export(directory).origin == origin
+    except (OSError, ValueError):
+        return False
+
+
+def remember_files(directory):
+    """Write the hashes of the files in a directory, so that damage to them is found."""
+    names = [path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name != _HASHES]
+    write_json(directory / _HASHES, {name: own_sha256(directory / name) for name in names})
+
+
+@contextlib.contextmanager
+def checked_files(directory):
+    """Remove the files that are not as they were left before the block, and remember those left after it."""
+    try:
+        hashes = read_record(directory / _HASHES, dict[str, str])
+    except (OSError, ValueError):
+        hashes = {}
+    found = {path.name: path for path in directory.iterdir()} if directory.is_dir() else {}
+    found.pop(_HASHES, None)
+    for name, path in found.items():
+        if own_sha256(path) != hashes.get(name, ""):
+            path.unlink()
+    yield
+    with contextlib.suppress(OSError):  # of a folder that cannot be written
+        if {path.name for path in directory.iterdir()} - {_HASHES} != found.keys() & hashes.keys():
+            remember_files(directory)
+
+
+def own_sha256(path):
+    """The sha256 of a regular file of this user; None if it is another's, a link, or not there."""
+    try:
+        with open(path, "rb", opener=no_links) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode) or (hasattr(os, "getuid") and state.st_uid != os.getuid()):
+                return None
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _sha256(path):
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
