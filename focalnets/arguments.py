@@ -112,7 +112,7 @@ class TrainArguments:
     ] = None
     """Name of a recipe (`focalnets recipes list`), or a Python file that defines RECIPE."""
     data: Annotated[OptionalStr, DATA, _default("the data set of the recipe")] = None
-    """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
+    """Name of a data set such as digits, or a folder, .zip, .tar, .csv or .npz file."""
     preset: Annotated[OptionalStr, PRESET, _default("from the recipe")] = None
     """Weights to start from: a preset or run directory, or a published name (`focalnets presets`)."""
     epochs: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
@@ -193,9 +193,9 @@ class EvaluateArguments:
     preset: Annotated[tyro.conf.Positional[str], PRESET]
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
     data: Annotated[str, DATA]
-    """Name of a data set such as digits, or a folder, .zip, .csv or .npz file."""
+    """Name of a data set such as digits, or a folder, .zip, .tar, .csv or .npz file."""
     split: Annotated[str, SPLIT] = "test"
-    """Split of the data to evaluate."""
+    """Split of the data to evaluate: test, val or train, or all for the images of all splits."""
     restrict: Flag = False
     """Choose among the classes of the data only, for example with ImageNet-22k weights on ImageNet-1k."""
     tta: Literal["none", "flip", "shift"] = "none"
@@ -323,7 +323,7 @@ class CacheArguments:
     """
 
     data: Annotated[tyro.conf.Positional[str], DATA]
-    """Name of a data set such as cifar10, or a folder, .zip, .csv or .npz file."""
+    """Name of a data set such as cifar10, or a folder, .zip, .tar, .csv or .npz file."""
     out: Annotated[str, DIR]
     """Directory to create. Pass it to --data afterwards."""
     image_size: Annotated[int, COUNT] = 256

@@ -2,6 +2,7 @@
 
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
+from focalnets.data.pictures import report_skipped
 from focalnets.names import say
 
 
@@ -19,8 +20,5 @@ def run_cache(arguments):
     write_cache(dataset, arguments.out, arguments.data, arguments.force)
     for name, split in dataset.splits.items():
         print(f"{name}: {len(split)} images")
-    if dataset.bad:
-        print(f"left out {len(dataset.bad)} bad pictures:")
-        for problem in dataset.bad:
-            say(f"  {problem}")
+    report_skipped(dataset.bad)
     say(f"cache: {arguments.out}")

@@ -188,7 +188,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
                 + (
                     "."
                     if named
-                    else ": no class has a second picture to put there. Name the splits, or use all."
+                    else ": no class has a second picture to put there. Use --split all for every image."
                 )
             )
     splits = {

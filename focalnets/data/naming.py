@@ -148,13 +148,15 @@ def equal_but_for_case(names):
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def checked_class_names(names):
+def distinct_class_names(names):
     """Class names as a tuple, each in the form of `class_name`.
-
-    Names that differ only in case stay two classes (letters, for instance), and are reported.
 
     Raises:
         ValueError: if two classes have the same name: nothing could tell their images apart.
+
+    >>> from focalnets.data.naming import distinct_class_names
+    >>> distinct_class_names(["cat ", "hot  dog"])
+    ('cat', 'hot dog')
     """
     names = tuple(class_name(name) for name in names)
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
@@ -163,9 +165,17 @@ def checked_class_names(names):
             f"The classes have a name twice: {', '.join(twice[:5])}. Expected class names that differ in "
             "more than white space. Rename one of the two, or merge them."
         )
+    return names
+
+
+def checked_class_names(names):
+    """`distinct_class_names`. Those that differ only in case stay two classes (letters), and are reported."""
+    names = distinct_class_names(names)
     alike = equal_but_for_case(names)
     if alike:
         shown = "; ".join(" and ".join(map(repr, group)) for group in alike[:3])
         shown += f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-        _log.warning("classes whose names differ only in case or white space stay apart: %s", shown)
+        _log.warning(
+            "Classes whose names differ only in case or white space stay separate classes: %s.", shown
+        )
     return names

@@ -4,7 +4,7 @@ import os
 import zipfile
 
 from focalnets._io import expanded
-from focalnets.data import archives, arrays, cache, files, libraries
+from focalnets.data import arrays, cache, files, libraries, tars, zips
 from focalnets.data.names import NAMES
 from focalnets.names import did_you_mean, sibling_names
 
@@ -59,9 +59,9 @@ def read_source(spec):
     if suffix.endswith(".csv"):
         return files.list_table(path)
     if zipfile.is_zipfile(path) or suffix.endswith(".zip"):
-        return archives.list_zip(path)
-    if suffix.endswith(_TAR_SUFFIXES) or archives.is_tar(path):
-        return archives.list_tar(path)
+        return zips.list_zip(path)
+    if suffix.endswith(_TAR_SUFFIXES) or tars.is_tar(path):
+        return tars.list_tar(path)
     raise ValueError(
         f"{os.fspath(spec)!r} is not a data set: files of this kind are not read. Unpack it if it is an "
         f"archive, or {_EXPECTED}"

@@ -7,7 +7,13 @@ import numpy as np
 
 from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
-from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, find_pictures, read_pictures
+from focalnets.data.pictures import (
+    NO_PREPROCESSING,
+    describe_bad,
+    find_pictures,
+    read_pictures,
+    report_skipped,
+)
 from focalnets.explain.inputs import chosen_blocks, preset_and_pictures
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
@@ -48,8 +54,7 @@ def run(arguments):
             say(f"panel: {path}")
         np.savez_compressed(directory / f"{stem}.npz", **arrays)
         say(f"arrays: {directory / stem}.npz")
-    for problem in bad:
-        say(f"skipped {problem}")
+    report_skipped(bad)
 
 
 def _free_name(name, used):

@@ -48,7 +48,8 @@ def evaluate(logits, labels, class_names):
         class_names: one a class.
 
     Raises:
-        ValueError: if there are no images, a label has no logit, or a logit is not finite.
+        ValueError: if there are no images, two classes have one name, a label has no logit, or a logit is not
+            finite.
 
     >>> import numpy as np
     >>> from focalnets.inference.evaluate import evaluate
@@ -56,6 +57,11 @@ def evaluate(logits, labels, class_names):
     0.5
     """
     classes = len(class_names)
+    if len(set(class_names)) < classes:
+        raise ValueError(
+            f"The {classes} classes have only {len(set(class_names))} different names. Expected one name per "
+            "class: figures are given by name."
+        )
     if len(labels) == 0:
         raise ValueError("There are no images to evaluate.")
     if logits.shape != (len(labels), classes) or labels.max() >= classes:

@@ -1,12 +1,14 @@
 """`focalnets evaluate`."""
 
 import functools
+import sys
 
 import numpy as np
 
 from focalnets._io import listed, new_output_directory
 from focalnets.data.corruptions import SEVERITIES, corrupt, corruptions_of
 from focalnets.data.datasets import open_dataset
+from focalnets.data.naming import distinct_class_names, split_for
 from focalnets.data.pictures import report_skipped
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
 from focalnets.inference.evaluation_page import write_evaluation_page, write_mistakes
@@ -17,28 +19,40 @@ from focalnets.names import json_text, printable, say
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words
 
+# Word for the images of all splits together.
+ALL = "all"
+
 
 def run(arguments):
     """Classify a split and compare with its labels."""
     predictor = Predictor(arguments.preset, arguments.batch_size)
+    chosen = split_for(arguments.split) or arguments.split
     dataset = open_dataset(
         arguments.data,
         predictor.channels,
         predictor.prepare,
         arguments.on_bad_image,
         arguments.keep,
-        only=(arguments.split,),
+        only=None if chosen == ALL else (chosen,),
     )
     # ImageNet's folders have WordNet's identifiers for names.
     names, data_names = in_words(predictor.class_names), in_words(dataset.class_names)
+    names, data_names = distinct_class_names(names), distinct_class_names(data_names)
     unknown = sorted(set(data_names) - set(names))
     if unknown:
         raise ValueError(
             f"The preset does not know the classes {listed(unknown)} of the data; it knows {listed(names)}."
         )
-    split = dataset.splits[arguments.split]
+    split = dataset.everything() if chosen == ALL else dataset.splits[chosen]
     if arguments.limit is not None:
         split = _some(split, arguments.limit)
+    if dataset.drawn_from is not None and chosen != ALL:
+        part = {"test": "a fifth", "train": "four fifths"}[chosen]
+        print(
+            f"Evaluating {len(split):,} of {dataset.drawn_from:,} images (the {chosen} split, {part} of each "
+            "class, drawn by file name). Use --split all to evaluate every image.",
+            file=sys.stderr,
+        )
     if arguments.html and arguments.out is None:
         raise ValueError("--html writes its page into a directory: name one with --out.")
     directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)

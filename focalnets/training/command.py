@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 
+from focalnets.data.pictures import report_skipped
 from focalnets.names import say
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 from focalnets.training.run_directory import read_run
@@ -28,10 +29,7 @@ def run(arguments):
         if snapshot.exists() and (arguments.resume or snapshot.stat().st_mtime > start):
             say(f"resume with: {_resume_command(directory)}", file=sys.stderr)
         raise
-    if result.skipped:
-        print(f"skipped {len(result.skipped)} bad pictures:")
-        for problem in result.skipped:
-            say(f"  {problem}")
+    report_skipped(result.skipped)
     if not result.complete:
         print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
         say(f"resume with: {_resume_command(directory)}")
