@@ -10,6 +10,7 @@ import os
 import pathlib
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -182,6 +183,41 @@ def expanded(text):
 def no_links(path, flags):
     """An `opener` for `open` that refuses a symbolic link: in a shared folder it may lead anywhere."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def open_regular(path):
+    """Open a user's file to read its bytes: a regular file, or a link to one.
+
+    A named pipe would block, a device may never end, and a socket cannot be opened.
+
+    Args:
+        path: str or path.
+
+    Returns:
+        A buffered binary file object.
+
+    Raises:
+        OSError: if it cannot be opened, or is a pipe, a device or a socket.
+        IsADirectoryError: if it is a directory.
+    """
+    _check_regular(os.stat(path).st_mode, path)
+    # Should a pipe take the file's place meanwhile, it is opened without waiting, and refused.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    try:
+        _check_regular(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(mode, path):
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+        raise OSError(f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file")
 
 
 def write_json(path, value):

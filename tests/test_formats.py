@@ -10,6 +10,7 @@ from focalnets.data.formats import FORMATS, HEAD, IMAGE_SUFFIXES, identify, is_i
 Image.init()
 MODES = ("RGB", "P", "1")
 # Formats that Pillow writes and that have no signature of their own.
+WRITTEN = sorted(set(FORMATS) & set(Image.SAVE) - {"HEIF"})
 SUFFIXES = {"DIB": ".dib", "TGA": ".tga", "XBM": ".xbm"}
 
 
@@ -26,7 +27,7 @@ def written(format_):
     raise AssertionError(format_)
 
 
-@pytest.mark.parametrize("format_", sorted(set(FORMATS) & set(Image.SAVE) - {"HEIF"}))
+@pytest.mark.parametrize("format_", WRITTEN)
 def test_identify_knows_every_format_that_pillow_writes(format_):
     head = written(format_)[:HEAD]
     assert identify(head, "x" + SUFFIXES.get(format_, ".wrong")) == format_

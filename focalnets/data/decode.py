@@ -1,42 +1,60 @@
-"""One picture: bytes -> pixels, by one written rule for each kind of file."""
+"""One image: bytes -> pixels, by one written rule for each kind of file."""
 
 import contextlib
+import io
 import os
-import pathlib
-import zlib
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from focalnets._io import reason
+from focalnets._io import open_regular, reason
+from focalnets.data.formats import HEAD, describe, identify
+from focalnets.data.metadata import orientation, without_metadata
+from focalnets.data.samples import UnsupportedError, as_8_bits, examine
 
 # Checked before any pixel is decoded; Pillow's own limit raises from 179 megapixels on only.
 MAX_PIXELS = 64_000_000
+
+# Files of these formats, and files with damaged metadata, are read into memory as a whole.
+MAX_BYTES = 256 * 2**20
+_READ_AS_A_WHOLE = ("AVIF", "HEIF", "WEBP")
 
 # The last bytes of a file that is whole, by format, and how far before its end they may stand: cameras
 # write more behind the end of a JPEG.
 _ENDINGS = {"JPEG": (b"\xff\xd9", 65_536), "PNG": (b"IEND", 64), "GIF": (b";", 16)}
 
-# EXIF orientations that exchange height and width.
-_TURNED = (5, 6, 7, 8)
+# EXIF orientation -> what puts the image upright (Exif 2.3, 4.6.4).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(source, channels=3, name=None):
-    """Decode one picture.
+    """Decode one image.
 
     Args:
-        source: path or binary file object.
-        channels: 3 for RGB, 1 for grey.
-        name: how errors call it; the path where None.
+        source: path of a regular file, or binary file object.
+        channels: int. 3 for RGB, 1 for grayscale. Defaults to 3.
+        name: str. How errors call the image, and whose suffix tells formats without a signature. Defaults to
+            the path.
 
     Returns:
-        uint8 array (H, W, channels). The rules: EXIF orientation is applied; transparency is laid on
-        white; palette, grey and CMYK become RGB (or grey) by Pillow's conversion; 16-bit grey keeps its
-        high byte; of an animation the first frame is read; 32-bit pixels are refused, since nothing says
-        what their range is.
+        uint8 array (H, W, channels). The rules: the content decides the format (see `data/formats.py`); the
+        EXIF orientation is applied; transparency is laid on white; palette, grayscale and CMYK become RGB (or
+        grayscale) by Pillow's conversion; 16-bit samples keep their high byte, or the high 8 of the bits that
+        the file states; of an animation the first frame is read, of an icon the largest. Samples whose range
+        nothing states (signed, float, 32-bit, unscaled 12-bit in 16) are refused. Color profiles and gamma
+        are ignored. Damaged metadata is ignored.
 
     Raises:
-        ValueError: if it is no picture, is damaged, or has more than `MAX_PIXELS` pixels.
+        ValueError: if it is not an image, cannot be decoded for whatever reason, or has more than
+            `MAX_PIXELS` pixels. The message starts with the name.
     """
     return as_pixels(open_image(source, channels, name))
 
@@ -50,31 +68,17 @@ def open_image(source, channels=3, name=None, smallest=None):
             which for photographs of many megapixels is several times as fast; its pixels differ a little
             from those of a full decoding. None to decode every pixel.
     """
-    with _explained(source, name), _opened(source) as image:
-        size = None
-        if smallest is not None:
-            turned = image.getexif().get(0x0112) in _TURNED
-            least = smallest(image.width, image.height) if turned else smallest(image.height, image.width)
-            size = least if turned else least[::-1]
-        image.draft("RGB" if channels == 3 else "L", size)
-        ImageOps.exif_transpose(image, in_place=True)
-        return _in_mode(image, "RGB" if channels == 3 else "L")
+    return _with_file(source, name, lambda image, stream: _decoded(image, stream, channels, smallest))
 
 
 def check_image(source, name=None):
     """Raise what `read_image` would raise, as far as it can be told from the file's head and end.
 
-    Thirty times as fast as decoding. It finds what is empty, too large or no picture, and JPEG, PNG and GIF
-    files that are cut short; other damage is found by decoding alone.
+    Thirty times as fast as decoding. It finds what is empty, too large or not an image, and JPEG, PNG and GIF
+    files that are cut short; other damage is found by decoding alone. A file without the usual end is
+    decoded, so that nothing is refused here that `read_image` reads.
     """
-    with _explained(source, name), _opened(source) as image:
-        _refuse_32_bits(image)
-        ending, within = _ENDINGS.get(image.format, (b"", 0))
-        tail = _tail(image.fp, within)
-        if image.format == "JPEG":  # a thumbnail in the head has an end of its own
-            tail = tail[max(tail.rfind(b"\xff\xda"), 0) :]
-        if ending not in tail:
-            raise ValueError("the file is truncated")
+    _with_file(source, name, _checked)
 
 
 def as_pixels(image):
@@ -88,52 +92,126 @@ def as_image(pixels):
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def _opened(source):
-    image = Image.open(source)
+def _with_file(source, name, use):
+    """`use(opened PIL image, stream)`; whatever goes wrong is a ValueError that starts with the name.
+
+    Where it fails, it is tried once more without the file's metadata. Decoders may raise anything at all for
+    a damaged file (struct.error, RuntimeError, zlib.error, MemoryError, ...), so that everything is caught.
+    """
+    is_path = isinstance(source, str | os.PathLike)
+    if name is None:
+        name = str(source) if is_path else "image"
+    with contextlib.ExitStack() as stack:
+        stream = source
+        if is_path:
+            try:
+                stream = stack.enter_context(open_regular(source))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{name}: {reason(error)}") from error
+        try:
+            return _use(stream, name, use)
+        except Exception as error:
+            if not isinstance(error, UnsupportedError):
+                with contextlib.suppress(Exception):
+                    return _use(_without_metadata(stream, name), name, use)
+            raise ValueError(f"{name}: {_why(error)}") from error
+
+
+def _why(error):
+    text = reason(error)
+    if isinstance(error, UnsupportedError) or getattr(error, "errno", None) is not None:
+        return text
+    if "truncated" in text.lower():
+        return "the file is truncated"
+    if isinstance(error, UnidentifiedImageError):  # its own text names the stream object
+        return "damaged, or stored in a way that is not supported; save it as PNG or JPEG"
+    return f"cannot be decoded ({text}); save it anew as PNG or JPEG"
+
+
+def _use(stream, name, use):
+    with _opened(stream, name) as image:
+        return use(image, stream)
+
+
+def _opened(stream, name):
+    stream.seek(0)
+    head = stream.read(HEAD)
+    stream.seek(0)
+    format_ = identify(head, name)
+    if format_ is None:
+        raise UnsupportedError(describe(head))
+    if format_ in _READ_AS_A_WHOLE and (size := _size(stream)) > MAX_BYTES:
+        raise UnsupportedError(
+            f"{size / 2**20:.0f} MiB are more than the limit of {MAX_BYTES / 2**20:.0f} MiB"
+        )
+    if format_ == "HEIF":
+        _register_heif()
+    if format_ == "JPEG":  # Pillow's factory goes through the metadata for further images (MPO)
+        image = JpegImagePlugin.JpegImageFile(stream)
+    else:
+        image = Image.open(stream, formats=(format_,))
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ValueError(
+        raise UnsupportedError(
             f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS / 1e6:g} million"
         )
     return image
 
 
-@contextlib.contextmanager
-def _explained(source, name):
-    """Turn whatever goes wrong with a picture into a ValueError that begins with its name."""
-    name = str(source) if name is None else name
+def _register_heif():
     try:
-        yield
-    except UnidentifiedImageError as error:  # its own text names the stream object
-        why = "an empty file" if _is_empty(source) else "not a picture, whatever its name says"
-        raise ValueError(f"{name}: {why}") from error
-    except (OSError, SyntaxError, ValueError, zlib.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name}: {reason(error)}") from error
+        import pillow_heif
+    except ImportError as error:
+        raise UnsupportedError(
+            "HEIC images need the package pillow-heif: pip install 'focalnets[heic]'"
+        ) from error
+    pillow_heif.register_heif_opener()
 
 
-def _is_empty(source):
-    if isinstance(source, str | os.PathLike):
-        return not pathlib.Path(source).stat().st_size
-    return not source.seek(0, os.SEEK_END)
+def _decoded(image, stream, channels, smallest):
+    mode = "RGB" if channels == 3 else "L"
+    how = examine(image, stream)
+    # Pillow turns TIFF files itself, at the end of decoding; their size is that of the upright image already.
+    turned = 1 if image.format == "TIFF" else orientation(image.info)
+    size = None
+    if smallest is not None and turned >= 5:
+        size = smallest(image.width, image.height)
+    elif smallest is not None:
+        size = smallest(image.height, image.width)[::-1]
+    if image.format == "JPEG":  # HEIF would take a thumbnail from the file
+        image.draft(mode, size)
+    image.load()
+    image = as_8_bits(image, how, mode)
+    return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
+
+
+def _checked(image, stream):
+    examine(image, stream)
+    ending, within = _ENDINGS.get(image.format, (b"", 0))
+    tail = _tail(stream, within)
+    if image.format == "JPEG":  # a thumbnail in the head has an end of its own
+        tail = tail[max(tail.rfind(b"\xff\xda"), 0) :]
+    if ending not in tail:  # some writers leave it out, others write much behind it
+        stream.seek(0)
+        image.load()
+
+
+def _without_metadata(stream, name):
+    """A stream of the same image without its metadata; ValueError if that makes no difference."""
+    if _size(stream) > MAX_BYTES:
+        raise ValueError("too large")
+    stream.seek(0)
+    data = stream.read()
+    bare = without_metadata(data, identify(data, name))
+    if bare is None or bare == data:
+        raise ValueError("no metadata")
+    return io.BytesIO(bare)
+
+
+def _size(stream):
+    return stream.seek(0, os.SEEK_END)
 
 
 def _tail(stream, count):
-    stream.seek(0, os.SEEK_END)
-    stream.seek(max(0, stream.tell() - count))
+    stream.seek(max(0, _size(stream) - count))
     return stream.read(count)
-
-
-def _refuse_32_bits(image):
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
-
-
-def _in_mode(image, mode):
-    _refuse_32_bits(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image.load()
-    return image if image.mode == mode else image.convert(mode)

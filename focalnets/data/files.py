@@ -5,10 +5,10 @@ import functools
 import io
 import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from focalnets._io import open_regular
 from focalnets.data.formats import HEAD, IMAGE_SUFFIXES, is_image
 from focalnets.data.layout import read_layout
 from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, LeftOut, LeftOutCounter
@@ -135,7 +135,7 @@ def list_folder(folder):
     """The images of a folder, links followed."""
     folders, left_out = [], LeftOutCounter()
     found = list(walk(folder, folders, left_out))
-    return list_tree(str(folder), found, head_of_file, open_file, folders, left_out)
+    return list_tree(str(folder), found, head_of_file, open_regular, folders, left_out)
 
 
 def walk(folder, folders=None, left_out=None):
@@ -172,16 +172,9 @@ def walk(folder, folders=None, left_out=None):
             folders.append(parts)
 
 
-def open_file(name):
-    """A binary stream of a regular file; OSError for anything else, such as a pipe, which would block."""
-    if not stat.S_ISREG(os.stat(name).st_mode) and not os.path.isdir(name):
-        raise OSError(f"{name} is not a regular file")
-    return open(name, "rb")
-
-
 def head_of_file(name):
     """The first bytes of a regular file."""
-    with open_file(name) as stream:
+    with open_regular(name) as stream:
         return stream.read(HEAD)
 
 
@@ -195,12 +188,12 @@ def list_table(path):
     """
     lines = _table_lines(path)
     if not lines or "label" in lines[0][1]:
-        return Listing([_labelled(path, *line) for line in lines], open_file)
+        return Listing([_labelled(path, *line) for line in lines], open_regular)
     if "split" in lines[0][1]:
         raise ValueError(f"{path} has a column split and none for the label; add the column label.")
     full = {line["path"]: str(path.parent / line["path"]) for _, line in lines}
     found = [(parts_of(name), whole) for name, whole in full.items()]
-    return list_tree(str(path), found, head_of_file, open_file)
+    return list_tree(str(path), found, head_of_file, open_regular)
 
 
 def _table_lines(path):

@@ -56,6 +56,19 @@ _BY_SUFFIX = {
 # Every Pillow format that is opened. HEIF needs the package pillow-heif (the extra `heic`).
 FORMATS = tuple(dict.fromkeys((*_PATTERNS, *_BY_SUFFIX.values())))
 
+# What often lies under the name of an image, by what it starts with in lower case.
+_OTHERS = {
+    rb"<!doctype html|<html": "a web page, perhaps of a failed download",
+    rb"%!ps|\xc5\xd0\xd3\xc6": "PostScript, which is not read because it is a program",
+    rb"%pdf": "a PDF; export its pages as PNG",
+    rb"<\?xml|<svg": "XML, perhaps a vector image (SVG); export it as PNG",
+    rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with `git lfs pull`",
+    rb".{4}ftyp|\x1a\x45\xdf\xa3": "a video",
+    rb"pk\x03\x04": "a zip archive",
+    rb"\xff\x0a|\x00\x00\x00\x0cjxl ": "JPEG XL, which is not supported; save it as PNG or JPEG",
+    rb"simple  =": "FITS, whose pixels have no known range; save it with 8 or 16 bits",
+}
+
 # Suffixes of files that are meant to be images.
 IMAGE_SUFFIXES = frozenset(
     """
@@ -86,6 +99,22 @@ def identify(head, name=""):
         if pattern.match(head[:HEAD]):
             return format_
     return _BY_SUFFIX.get(pathlib.PurePath(name).suffix.lower())
+
+
+def describe(head):
+    """What the content of a file is that `identify` does not know, for an error message.
+
+    >>> from focalnets.data.formats import describe
+    >>> describe(b"")
+    'an empty file'
+    >>> describe(b"%!PS-Adobe-3.0 EPSF-3.0")
+    'not a picture, whatever its name says: PostScript, which is not read because it is a program'
+    """
+    if not head:
+        return "an empty file"
+    start = head[:HEAD].lstrip().lower()
+    known = next((text for pattern, text in _OTHERS.items() if re.match(pattern, start, re.DOTALL)), None)
+    return "not a picture, whatever its name says" + (f": {known}" if known else "")
 
 
 def is_image(head):

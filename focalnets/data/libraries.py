@@ -6,7 +6,8 @@ import pathlib
 
 import numpy as np
 
-from focalnets.data.files import Listing, open_file
+from focalnets._io import open_regular
+from focalnets.data.files import Listing
 from focalnets.data.left_out import NO_CONTENT, NO_LABEL, OTHER_SPLITS, LeftOutCounter, count
 from focalnets.data.naming import class_name, named_splits
 
@@ -56,7 +57,7 @@ def list_hugging_face(spec):
         stored = parts[split][int(index)][images]
         if stored["bytes"] is not None:
             return io.BytesIO(stored["bytes"])
-        return open_file(_inside(stored["path"], trusted))
+        return open_regular(_inside(stored["path"], trusted))
 
     rows = _labelled(spec, rows, names, left_out)
     left_out = count(OTHER_SPLITS, others) + left_out.result()
