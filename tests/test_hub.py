@@ -708,6 +708,82 @@ def test_no_name_leads_out_of_the_hubs_cache(serve_hub, tmp_path):
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", ["ETag", "X-Linked-ETag", "X-Repo-Commit"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_hub_cannot_name_files_outside_of_its_cache(serve, monkeypatch, tmp_path, name, first):
+    """The client makes paths of these headers; a mirror may send good ones to whoever looks first."""
+    pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def answer(handler):
+        headers = {"X-Repo-Commit": "c" * 40, "ETag": '"abc"', "Content-Length": 4}
+        if handler.command == "HEAD":
+            asked.append(name)
+        if len(asked) > first or handler.command == "GET":
+            headers[name] = '"../../../../evil"' if "ETag" in name else "../../../evil"
+        handler.send(200, headers, b"evil")
+
+    server = serve(answer)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    for _ in range(2):
+        text = raised(OSError, fetch_hugging_face, "timm/focalnet", "x.bin")
+        assert "which must not become a file name" in text
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def _endless(handler, path="/"):
+    handler.send_response(200)
+    for key, value in {"X-Repo-Commit": "c" * 40, "ETag": '"abc"', "Transfer-Encoding": "chunked"}.items():
+        handler.send_header(key, value)
+    handler.end_headers()
+    while handler.command == "GET" and not handler.server.go_on.is_set():
+        handler.wfile.write(b"10000\r\n" + b"[" * 0x10000 + b"\r\n")
+
+
+def test_endless_bodies_are_cut(serve, monkeypatch, tmp_path):
+    monkeypatch.setattr(transfer, "LARGEST", 1_000_000)
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
+    server = serve(_endless)
+    text = raised(ValueError, download, server.url)
+    assert "does not say how long the file is, and sent more than 1000000 bytes" in text
+    assert files(tmp_path) == []
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hugging_face, "_LARGEST_LISTING", 1_000_000)
+    monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/weights.pth"))
+    text = raised(OSError, fetch_hugging_face, "timm/focalnet", "x.bin")
+    assert "does not say how long the file is" in text
+    assert "more than 1000000 bytes of text" in raised(OSError, fetch_hugging_face, "timm/focalnet")
+    assert not [path for path in files(tmp_path) if "abc" in path and not path.endswith(".lock")]
+
+
+def test_a_chunked_body_that_breaks_off_is_no_file(serve, monkeypatch, tmp_path):
+    def cut(handler):
+        handler.send(200, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n5\r\nhe")
+        handler.close_connection = True
+
+    monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
+    assert "in 3 attempts" in raised(OSError, download, serve(cut).url)
+    assert not list(tmp_path.rglob("weights.pth"))
+
+
+def test_a_whole_revision_reaches_the_hub(serve_hub, caplog):
+    server = serve_hub({"model.safetensors": b""})
+    with pytest.raises(OSError, match="has no revision 'refs/pr/3'"):
+        focalnets.FocalNetClassifier.from_preset("hf://timm/focalnet@refs/pr/3/model.safetensors")
+    paths = [path for path, _ in server.asked if "resolve" in path]
+    assert paths
+    assert all("/resolve/refs%2Fpr%2F3/" in path for path in paths)
+
+
+def test_a_failed_download_from_the_hub_is_one_line(serve, monkeypatch, capsys, caplog):
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_ENDPOINT", serve(status(500)).url.removesuffix("/weights.pth"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    assert main(["predict", "hf://timm/focalnet/model.safetensors", "docs/seven.png"]) == 1
+    text = capsys.readouterr().err + caplog.text
+    assert len(text.strip().splitlines()) == 1, text
+
+
 def test_the_hub_offline(serve_hub, monkeypatch):
     server = serve_hub({"x.pth": b"weights", "config.json": b""})
     path = local_file("hf://timm/focalnet")

@@ -8,7 +8,7 @@ import pathlib
 
 from focalnets._io import locked
 from focalnets.convert.convert import convert_checkpoint
-from focalnets.hub import cache_directory, download, fetch_hugging_face, local_file
+from focalnets.hub import cache_directory, download, fetch_hugging_face, hub_address, local_file
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
@@ -146,11 +146,10 @@ def _download(source, sha256=None):
     if not text.startswith("hf://"):
         return local_file(source) if sha256 is None else download(text, sha256=sha256)
     file = local_file(text)
-    parts = text.removeprefix("hf://").split("/")
-    repository, _, revision = "/".join(parts[:2]).partition("@")
+    address = hub_address(text)
     for name in ("config.json", "preprocessor_config.json"):
         try:  # they lie beside the weights then, and say what weights cannot
-            fetch_hugging_face(repository, name, revision or None)
+            fetch_hugging_face(address["repository"], name, address["revision"])
         except OSError:
             _log.debug("%s has no %s", source, name)
     return file

@@ -49,12 +49,23 @@ def local_file(source):
         return pathlib.Path(text)
     if re.match("https?://", text, re.IGNORECASE):
         return download(text)
-    if hub_id := _HUB_ID.fullmatch(text):
-        return fetch_hugging_face(**hub_id.groupdict())
+    if (address := hub_address(text)) is not None:
+        return fetch_hugging_face(**address)
     raise ValueError(
         f"{text!r} is no file that is there, and no address of one. Expected the path of a file, "
         "hf://organisation/name[@revision][/file], https://host/file or http://host/file."
     )
+
+
+def hub_address(text):
+    """The repository, revision and filename (or None) of an hf:// address, as a dict; None if it is none.
+
+    >>> from focalnets.hub import hub_address
+    >>> hub_address("hf://timm/focalnet@refs/pr/3/deep/model.bin")
+    {'repository': 'timm/focalnet', 'revision': 'refs/pr/3', 'filename': 'deep/model.bin'}
+    """
+    found = _HUB_ID.fullmatch(text)
+    return None if found is None else found.groupdict()
 
 
 def cache_directory():

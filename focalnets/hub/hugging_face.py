@@ -1,12 +1,17 @@
 """Files of the Hugging Face hub, by its own client, which is imported only here."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import re
 
+from focalnets.hub import transfer
 from focalnets.hub.addresses import in_words
 
+_NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or a commit: hexadecimal digits, with quotes
+_LARGEST_LISTING = 2**26  # bytes
+_MOST_ANSWERS = 1000
 _FIRST_CHOICES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".bin")
 
@@ -77,9 +82,66 @@ def _refuse_outside(path):
 def _explained(where, filename, cache, offline):
     """Turn the client's errors into ours: they are of many lines, and of another library in each version."""
     try:
-        yield
+        with _guarded():
+            yield
     except Exception as error:
         raise _explanation(error, f"hf://{where['repo_id']}", where, filename, cache, offline) from error
+
+
+@contextlib.contextmanager
+def _guarded():
+    """Check each response before the client uses it, and keep its reports of retries from the terminal.
+
+    The client makes file names of the ETag and the commit that a server sends, as they come.
+    """
+    from huggingface_hub.utils import get_session
+
+    session, logger, answers = get_session(), logging.getLogger("huggingface_hub"), []
+
+    def check(response):
+        answers.append(response.url)
+        if len(answers) > _MOST_ANSWERS:
+            raise OSError("the server sends more and more pages")
+        for name in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
+            value = response.headers.get(name)
+            if value is not None and not _NAME.fullmatch(value):
+                raise OSError(f"the server sent {name} {value[:60]!r}, which must not become a file name")
+        if "/api/" in response.url.path or response.status_code >= 300:
+            _limit_body(response, _LARGEST_LISTING)
+        elif response.request.method == "GET":
+            length = response.headers.get("Content-Length", "")
+            if not length.isdecimal() or int(length) > transfer.LARGEST:
+                raise OSError("the server does not say how long the file is, or it is too long")
+
+    hooks, level = session.event_hooks, logger.level
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", []), check]}
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
+        logger.setLevel(level)
+
+
+def _limit_body(response, most):
+    stream = response.stream
+
+    class Limited(type(stream)):
+        def __init__(self):
+            pass
+
+        def __iter__(self):
+            count = 0
+            for block in stream:
+                count += len(block)
+                if count > most:
+                    raise OSError(f"the server sends more than {most} bytes of text")
+                yield block
+
+        def close(self):
+            stream.close()
+
+    response.stream = Limited()
 
 
 def _explanation(error, name, where, filename, cache, offline):

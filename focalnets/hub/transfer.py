@@ -17,6 +17,8 @@ from focalnets.hub.addresses import AttemptError, in_words, is_version, open_url
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
 
+LARGEST = 2**34  # bytes of a download whose size nobody states; the largest published network has 3 * 2**30
+
 _BLOCK = 1 << 18
 _ADVANCE = 1 << 20  # an attempt that brought so many new bytes has not failed, it was cut short
 
@@ -94,10 +96,10 @@ def _attempt(url, part, size):
                 f"{url} needs {total - held} more bytes, and {part.parent} has {free} free. Make room and "
                 "run again, or set FOCALNETS_CACHE to a folder on another disk."
             )
-        _write(url, response, part, held, total, size)
+        _write(url, response, part, held, total, size, min(LARGEST, free // 2))
 
 
-def _write(url, response, part, held, total, size):
+def _write(url, response, part, held, total, size, largest):
     try:
         with open(part, "ab" if held else "wb", opener=no_links) as file:
             if not held:  # only now that the bytes are gone of which the old one speaks
@@ -106,14 +108,26 @@ def _write(url, response, part, held, total, size):
             blocks = _blocks(response, held, total, size)
             for block in progress(blocks, part.stem, total, done=held, size=len):
                 file.write(block)
+                if total is None and file.tell() > largest:
+                    raise _EndlessError
         if total is not None and _length(part) != total:
             # Seen where a file system only pretends to lock.
             raise AttemptError("another process wrote to the same file", anew=True)
+    except _EndlessError:
+        _discard(part)
+        raise ValueError(
+            f"{url}: the server does not say how long the file is, and sent more than {largest} bytes. "
+            "Nothing was kept. Check the address, or bring the file by other means and give its path."
+        ) from None
     except OSError as error:
         raise OSError(
             f"{part} cannot be written ({reason(error)}). Make room and run again, which goes on from there; "
             "or remove it and set FOCALNETS_CACHE to a folder on another disk."
         ) from error
+
+
+class _EndlessError(Exception):
+    """A body without a stated length goes on and on."""
 
 
 def _blocks(response, held, total, size):
