@@ -22,6 +22,8 @@ from focalnets.training.command import asked_recipe
 from focalnets.training.suitability import choose_recipe
 
 _SMALL_FILE = 2**20  # bytes
+_BACKENDS = ("torch", "jax", "tensorflow")
+_NEED_KERAS = ("train", "evaluate", "explain", "convert")  # predict may do without
 
 
 def check(verb, arguments):
@@ -34,8 +36,10 @@ def check(verb, arguments):
     Raises:
         ValueError, FileExistsError, ImportError: as the job would, with the same words.
     """
-    if getattr(arguments, "backend", None):
-        _check_backend(arguments.backend)
+    backend = getattr(arguments, "backend", None)
+    if backend is None and verb in _NEED_KERAS:
+        backend = os.environ.get("KERAS_BACKEND")
+    _check_backend(backend)
     if verb in _CHECKS:
         _CHECKS[verb](arguments)
 
@@ -113,7 +117,7 @@ _CHECKS = {
 
 
 def _check_backend(name):
-    if importlib.util.find_spec(name) is None:
+    if name in _BACKENDS and importlib.util.find_spec(name) is None:
         raise ModuleNotFoundError(name=name)
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib
+import io
 import os
+import re
 import sys
 
 from focalnets import __version__, config, process
@@ -51,6 +53,9 @@ usage: focalnets VERB [options]
 
 Run focalnets VERB --help for the options of a verb, and focalnets --version for the version.
 Start here: focalnets train --recipe digits --out runs/digits
+
+Exit codes: 0 success, 1 failure, 2 wrong arguments or data, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP,
+141 when the reader of the printed results left (predict ... | head -1).
 """
 
 
@@ -100,12 +105,13 @@ def _run(argv):
     from focalnets import arguments
 
     verb, (arguments_class, target, _) = argv[0], VERBS[argv[0]]
-    options = tyro.cli(
-        getattr(arguments, arguments_class),
-        args=argv[1:],
-        prog=f"focalnets {verb}",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with _printable_errors():
+        options = tyro.cli(
+            getattr(arguments, arguments_class),
+            args=argv[1:],
+            prog=f"focalnets {verb}",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     process.prepare_streams(finish=verb not in _PRINTING)
     if verb in ("train", "evaluate", "predict"):
         config.keep_freed_memory()
@@ -127,14 +133,29 @@ def _run(argv):
     return 0
 
 
+@contextlib.contextmanager
+def _printable_errors():
+    """tyro repeats words of the command line, which may be names of files that a pattern has found."""
+    found = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(found):
+            yield
+    finally:
+        parts = re.split(r"(\x1b\[[0-9;]*m)", found.getvalue())  # its colors stay
+        sys.stderr.write(
+            "".join(part if part.startswith("\x1b") else printable_lines(part) for part in parts)
+        )
+
+
 def _in_words(error):
     """(message, exit code) for an error of a job."""
-    if isinstance(error, (ValueError, FileExistsError)):
-        return error, 2
+    code = 2 if isinstance(error, (ValueError, FileExistsError)) else 1
+    if isinstance(error, OSError) and error.strerror:  # Python's own text begins with "[Errno 28]"
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.", code
+    if code == 2:
+        return error, code
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
         return f"the Keras backend {error.name} is not installed: pip install 'focalnets[{error.name}]'.", 1
-    if isinstance(error, OSError) and error.strerror:  # Python's own text begins with "[Errno 28]"
-        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.", 1
     if isinstance(error, (ImportError, OSError, FloatingPointError)):
         return error, 1
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -81,6 +82,18 @@ def test_signal_stops_a_verb_with_the_code_of_a_shell(name, code):
         _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert error == "focalnets: stopped.\n"
+
+
+def test_terminated_cache_leaves_nothing_behind(tmp_path):
+    command = focalnets("cache", "digits", "--grey", "--image-size", "400", "--out", str(tmp_path / "cache"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob(".*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error == "focalnets: stopped.\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ignored_hangup_stays_ignored():
@@ -182,9 +195,11 @@ def test_errors_and_unreadable_images_are_printed_without_control_characters(
     assert main(["predict", str(hostile_preset), str(hostile_folder)]) == 2
     assert main(["predict", str(hostile_preset), str(hostile_folder / "\x1b[2Jmissing.jpg")]) == 2
     assert main(["predict", str(hostile_folder / "\x1b[2Jpreset"), CAT]) == 2
+    assert main(["predict", CAT, "--\x1b[2Jname.jpg"]) == 2
+    assert main(["presets", "\x1b[2Jname.jpg"]) == 2
     error = capfd.readouterr().err
     assert not steers_a_terminal(error)
-    assert error.count(r"\x1b[2J") == 3
+    assert error.count(r"\x1b[2J") >= 5
     assert r"new\nline.jpg" in error
 
 

@@ -137,4 +137,4 @@ def run_recipes(arguments):
     if target.exists():
         raise FileExistsError(f"{target} exists already; choose another name.")
     shutil.copyfile(recipe_file(arguments.name), target)
-    print(f"recipe: {target}; use it with --recipe {target}")
+    say(f"recipe: {target}; use it with --recipe {target}")
