@@ -115,13 +115,13 @@ def _run(argv):
     process.prepare_streams(finish=verb not in _PRINTING)
     if verb in ("train", "evaluate", "predict"):
         config.keep_freed_memory()
-    if getattr(options, "backend", None):
-        os.environ["KERAS_BACKEND"] = options.backend
     try:
         if verb != "completion":  # which shells run whenever they start
             from focalnets import checks
 
             checks.check(verb, options)
+        if getattr(options, "backend", None):
+            os.environ["KERAS_BACKEND"] = options.backend
         module, function = target.split(":")
         getattr(importlib.import_module(module), function)(options)
     except BrokenPipeError:
@@ -141,10 +141,9 @@ def _printable_errors():
         with contextlib.redirect_stderr(found):
             yield
     finally:
-        parts = re.split(r"(\x1b\[[0-9;]*m)", found.getvalue())  # its colors stay
-        sys.stderr.write(
-            "".join(part if part.startswith("\x1b") else printable_lines(part) for part in parts)
-        )
+        color = re.compile(r"(\x1b\[[0-9;]*m)")
+        parts = color.split(found.getvalue())
+        sys.stderr.write("".join(part if color.match(part) else printable_lines(part) for part in parts))
 
 
 def _in_words(error):

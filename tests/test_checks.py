@@ -1,5 +1,6 @@
 """Mistakes in arguments are told before Keras is imported, with the nearest name."""
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import focalnets
+from focalnets.cli import main
 from focalnets.names import did_you_mean
 from focalnets.training.recipe import change, load_recipe
 
@@ -137,6 +139,20 @@ def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
     for text in expected:
         assert text in error
     assert heavy == []
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_missing_backend_is_told_before_anything_is_read(by, tmp_path, monkeypatch, capsys):
+    missing = [name for name in ("jax", "tensorflow", "torch") if importlib.util.find_spec(name) is None]
+    if not missing:
+        pytest.skip("all three backends are installed")
+    argv = ["train", "--recipe", "digits", "--out", str(tmp_path / "run")]
+    if by == "environment":
+        monkeypatch.setenv("KERAS_BACKEND", missing[0])
+    assert main([*argv, *(["--backend", missing[0]] if by == "option" else [])]) == 1
+    told = f"the Keras backend {missing[0]} is not installed: pip install 'focalnets[{missing[0]}]'."
+    assert capsys.readouterr().err == f"focalnets: {told}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_did_you_mean_ignores_case_and_stays_silent_for_strangers():
