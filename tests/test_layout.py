@@ -3,6 +3,7 @@
 import csv
 import itertools
 import pathlib
+import random
 import re
 import tarfile
 import tempfile
@@ -14,6 +15,8 @@ from PIL import Image
 
 from focalnets import open_dataset
 from focalnets.data.files import list_folder
+from focalnets.data.layout import read_layout
+from focalnets.data.left_out import DEEPER, EMPTY
 
 # Layout -> the data set it becomes. Braces stand for alternatives, " + " for more files, "/" at the end for
 # an empty folder. Names that end in .txt, .db, .ini or .DS_Store are not images, all others are.
@@ -203,6 +206,33 @@ def test_open_dataset_reads_one_tree_alike_in_all_forms(layout, tmp_path):
         for name, split in expected.splits.items():
             assert dataset.splits[name].labels.tolist() == split.labels.tolist()
             np.testing.assert_array_equal(dataset.splits[name].images, split.images)
+
+
+def test_read_layout_uses_or_reports_every_image():
+    """3,000 random trees: each image is a row or counted as left out, or the layout is a ValueError."""
+    generator = random.Random(0)
+    words = ["train", "Test", "val", "valid", "cat", "dog", " cat", "images", "masks", "a", "seg_train", "2"]
+    refused = []
+    for _ in range(3000):
+        vocabulary = generator.sample(words, generator.randint(1, 6))
+        images = set()
+        for _ in range(generator.randint(1, 12)):
+            folders = generator.choices(vocabulary, k=generator.randint(0, 4))
+            images.add((*folders, generator.choice(["1.png", "2.png", "1_mask.png"])))
+        images = sorted(images)
+        try:
+            layout = read_layout(images, others=[("cat", "notes.txt")], folders=[("dog",)])
+        except ValueError as error:
+            refused.append(str(error))
+            continue
+        rows = [index for *_, index in layout.rows]
+        lost = sum(one.count for one in layout.left_out if one.reason not in (DEEPER, EMPTY))
+        assert len(set(rows)) == len(rows), images
+        assert len(rows) + lost == len(images), images
+        assert len({bool(split) for split, *_ in layout.rows}) == 1, images
+        assert all(label and label == label.strip() for _, label, _ in layout.rows), images
+    assert 500 < len(refused) < 2500
+    assert all("Found:\n" in message for message in refused)
 
 
 def print_table():

@@ -55,6 +55,36 @@ def test_hugging_face(pictures, tmp_path, monkeypatch, caplog):
         open_dataset(f"hf://{tmp_path / 'words'}")
 
 
+def test_hugging_face_rows_without_an_image_or_with_a_strange_path(pictures, tmp_path, monkeypatch, caplog):
+    """As a hostile or careless data set on the hub may have them; the rows are taken from a local copy."""
+    datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
+    png = (pictures / "train" / "ape" / "0.png").read_bytes()
+    rows = [{"bytes": png, "path": None}, None, {"bytes": None, "path": None}]
+    rows += [{"bytes": None, "path": str(pictures / "train" / "ape" / "1.png")}]
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["ape", "bee"])}
+    )
+    labels = [0, 1, 0, 1]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    table = pyarrow.table({"image": pyarrow.array(rows, kind), "label": pyarrow.array(labels)})
+    made = datasets.Dataset(datasets.table.InMemoryTable(table), datasets.DatasetInfo(features=features))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_: {"train": made, "extra": made, "validation": made}
+    )
+    dataset = open_dataset(
+        "hf://somebody/animals", on_bad_image="skip", prepare=ImageConverter((8, 8)).prepare
+    )
+    assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1, "val": 1}
+    assert [problem.split(" to ")[0] for problem in dataset.bad] == [
+        "train/3: the data set refers",
+        "val/3: the data set refers",
+    ]
+    assert caplog.messages == [
+        "Left out 1 split other than train, val and test: extra.",
+        "Left out 4 rows without an image: train/1, train/2, val/1 and 1 more.",
+    ]
+
+
 def test_tensorflow_datasets(pictures, tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 
