@@ -125,7 +125,7 @@ def check_fields(record):
                 expected = " or ".join(typing.get_args(kind))
             else:
                 expected = _described(msgspec.inspect.type_info(kind))
-            shown = repr(value) if isinstance(value, str) else _shown(value)
+            shown = repr(value[:60]) if isinstance(value, str) else _shown(value)
             raise ValueError(_printable(f"{name} must be {expected}; got {shown}."))
 
 
@@ -245,7 +245,7 @@ def _range(kind):
         return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
     words = []
     for bound, word in ((least, "at least"), (above, "above"), (most, "at most"), (below, "below")):
-        words += [] if bound is None else [f"{word} {bound:g}"]
+        words += [] if bound is None else [f"{word} {bound}"]
     if getattr(kind, "max_length", None) is not None:
         words.append(f"of at most {kind.max_length} characters")
     return f" {' and '.join(words)}" if words else ""

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import zipfile
 
 import h5py
 import msgspec
@@ -14,10 +15,13 @@ import pytest
 
 from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
 from focalnets.cli import main
+from focalnets.data.cache import open_cache
+from focalnets.npz import read_npz
 from focalnets.presets import files
 from focalnets.presets.hdf5 import check_hdf5
 from focalnets.presets.load import _load_weights
 from focalnets.schema import parse_json, read_json
+from focalnets.training.checkpoint import read_snapshot
 
 WEIGHTS = files.WEIGHTS
 
@@ -277,3 +281,90 @@ def test_cut_or_flipped_weights_give_one_clear_error(preset):
             continue
         refused += 1
     assert refused > 15
+
+
+# Arrays
+
+
+def _npz(path, header, content=b""):
+    """An .npz whose one member has that header of NumPy's format."""
+    text = repr(header).encode().ljust(117) + b"\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("00000.npy", b"\x93NUMPY\x01\x00v\x00" + text + content)
+
+
+def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path):
+    path = tmp_path / "last.npz"
+    _npz(path, {"descr": "<f4", "fortran_order": False, "shape": (2,)}, bytes(8))
+    assert read_npz(path)["00000"].tolist() == [0, 0]
+    for shape, kind in (((10**12,), "<f4"), ((2, 10**6), "<f4"), ((2,), "|O")):
+        _npz(path, {"descr": kind, "fortran_order": False, "shape": shape}, bytes(8))
+        with pytest.raises(
+            ValueError, match=r"last\.npz is damaged: 00000\.npy holds objects, or declares more"
+        ):
+            read_npz(path)
+    np.savez_compressed(path, a=np.zeros(10**6))
+    with pytest.raises(ValueError, match="are compressed, or larger than the file"):
+        read_npz(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epoch": -1}, {"epoch": "1"}, {"rows": [{"epoch": 1}]}, {"rows": [{"epoch": None}]}, {"rows": None},
+        {"minutes": "x"}, {"names": [1]}, {"x": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_tampered_snapshot_is_refused(tmp_path, change):
+    path = tmp_path / "last.npz"
+    row = {"epoch": 1, "val_loss": float("nan"), "val_accuracy": 0.5}
+    meta = {"epoch": 1, "batch": 0, "rows": [row], "minutes": 0.1, "names": ["a"]}
+    np.savez(path, meta=np.array(json.dumps(meta)), **{"00000": np.zeros(2)})
+    assert read_snapshot(path).epoch == 1
+    np.savez(path, meta=np.array(json.dumps({**meta, **change})), **{"00000": np.zeros(2)})
+    with pytest.raises(ValueError, match=r"last\.npz"):
+        read_snapshot(path)
+
+
+def test_a_cache_whose_arrays_are_damaged_is_refused(tmp_path):
+    directory = tmp_path / "cache"
+    directory.mkdir()
+    index = {"focalnets_cache": 1, "class_names": ["a"], "images": {"train": 2}}
+    (directory / "cache.json").write_text(json.dumps(index))
+    np.save(directory / "train.images.npy", np.zeros((2, 4, 4, 1), "uint8"))
+    np.save(directory / "train.labels.npy", np.zeros(2, "int32"))
+    assert len(open_cache(directory)[0]["train"][1]) == 2
+    for name in ("train.images.npy", "train.labels.npy"):
+        whole = (directory / name).read_bytes()
+        (directory / name).write_bytes(whole.replace(b"(2,", b"(9**9,").replace(b"9**9", b"99999"))
+        with pytest.raises(ValueError, match=r"train\.\*\.npy is damaged"):
+            open_cache(directory)
+        (directory / name).unlink()
+        with pytest.raises(ValueError, match=r"train\.\*\.npy is damaged"):
+            open_cache(directory)
+        (directory / name).write_bytes(whole)
+    change(directory / "cache.json", images={"../../x": 2})
+    with pytest.raises(ValueError, match=r"cache\.json"):
+        open_cache(directory)
+    change(directory / "cache.json", images={"train": 3})
+    with pytest.raises(ValueError, match=r"says 3 images for train, the files hold \(2, 4, 4, 1\)"):
+        open_cache(directory)
+
+
+def test_recipes_have_limits_wherever_they_come_from():
+    from focalnets.data.augment import Augmentation
+    from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json
+
+    words = r"randaugment must be an integer at most 100; got 1000000000\."
+    with pytest.raises(ValueError, match=words):
+        Augmentation(randaugment=10**9)
+    with pytest.raises(ValueError, match=words):
+        change(load_recipe("digits"), ["augmentation.randaugment=1000000000"])
+    with pytest.raises(ValueError, match=words):
+        recipe_from_json({"name": "x", "augmentation": {"randaugment": 10**9}})
+    with pytest.raises(ValueError, match="epochs must be an integer at most 1000000; got a list of 1"):
+        Recipe("x", epochs=[1])
+    with pytest.raises(ValueError, match="learning_rate must be a number"):
+        Recipe("x", learning_rate=float("nan"))
+    assert Recipe("x", learning_rate=np.float64(0.1), mean=[0.5], image_size=8).learning_rate == 0.1

@@ -13,6 +13,11 @@ RECIPE, RUN = "recipe.json", "run.json"
 _Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 
 
+class _Images(msgspec.Struct):
+    train: Annotated[int, msgspec.Meta(ge=0)]
+    validation: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class Run(msgspec.Struct):
     """What `run.json` must have, for the run to be resumed; what else it says is for people."""
 
@@ -23,7 +28,7 @@ class Run(msgspec.Struct):
     monitor_every: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None
     tensorboard: bool
     fingerprint: _Text
-    images: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    images: _Images | msgspec.UnsetType = msgspec.UNSET
     focalnets: _Text = "unknown"
 
 
