@@ -19,6 +19,12 @@ INTERPOLATIONS = {
 
 _MOST_PIXELS = 64_000_000  # of a resized picture: a strip of one pixel's height would take gigabytes
 
+# A network needs some kilobytes per pixel. An image that is kept whole may become this many times as large
+# as the image size; an image that is not resized may have this many pixels in all, and per side.
+_MOST_IMAGE_SIZES = 16
+_MOST_UNRESIZED = 2**21
+_LONGEST_UNRESIZED = 2**13
+
 
 def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic", crop=True):
     """Resize the shorter side to size / crop_fraction and crop the centre.
@@ -36,7 +42,8 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         it has that size already and nothing is to be cropped, or if `image_size` is None.
 
     Raises:
-        ValueError: if an array is not one uint8 image, or a picture is too thin to be kept whole.
+        ValueError: if an array is not one uint8 image, if a picture is more than 16 times as long as wide and
+            is to be kept whole, or if it has more than 2 million pixels and is not to be resized.
 
     >>> import numpy as np
     >>> from focalnets.resizing import resize_and_crop
@@ -51,6 +58,13 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         image = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     fraction = crop_fraction if crop else 1.0
     size = (image.height, image.width)
+    too_large = image.height * image.width > _MOST_UNRESIZED or max(size) > _LONGEST_UNRESIZED
+    if image_size is None and too_large:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels are too many for a network without resizing; expected at "
+            f"most {_MOST_UNRESIZED / 1e6:.1f} million, and {_LONGEST_UNRESIZED} a side. Give the "
+            "ImageConverter an image_size."
+        )
     if image_size is None or (size == tuple(image_size) and fraction == 1.0):
         return _pixels(image)
     height, width = image_size
@@ -61,10 +75,10 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         resized_height, resized_width = high, max(high * image.width // image.height, width)
     else:
         resized_height, resized_width = max(wide * image.height // image.width, height), wide
-    if not crop and resized_height * resized_width > _MOST_PIXELS:
+    if not crop and resized_height * resized_width > _MOST_IMAGE_SIZES * height * width:
         raise ValueError(
             f"{image.width} x {image.height} pixels are too thin to be kept whole: they would become "
-            f"{resized_width} x {resized_height}."
+            f"{resized_width} x {resized_height}, more than {_MOST_IMAGE_SIZES} times the image size."
         )
     top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
     if resized_height * resized_width > _MOST_PIXELS:  # no need to resize what is then cut away

@@ -65,15 +65,42 @@ def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures
         np.testing.assert_array_equal(line[0].images[0].get_array(), images[row])
         for level, axis in enumerate(line[1:5]):
             np.testing.assert_array_equal(axis.images[0].get_array(), block.gates[row, ..., level])
-            assert axis.images[0].get_clim() == (block.gates.min(), block.gates.max())
+            largest = np.abs(block.gates).max()
+            assert axis.images[0].get_clim() == (-largest, largest)
+            assert axis.images[0].get_cmap().name == "RdBu_r"
         np.testing.assert_array_equal(line[5].images[0].get_array(), block.modulator_norm[row])
-        assert line[5].images[0].get_clim() == (block.modulator_norm.min(), block.modulator_norm.max())
+        assert line[5].images[0].get_clim() == (0, block.modulator_norm.max())
     # 3 levels: input, 3 gates, global gate, norm = 6 columns; colours of both scales reach both ends.
     assert picture.shape[1] == round(100 * (1.6 * 6 + 2.4))
     import matplotlib
 
-    for name, values in (("inferno", block.gates), ("viridis", block.modulator_norm)):
+    for name, values in (("RdBu_r", block.gates), ("viridis", block.modulator_norm)):
         assert values.max() > values.min()
         for end in (0, 255):
             colour = np.round(255 * np.array(matplotlib.colormaps[name](end)[:3]))
             assert np.any(np.all(np.abs(picture - colour) <= 2, axis=-1)), (name, end)
+
+
+def test_scales_are_anchored_at_zero(tmp_path, figures):
+    """Norms of 0.548 to 0.574 look alike, and a gate of 0 is white whatever the others are."""
+    noise = np.random.default_rng(0).uniform(size=(1, 8, 8))
+    norms = (0.548 + 0.026 * noise).astype("float32")
+    gates = np.stack([3 * noise - 1, np.zeros_like(noise)], axis=-1).astype("float32")
+    images = np.zeros((1, 8, 8, 3), "uint8")
+    block = maps.BlockMaps(gates, norms, (3,))
+    render.draw_panels(tmp_path / "panel.png", images, block, [""], "")
+    epochs = {1: gates, 2: 0 * gates}
+    render.draw_filmstrip(tmp_path / "film.png", images, epochs, {1: norms, 2: 0 * norms}, [""], "")
+    axes = figures["panel.png"].axes + figures["film.png"].axes
+    shown = [axis.images[0] for axis in axes if axis.images]
+    scales = {image.get_cmap().name: image.get_clim() for image in shown}
+    assert scales["RdBu_r"] == (-gates.max(), gates.max())
+    assert scales["viridis"] == (0, norms.max())
+    for image in shown:
+        colors = image.to_rgba(image.get_array())[..., :3]
+        if image.get_cmap().name == "viridis" and image.get_array().any():
+            assert np.ptp(colors, axis=(0, 1)).max() < 0.15
+        if image.get_cmap().name == "RdBu_r" and not image.get_array().any():
+            assert colors.min() > 0.95
+    flat = maps.BlockMaps(0 * gates, 0 * norms, (3,))
+    render.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # nothing to divide by

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import resource
 import shutil
 import sys
 
@@ -319,6 +320,35 @@ def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, c
     assert big[64, 64, 0] in (99, 100)
     with pytest.raises(ValueError, match="20000 x 1 pixels are too thin to be kept whole"):
         resize_and_crop(strip[..., None], (128, 128), crop=False)
+    assert resize_and_crop(np.zeros((20, 320, 1), "uint8"), (32, 32), crop=False).shape == (32, 512, 1)
+    with pytest.raises(ValueError, match=r"320 x 19 pixels are too thin to be kept whole.*16 times"):
+        resize_and_crop(np.zeros((19, 320, 1), "uint8"), (32, 32), crop=False)
+    assert resize_and_crop(np.zeros((1024, 2048, 1), "uint8"), None).shape == (1024, 2048, 1)
+    for shape in ((1025, 2048, 1), (1, 8193, 1)):
+        with pytest.raises(ValueError, match="too many for a network without resizing"):
+            resize_and_crop(np.zeros(shape, "uint8"), None)
+
+
+def test_explain_of_a_thin_image_takes_little_memory(tmp_path, capsys):
+    Image.new("1", (20_000, 20)).save(tmp_path / "strip.png")  # 128 bytes
+    Image.effect_noise((320, 20), 60).save(tmp_path / "long.png")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    command = ["explain", "focalnet_micro_cifar10", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*command, "--on-bad-image", "skip"]) == 0
+    assert "strip.png: 20000 x 20 pixels are too thin" in capsys.readouterr().err
+    assert (tmp_path / "out" / "long.npz").is_file()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB; it was 4.4 GB
+    assert main(["predict", "focalnet_micro_cifar10", str(tmp_path / "strip.png")]) == 0
+
+
+def test_batches_of_large_images_are_smaller(run, monkeypatch):
+    predictor = Predictor(run.directory)
+    monkeypatch.setattr("focalnets.inference.predictor._MOST_PIXELS", 3 * 8 * 8)
+    sizes, compute = [], predictor.engine.run
+    monkeypatch.setattr(predictor.engine, "run", lambda batch: sizes.append(len(batch)) or compute(batch))
+    images = [np.full((8, 8, 1), value, "uint8") for value in range(7)]
+    assert predictor.logits(images).shape[0] == 7
+    assert sizes == [3, 3, 1]
 
 
 def test_logits_that_are_not_finite_are_no_answer(run, pictures, tmp_path, capsys):

@@ -43,7 +43,7 @@ def run(arguments):
         if picture.problem:
             continue
         pixels = picture.pixels
-        found = modulation_maps(classifier, pixels[None], graph=graph)
+        found = modulation_maps(classifier, pixels[None], graph=graph, blocks=blocks)
         stem = _free_name(picture.name, used)
         arrays = {"image": pixels}
         for name in blocks:

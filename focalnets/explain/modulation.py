@@ -71,7 +71,7 @@ class _Observed(keras.layers.Layer):
         return self.block.compute_output_spec(x, return_modulation=True)
 
 
-def modulation_maps(classifier, images, batch_size=64, graph=None):
+def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
     """Gates and modulator norms of every block, brought to the size of the images.
 
     Args:
@@ -79,6 +79,7 @@ def modulation_maps(classifier, images, batch_size=64, graph=None):
         images: (N, H, W, channels), as the classifier takes them.
         batch_size: images at a time.
         graph: its `modulation_model`, if there is one already.
+        blocks: names of the blocks that are wanted. Defaults to all of them.
 
     Returns:
         Dict from block name to a `maps.BlockMaps`.
@@ -96,6 +97,8 @@ def modulation_maps(classifier, images, batch_size=64, graph=None):
     size = images.shape[1:3]
     found = {}
     for block in backbone.blocks:
+        if blocks is not None and block.name not in blocks:
+            continue
         stage = int(block.name.removeprefix("stage").split("_")[0])
         stride = backbone.patch_size * 2 ** (stage - 1)
         norm = maps.channel_norm(outputs["modulators"][block.name])

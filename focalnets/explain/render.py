@@ -6,13 +6,17 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+# Gates have either sign: white is 0, and equal colors mean equal amounts. Norms start at 0.
+_GATES, _NORMS = "RdBu_r", "viridis"
+
 
 def draw_panels(path, images, block_maps, titles, heading):
     """Write a PNG with one row an image: input, the gate of every level, the global gate, modulator norm.
 
-    All gates share one scale, so that levels and images can be compared; the norms share another. A level is
-    titled with what it sees, in positions of the block's own map (its convolutions are chained). Colours
-    are the values themselves, not blended with the image, so that the colour bars can be read.
+    All gates share one diverging scale with 0 in its middle, so that levels and images can be compared. The
+    norms share another one, which starts at 0, so that small differences look small. A level is titled with
+    what it sees, in positions of the block's own map (its convolutions are chained). Colors are the values
+    themselves, not blended with the image, so that the color bars can be read.
 
     Args:
         path: file to write.
@@ -28,7 +32,7 @@ def draw_panels(path, images, block_maps, titles, heading):
         "global gate",
         "modulator norm",
     ]
-    gate_scale = _scale(block_maps.gates)
+    gate_scale = _scale(block_maps.gates, signed=True)
     norm_scale = _scale(block_maps.modulator_norm)
 
     count = len(images)
@@ -53,16 +57,16 @@ def draw_panels(path, images, block_maps, titles, heading):
         grid[row, 0].imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
         grid[row, 0].set_ylabel(label(titles[row], 14), rotation=0, ha="right", va="center")
         for level in range(levels + 1):
-            grid[row, level + 1].imshow(block_maps.gates[row, ..., level], norm=gate_scale, cmap="inferno")
-        grid[row, -1].imshow(block_maps.modulator_norm[row], norm=norm_scale, cmap="viridis")
+            grid[row, level + 1].imshow(block_maps.gates[row, ..., level], norm=gate_scale, cmap=_GATES)
+        grid[row, -1].imshow(block_maps.modulator_norm[row], norm=norm_scale, cmap=_NORMS)
     for title, axis in zip(columns, grid[0], strict=True):
         axis.set_title(title, fontsize=9)
     for axis in grid.flat:
         axis.set_xticks([])
         axis.set_yticks([])
     for left, scale, colours, name in (
-        (0.86, gate_scale, "inferno", "gate value"),
-        (0.93, norm_scale, "viridis", "modulator norm"),
+        (0.86, gate_scale, _GATES, "gate value"),
+        (0.93, norm_scale, _NORMS, "modulator norm"),
     ):
         axis = figure.add_axes((left, 0.02, 0.012, 0.96 - 0.75 / height))
         mappable = matplotlib.cm.ScalarMappable(scale, colours)
@@ -89,7 +93,7 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
         epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, most_frames).round().astype(int)]
     count, levels = min(len(images), most_images), gates[epochs[0]].shape[-1]
     rows, columns = count * (levels + 1), len(epochs) + 1
-    gate_scale = _scale([gates[epoch][:count] for epoch in epochs])
+    gate_scale = _scale([gates[epoch][:count] for epoch in epochs], signed=True)
     norm_scale = _scale([norms[epoch][:count] for epoch in epochs])
     height = 1.05 * rows * images.shape[1] / images.shape[2] + 0.8
     figure = matplotlib.figure.Figure(figsize=(1.1 * columns + 1.8, height), dpi=100)
@@ -121,9 +125,9 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
                 row[0].set_title(label(titles[image], 14), fontsize=8, pad=2)
             for axis, epoch in zip(row[1:], epochs, strict=True):
                 if name == "norm":
-                    axis.imshow(norms[epoch][image], norm=norm_scale, cmap="viridis")
+                    axis.imshow(norms[epoch][image], norm=norm_scale, cmap=_NORMS)
                 else:
-                    axis.imshow(gates[epoch][image, ..., place], norm=gate_scale, cmap="inferno")
+                    axis.imshow(gates[epoch][image, ..., place], norm=gate_scale, cmap=_GATES)
                 if image == place == 0:
                     axis.set_title(f"epoch {epoch}", fontsize=8, pad=2)
     figure.savefig(path)
@@ -163,5 +167,10 @@ def label(text, most):
     return text.replace("$", r"\$")
 
 
-def _scale(values):
-    return matplotlib.colors.Normalize(float(np.min(values)), float(np.max(values)))
+def _scale(values, signed=False):
+    """A color scale from 0 to the largest value, or from as far below 0 as above it.
+
+    It does not start at the smallest value, which would turn noise into a pattern.
+    """
+    largest = float(np.max(np.abs(values))) or 1.0
+    return matplotlib.colors.Normalize(-largest if signed else 0.0, largest)

@@ -10,6 +10,9 @@ from focalnets.data.pictures import NO_PREPROCESSING, read_pictures
 from focalnets.inference.engines import open_engine
 from focalnets.inference.views import VIEWS
 
+# Pixels of a batch: as many as 64 images of 512 x 512.
+_MOST_PIXELS = 2**24
+
 NOT_FINITE = "Some logits are not finite: the weights are damaged, or training has diverged."
 
 
@@ -138,8 +141,9 @@ class Predictor:
 
     def _batches_of_logits(self, images):
         """Logits of prepared images, of as many neighbours of one size as make a batch."""
-        for _, group in itertools.groupby(images, key=np.shape):
-            while batch := list(itertools.islice(group, self.batch_size)):
+        for (height, width, _), group in itertools.groupby(images, key=np.shape):
+            most = max(1, min(self.batch_size, _MOST_PIXELS // (height * width)))
+            while batch := list(itertools.islice(group, most)):
                 yield self.engine.run(np.stack(batch))
 
     def _ranked(self, names, images, top):
