@@ -175,6 +175,14 @@ def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
     table.write_text("path,label,split\nclasses/blue/0.png,cat,holdout\n")
     with pytest.raises(ValueError, match="line 2: the split is 'holdout'; expected train, val, test"):
         open_dataset(str(table))
+    table.write_text("label,path\ncat\n")
+    with pytest.raises(ValueError, match="line 2: path or label is missing"):
+        open_dataset(str(table))
+    table.write_text("path\nclasses/blue/no\0thing\nclasses/blue/0.png\nclasses/red/0.png\n")
+    assert open_dataset(str(table)).class_names == ("blue", "red")
+    table.write_text("path,label\nclasses/blue/no\0thing.png,cat\n")
+    with pytest.raises(ValueError, match="1 picture cannot be used"):
+        open_dataset(str(table))
     table.write_text("path,label,split\nclasses/blue/0.png, ,train\n")
     with pytest.raises(ValueError, match="line 2: path or label is missing"):
         open_dataset(str(table))
@@ -387,6 +395,36 @@ def test_links_in_archives_lead_to_members_only(tmp_path):
     assert "Left out 4 links that lead nowhere or in a circle: cat/4.png" in str(dataset.left_out[0])
 
 
+def test_chains_and_circles_of_links_end(tmp_path, monkeypatch):
+    def write(links):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            info = tarfile.TarInfo("cat/0.png")
+            info.size = len(png())
+            archive.addfile(info, io.BytesIO(png()))
+            for name, target in links:
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, target
+                archive.addfile(info)
+        return open_dataset(str(tmp_path / "a.tar"))
+
+    dataset = write([(f"cat/{i + 1}.png", f"{i}.png") for i in range(60)])
+    assert len(dataset.everything()) == 41
+    assert write([("cat/1.png", "2.png"), ("cat/2.png", "1.png")]).left_out[0].count == 2
+    monkeypatch.setattr("focalnets.data.archives._MOST_LINKED", 9)
+    with pytest.raises(ValueError, match="lead to more than 9 members"):
+        write([(f"class{i}", "cat") for i in range(10)])
+
+
+def test_an_archive_of_folders_only_has_no_images(tmp_path):
+    for name in (".", "cat"):
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            info = tarfile.TarInfo(name)
+            info.type = tarfile.DIRTYPE
+            archive.addfile(info)
+        with pytest.raises(ValueError, match="holds no images of the form"):
+            open_dataset(str(tmp_path / "a.tar"))
+
+
 def test_damaged_tars_are_explained(tmp_path):
     for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz"), (".tar.bz2", "w:bz2"), (".tar.xz", "w:xz")):
         path = tmp_path / f"a{suffix}"
@@ -419,6 +457,13 @@ def test_links_in_folders_are_followed_in_every_verb(classes, tmp_path):
     assert dataset.class_names == ("blue", "red")
     assert len(find_pictures([str(tmp_path / "linked")])) >= 11
     assert any("in a circle" in str(entry) for entry in dataset.left_out)
+
+
+def test_folders_that_cannot_be_read_are_reported(classes, monkeypatch, caplog):
+    allowed = os.access  # the superuser, who runs many tests, may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: "green" not in path and allowed(path, mode))
+    assert open_dataset(str(classes)).class_names == ("blue", "red")
+    assert caplog.messages == ["Left out 1 folder that cannot be read: green."]
 
 
 def test_find_pictures_recognizes_images_and_reports_the_rest(tmp_path, caplog):

@@ -17,6 +17,9 @@ from focalnets.data.left_out import LINKS, LeftOutCounter
 # Bytes of one unpacked member. The largest image that is decoded has 64 million pixels of up to 8 bytes.
 MAX_MEMBER = 512 * 2**20
 
+# As many links in a row as Linux follows, and members that all links together may add.
+_MOST_LINKS, _MOST_LINKED = 40, 1_000_000
+
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, struct.error),
     *(RuntimeError, ValueError, OverflowError),  # encrypted, of an unknown method, or with impossible numbers
@@ -55,7 +58,7 @@ def list_archive(path, members, links, folders, read):
         folders: list of parts.
         read: function (value of `members`, size=None) -> BytesIO.
     """
-    left_out = LeftOutCounter()
+    left_out, folders = LeftOutCounter(), [folder for folder in folders if folder]
     members = {**members, **_linked(members, links, left_out)}
     filled = {parts[:depth] for parts in members for depth in range(len(parts))}
     members |= {folder: None for folder in folders if folder not in filled and has_image_suffix(folder[-1])}
@@ -70,17 +73,15 @@ def list_archive(path, members, links, folders, read):
         return opener(name, HEAD).getvalue()
 
     found = [(parts, "/".join(parts)) for parts in members if parts]
-    return list_tree(str(path), found, head, opener, [folder for folder in folders if folder], left_out)
+    return list_tree(str(path), found, head, opener, folders, left_out)
 
 
 def _linked(members, links, left_out):
     """What links lead to, files and folders, as if it were there: parts -> member."""
     found = {}
     for link, target in links.items():
-        for _ in range(len(links)):  # chains of links
-            if target not in links or target is None:
-                break
-            target = links[target]
+        for _ in range(_MOST_LINKS):
+            target = links.get(target, target)
         if target in members:
             found[link] = members[target]
             continue
@@ -88,6 +89,11 @@ def _linked(members, links, left_out):
         inside = [] if circle else [parts for parts in members if parts[: len(target)] == target]
         if not inside:
             left_out.add(LINKS, "/".join(link))
+        if len(found) + len(inside) > _MOST_LINKED:
+            raise ValueError(
+                f"The links of the archive lead to more than {_MOST_LINKED:,} members. Pack the files instead "
+                "of links."
+            )
         for parts in inside:
             found[(*link, *parts[len(target) :])] = members[parts]
     return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from focalnets._io import open_regular
 from focalnets.data.formats import HEAD, IMAGE_SUFFIXES, is_image
 from focalnets.data.layout import read_layout
-from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, LeftOut, LeftOutCounter
+from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, UNREADABLE, LeftOut, LeftOutCounter
 from focalnets.data.naming import SPLITS, class_name, is_system_name, split_for
 
 # Files with these suffixes are not opened to find out whether they are images: data sets have many of them.
@@ -88,7 +88,7 @@ def is_image_file(name, head):
         return False
     try:
         return is_image(head())
-    except OSError:
+    except (OSError, ValueError):  # a ValueError for a NUL in the name
         return False
 
 
@@ -147,11 +147,15 @@ def walk(folder, folders=None, left_out=None):
     Args:
         folder: path.
         folders: list to which the parts of all folders are appended, or None.
-        left_out: `LeftOutCounter` for links in a circle, or None.
+        left_out: `LeftOutCounter` for links in a circle and for folders that cannot be read, or None.
     """
     waiting = [(os.fspath(folder), (), ())]
     while waiting:
         path, parts, above = waiting.pop()
+        if parts and not os.access(path, os.R_OK | os.X_OK):
+            if left_out is not None:
+                left_out.add(UNREADABLE, "/".join(parts))
+            continue
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
         if identity in above:
@@ -214,7 +218,9 @@ def _table_lines(path):
         for row in rows:
             if row:
                 line = dict(zip(names, row, strict=False))
-                if not line["path"].strip() or ("label" in names and not line.get("label", "").strip()):
+                if not line.get("path", "").strip() or (
+                    "label" in names and not line.get("label", "").strip()
+                ):
                     raise ValueError(f"{path}, line {rows.line_num}: path or label is missing.")
                 lines.append((rows.line_num, line))
     except csv.Error as error:

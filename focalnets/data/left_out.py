@@ -21,6 +21,7 @@ class Reason:
 
 SYSTEM = Reason("hidden or system file or folder", "hidden or system files and folders")
 NOT_IMAGES = Reason("file that is not an image", "files that are not images")
+UNREADABLE = Reason("folder that cannot be read", "folders that cannot be read")
 LINKS = Reason("link that leads nowhere or in a circle", "links that lead nowhere or in a circle")
 MASKS = Reason("segmentation mask", "segmentation masks")
 OUTSIDE = Reason("image outside the split folders", "images outside the split folders")

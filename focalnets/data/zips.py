@@ -10,7 +10,6 @@ import zlib
 
 from focalnets.data.archives import DAMAGED, checked_size, link_target, list_archive
 from focalnets.data.files import parts_of
-from focalnets.data.formats import HEAD
 
 # Bytes that are unpacked at a time. Python's `zipfile` does not limit what lzma makes of them: up to 30 MB of
 # 4 KiB.
@@ -29,8 +28,7 @@ def list_zip(path):
         if info.is_dir():
             folders.append(parts)
         elif stat.S_ISLNK(info.external_attr >> 16):
-            target = _read_zip_member(archive, info, HEAD**2).getvalue().decode("utf-8", "replace")
-            links[parts] = link_target(parts[:-1], target)
+            links[parts] = _link(archive, info, parts)
         else:
             members[parts] = info
 
@@ -38,6 +36,14 @@ def list_zip(path):
         return _read_zip_member(archive, info, size)
 
     return list_archive(path, members, links, folders, read)
+
+
+def _link(archive, info, parts):
+    try:
+        target = _read_zip_member(archive, info, _LZMA_STEP).getvalue()
+    except OSError:
+        return None
+    return link_target(parts[:-1], target.decode("utf-8", "replace"))
 
 
 def _read_zip_member(archive, info, size=None):
