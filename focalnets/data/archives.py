@@ -91,8 +91,8 @@ def _linked(members, links, left_out):
             left_out.add(LINKS, "/".join(link))
         if len(found) + len(inside) > _MOST_LINKED:
             raise ValueError(
-                f"The links of the archive lead to more than {_MOST_LINKED:,} members. Pack the files instead "
-                "of links."
+                f"The links of the archive lead to more than {_MOST_LINKED:,} members. Pack files instead of "
+                "links."
             )
         for parts in inside:
             found[(*link, *parts[len(target) :])] = members[parts]

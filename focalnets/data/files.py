@@ -218,9 +218,7 @@ def _table_lines(path):
         for row in rows:
             if row:
                 line = dict(zip(names, row, strict=False))
-                if not line.get("path", "").strip() or (
-                    "label" in names and not line.get("label", "").strip()
-                ):
+                if not all(line.get(column, "").strip() for column in {"path", "label"} & set(names)):
                     raise ValueError(f"{path}, line {rows.line_num}: path or label is missing.")
                 lines.append((rows.line_num, line))
     except csv.Error as error:
