@@ -95,6 +95,7 @@ def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
         ([0, 0, 0, 1, 1, 1], None, {}, None),  # one batch, larger than the data
         ([0, 1, 1, 1], [], {"batch_size": 1, "augmentation.mixup": 0.5, "augmentation.cutmix": 0.5}, None),
         ([0, 1], [0], {"class_weights": "balanced", "ema_decay": 0.9, "unfreeze_epochs": 5}, None),
+        ([0, 0, 1, 1, 1], [], {"validation_fraction": 0.99}, None),  # leaves an image of each class
         ([0, 1], None, {}, "Each class has one training image only"),
         ([0, 0, 1, 1], None, {"validation_fraction": 0}, "leaves no validation images"),
         ([0, 0, 1, 1], [1], {"accumulation": 3}, "has 2 batches, fewer than accumulation=3"),

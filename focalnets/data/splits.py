@@ -1,5 +1,6 @@
 """Split: pictures and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -155,8 +156,9 @@ class Split:
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
         rows = np.arange(len(self)) if self.rows is None else self.rows
         if isinstance(self.pictures, FilePictures):
-            names = [self.pictures.names[row] for row in rows]
-            common = os.path.commonpath(map(os.path.dirname, names))
+            names, common = [self.pictures.names[row] for row in rows], ""
+            with contextlib.suppress(ValueError):  # different drives
+                common = os.path.commonpath(map(os.path.dirname, names))
             found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
             for row in _spread(rows, 32):
                 found.update(self.pictures.beginning(row))
@@ -235,7 +237,7 @@ def stratified_draw(labels, fraction, seed=0, names=None):
 
     Args:
         labels: (N,) integers.
-        fraction: 0 to 1.
+        fraction: 0 to 1. At least one image of each class is left.
         seed: of the draw, where there are no names.
         names: one a picture. Those whose names have the smallest hashes are drawn: when pictures come or go,
             the draw of the others stays, but for as many as the share grows or shrinks by.
@@ -254,7 +256,7 @@ def stratified_draw(labels, fraction, seed=0, names=None):
         else:
             rows = sorted(rows, key=lambda row: hashlib.sha256(os.fsencode(names[row])).digest())
         # Small classes, too, are worth one image, as long as another one remains.
-        least = 1 if fraction > 0 and len(rows) > 1 else 0
-        chosen.append(rows[: max(round(fraction * len(rows)), least)])
+        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1) if fraction > 0 else 0
+        chosen.append(rows[:count])
     # The type is given because an empty list has none: a class with one image may give no row.
     return np.sort(np.concatenate([np.asarray(rows, "int64") for rows in chosen] or [np.zeros(0, "int64")]))

@@ -1,6 +1,6 @@
 """CIFAR-10 in ten minutes on one large GPU.
 
-focalnets train --recipe cifar10_gpu --data cifar10.zip --out runs/cifar10_gpu
+focalnets train --recipe cifar10_gpu --data cifar10 --out runs/cifar10_gpu
 
 Not run yet: no GPU was at hand. What is meant: 96 % of the test images.
 """

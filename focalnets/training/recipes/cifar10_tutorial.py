@@ -1,6 +1,6 @@
 """The 2023 Keras tutorial's net, data split and hyper-parameters, with its faults in training repaired.
 
-focalnets train --recipe cifar10_tutorial --data cifar10.zip --out runs/cifar10_tutorial
+focalnets train --recipe cifar10_tutorial --data cifar10 --out runs/cifar10_tutorial
 
 40,000 images to train on and 10,000 to validate, resized to 52 and cut to 48; AdamW with 1e-4 and weight
 decay 1e-4, batch 1024, 25 epochs, 15 % of warm-up, no clipping. Repaired: the rate reaches 0 after the last

@@ -1,6 +1,6 @@
 """The 2023 Keras tutorial's net with its faults repaired, at the tutorial's size and number of epochs.
 
-focalnets train --recipe cifar10_tutorial_fixed --data cifar10.zip --out runs/cifar10_tutorial_fixed
+focalnets train --recipe cifar10_tutorial_fixed --data cifar10 --out runs/cifar10_tutorial_fixed
 
 Beside `cifar10_tutorial`: a norm before the modulation, the paper's initial values, drop path that drops,
 one epsilon, normalised pixels, a rate and a decay that a net with norms can take; also batches of 256, four

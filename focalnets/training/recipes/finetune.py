@@ -1,11 +1,11 @@
 """Adapt a trained network to your own classes: a new head, earlier blocks learning more slowly.
 
-focalnets train --recipe finetune --data my_pictures --out runs/mine
+focalnets train --data my_images --out runs/mine
 
-It starts from the weights that come with focalnets; --set preset=focalnet_tiny_srf_imagenet1k, or any other
-preset or run, for larger pictures. Image size and preprocessing are the preset's. Few pictures a class:
---set frozen_stages=1. Some classes rare: --set class_weights=balanced. docs/finetuning.md has an example with
-figures.
+Used when no recipe is named. It starts from the weights that ship with focalnets, or from those that
+--preset names: focalnet_tiny_srf_imagenet1k for photographs, or any preset or run. Image size and
+preprocessing are those of the preset. With few images per class, use --set frozen_stages=1; if some classes
+are rare, --set class_weights=balanced. docs/finetuning.md has an example with figures.
 """
 
 from focalnets.data.augment import Augmentation
