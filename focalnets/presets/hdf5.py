@@ -7,7 +7,6 @@ can also declare terabytes in a file of a kilobyte. Keras writes none of these.
 
 import math
 import pathlib
-import zipfile
 
 # Keras does not compress weights. Whoever compresses them saves a tenth; a bomb saves a thousandfold.
 _MOST_EXPANSION, _ALLOWANCE = 4, 2**20  # times the file's size, plus bytes
@@ -19,7 +18,7 @@ def check_hdf5(path):
     """Refuse an HDF5 file that reads other files, declares more than it holds, or is damaged.
 
     Args:
-        path: `pathlib.Path` or text. A `.h5` file, or a `.keras` archive, of which the weights are checked.
+        path: `pathlib.Path` or text. Path of the file.
 
     Returns:
         Number of elements of all floating-point datasets.
@@ -36,33 +35,19 @@ def check_hdf5(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist, or is not a regular file; expected weights in HDF5.")
-    if not zipfile.is_zipfile(path):
-        return _check_file(path, path, path.stat().st_size)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            elements = 0
-            for member in archive.infolist():
-                if not member.filename.endswith(".h5"):
-                    continue
-                if member.file_size > _MOST_EXPANSION * path.stat().st_size + _ALLOWANCE:
-                    raise ValueError(_bomb(path, member.filename, member.file_size, path.stat().st_size))
-                with archive.open(member) as file:  # a zip's member can be sought, slowly if it is compressed
-                    elements += _check_file(f"{path}, {member.filename}", file, member.file_size)
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
-        raise ValueError(_damaged(path, error)) from error
-    return elements
-
-
-def _check_file(name, file, size):
     import h5py
 
     try:
-        with h5py.File(file, "r") as root:
-            return _check_group(name, root, size)
+        with h5py.File(path, "r") as root:
+            return _check_group(path, root, path.stat().st_size)
     except _RefusedError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # h5py raises eight types, by what a flipped bit hits
-        raise ValueError(_damaged(name, error)) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} is damaged, or belongs to another format than HDF5 ({reason[:200]}). "
+            "Copy or write it anew."
+        ) from error
 
 
 class _RefusedError(Exception):
@@ -126,11 +111,4 @@ def _bomb(name, path, declared, size):
     return (
         f"{name} has {size} bytes and declares {declared} bytes of values up to {path}. It is damaged, or "
         f"made to fill the memory. {_ADVICE}"
-    )
-
-
-def _damaged(name, error):
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return (
-        f"{name} is damaged, or belongs to another format than HDF5 ({reason[:200]}). Copy or write it anew."
     )
