@@ -7,17 +7,20 @@ import zipfile
 import numpy as np
 
 
-def read_npz(path):
-    """Read the arrays of an uncompressed `.npz` file, as `numpy.savez` writes it.
+def read_npz(path, expansion=1, allowance=0):
+    """Read the arrays of an `.npz` file.
 
     Args:
         path: `pathlib.Path` or text. Path of the file.
+        expansion: int. How many times the file's size its arrays may have. Defaults to 1, which refuses the
+            compressed files of `numpy.savez_compressed`.
+        allowance: int. Bytes that arrays may have in any case, whatever the file's size. Defaults to 0.
 
     Returns:
         Dict of name to array. Nothing is unpickled.
 
     Raises:
-        ValueError: if the file is damaged, is compressed, holds objects, or declares more than it holds.
+        ValueError: if the file is damaged, holds objects, or declares more than it holds.
 
     >>> import pathlib, tempfile
     >>> import numpy as np
@@ -33,7 +36,7 @@ def read_npz(path):
             raise ValueError("it is not a regular file")
         # Opened here: where the file is not a zip, NumPy leaves it open.
         with path.open("rb") as stream:
-            _check(stream, path.stat().st_size)
+            _check(stream, max(expansion * path.stat().st_size, allowance))
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 return dict(file)
@@ -41,11 +44,12 @@ def read_npz(path):
         raise ValueError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
 
 
-def _check(stream, size):
+def _check(stream, most):
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
-        if sum(member.file_size for member in members) > size:
-            raise ValueError("its arrays are compressed, or larger than the file")
+        declared = sum(member.file_size for member in members)
+        if declared > most:
+            raise ValueError(f"it declares {declared} bytes of arrays, more than the limit of {most}")
         for member in members:
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)
@@ -53,5 +57,7 @@ def _check(stream, size):
                     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 else:
                     shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-            if dtype.hasobject or math.prod(shape) * dtype.itemsize > member.file_size:
-                raise ValueError(f"{member.filename} holds objects, or declares more than the file has")
+            if dtype.hasobject:
+                raise ValueError(f"{member.filename} holds objects, not plain arrays")
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                raise ValueError(f"{member.filename} declares {shape} {dtype}, more than the file has")

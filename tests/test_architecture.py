@@ -25,7 +25,7 @@ ALLOWED = {
     "presets": {"_io", "names", "schema", "resizing", "ops", "layers", "models"},
     "convert": {"_io", "schema", "names", "hub", "ops", "layers", "models", "presets"},
     "export": {"_io", "schema", "models", "presets"},
-    "data": {"_io", "schema", "names"},
+    "data": {"_io", "schema", "npz", "names"},
     "explain": {"_io", "names", "ops", "layers", "models", "presets", "convert", "data"},
     "inference": {
         "_io",

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset
 from focalnets.cli import main
 from focalnets.data.cache import open_cache
 from focalnets.npz import read_npz
@@ -293,19 +293,25 @@ def _npz(path, header, content=b""):
         archive.writestr("00000.npy", b"\x93NUMPY\x01\x00v\x00" + text + content)
 
 
-def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path):
+def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "last.npz"
     _npz(path, {"descr": "<f4", "fortran_order": False, "shape": (2,)}, bytes(8))
     assert read_npz(path)["00000"].tolist() == [0, 0]
-    for shape, kind in (((10**12,), "<f4"), ((2, 10**6), "<f4"), ((2,), "|O")):
+    for shape, kind, words in (
+        ((10**12,), "<f4", r"declares \(1000000000000,\) float32, more than the file has"),
+        ((2, 10**6), "<f4", r"declares \(2, 1000000\) float32, more"),
+        ((2,), "|O", "holds objects, not plain arrays"),
+    ):
         _npz(path, {"descr": kind, "fortran_order": False, "shape": shape}, bytes(8))
-        with pytest.raises(
-            ValueError, match=r"last\.npz is damaged: 00000\.npy holds objects, or declares more"
-        ):
+        with pytest.raises(ValueError, match=rf"last\.npz is damaged: 00000\.npy {words}"):
             read_npz(path)
-    np.savez_compressed(path, a=np.zeros(10**6))
-    with pytest.raises(ValueError, match="are compressed, or larger than the file"):
+    np.savez_compressed(path, x_train=np.zeros((1000, 100, 100, 3), "uint8"), y_train=np.arange(1000) % 2)
+    with pytest.raises(ValueError, match="it declares 30008254 bytes of arrays, more than the limit of"):
         read_npz(path)
+    assert len(open_dataset(str(path)).splits["train"]) > 0
+    monkeypatch.setattr("focalnets.data.arrays._ALLOWANCE", 0)
+    with pytest.raises(ValueError, match=r"a damaged one \(it declares 30008254 bytes of arrays"):
+        open_dataset(str(path))
 
 
 @pytest.mark.parametrize(

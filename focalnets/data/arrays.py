@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +10,13 @@ from focalnets.data.left_out import OTHER_SPLITS, LeftOut, count
 from focalnets.data.names import KERAS_DATASETS
 from focalnets.data.naming import named_splits
 from focalnets.data.splits import stratified_draw
+from focalnets.npz import read_npz
 
 # Classes of an .npz without class names: each costs a name, a row of the head and one of the figures.
 MAX_CLASSES = 100_000
+
+# Compressed images are a tenth of their size, masks a hundredth; a bomb is a thousandth.
+_MOST_EXPANSION, _ALLOWANCE = 200, 2**28  # times the file's size; bytes that are allowed in any case
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,12 @@ def npz(path):
     The names of splits follow `naming.split_for`: x_valid and x_validation are the split val.
     """
     try:
-        # Opened here: where the file is no zip, NumPy leaves it open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, OSError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        if "allow_pickle=False" in str(error) and zipfile.is_zipfile(path):
+        arrays = read_npz(path, _MOST_EXPANSION, _ALLOWANCE)
+    except ValueError as error:
+        reason = str(error.__cause__ or error)
+        if "holds objects" in reason:
             raise ValueError(f"{path} holds objects, not plain arrays; save it anew without them.") from error
-        raise ValueError(f"{path} is no .npz file, or a damaged one: write it anew.") from error
+        raise ValueError(f"{path} is no .npz file, or a damaged one ({reason}): write it anew.") from error
     for name in [name for name in arrays if name.startswith("x_")]:
         labels = arrays.get(f"y_{name[2:]}")
         if labels is None or np.ndim(arrays[name]) < 3 or len(labels) != len(arrays[name]):
