@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-from focalnets._io import atomic_directory
+from focalnets.output.replace import new_directory
 from focalnets.presets.checkpoints import BUNDLED, CHECKPOINTS, DEFAULT
 from focalnets.presets.store import halve
 
@@ -66,7 +66,7 @@ severity 1 to 5; in the mean {corrupted:.1%}:
 
 def ship(run, data, name):
     """Write the preset, its evaluation and its card; the accuracy."""
-    with atomic_directory(BUNDLED / name, replace=True) as directory:
+    with new_directory(BUNDLED / name, "preset", force=True) as directory:
         halve(run, directory)
         record = _evaluated(directory, data, "--tta", "shift")
         corrupted = _evaluated(directory, data, "--corruptions", "--limit", CORRUPTED)

@@ -5,17 +5,14 @@ import concurrent.futures
 import contextlib
 import errno
 import itertools
-import json
 import os
 import pathlib
 import platform
-import shutil
 import stat
 import sys
-import tempfile
 import time
 
-from focalnets.schema import read_json
+from focalnets.schema import read_json  # noqa: F401 - many parts take it from here
 
 
 def reason(error):
@@ -141,7 +138,7 @@ def locked(path, text):
     """
     with open(path, "ab", opener=no_links) as file:
         start, said = time.monotonic(), not sys.stderr.isatty()
-        while not _lock(file):
+        while not lock(file):
             if not said and time.monotonic() - start > 2:
                 said = True
                 print(f"waiting for another process that is {text}", file=sys.stderr)
@@ -149,8 +146,8 @@ def locked(path, text):
         yield
 
 
-def _lock(file):
-    """Whether this process got the lock; it is given back when `file` is closed."""
+def lock(file):
+    """Whether this process got the lock of an open file. It is given back when `file` is closed."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -171,13 +168,41 @@ def _lock(file):
 
 
 def expanded(text):
-    """The path that a word of the command line is: ~ is the home directory, ~a.jpg a file of that name."""
-    if pathlib.Path(text).exists():
-        return pathlib.Path(text)
+    """The path that a user names: ~ is the home directory, unless there is a file ~, and ~a.jpg is a file.
+
+    Raises:
+        ValueError: if no file can have that name.
+        PermissionError: if this user may not look there.
+
+    >>> from focalnets._io import expanded
+    >>> expanded("runs/first").as_posix()
+    'runs/first'
+    """
+    if "\0" in os.fspath(text):
+        raise ValueError(f"{_shown(text)} contains a NUL byte. Expected the path of a file or directory.")
+    path = pathlib.Path(text)
+    if not os.path.lexists(path):
+        with contextlib.suppress(RuntimeError):  # there is no user of that name
+            path = path.expanduser()
     try:
-        return pathlib.Path(text).expanduser()
-    except RuntimeError:  # there is no user of that name
-        return pathlib.Path(text)
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        file = next(parent for parent in path.parents if parent.exists())
+        raise ValueError(f"{path} cannot exist, because {file} is a file. Check the path.") from None
+    except PermissionError:
+        raise PermissionError(f"No permission to look for {path}. Make the directory readable.") from None
+    except OSError as error:  # too long a name, or links in a circle
+        words = "its name is too long" if error.errno == errno.ENAMETOOLONG else reason(error)
+        raise ValueError(f"{_shown(text)} cannot be a path: {words}. Check the path.") from None
+    return path
+
+
+def _shown(text):
+    """A path for a message of one line: unprintable characters escaped, the middle of a long one left out."""
+    text = str(text)
+    return repr(text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}")
 
 
 def no_links(path, flags):
@@ -218,129 +243,3 @@ def _check_regular(mode, path):
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
         raise OSError(f"{kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file")
-
-
-def write_json(path, value):
-    """Write `value` as indented JSON, by write-then-rename."""
-    path = pathlib.Path(path)
-    partial = path.with_name(f"partial-{path.name}")
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
-    os.replace(partial, path)
-
-
-@contextlib.contextmanager
-def atomic_directory(directory, replace=False, is_ours=None):
-    """Yield a temporary directory that becomes `directory` when the block ends without an error.
-
-    Args:
-        replace: whether to remove a `directory` that is there, once the new one is complete.
-        is_ours: function that says of a directory with something in it whether it may be removed; None for
-            runs, presets and exported checkpoints.
-
-    Raises:
-        FileExistsError: if `directory` exists, unless `replace`, or is a file.
-        ValueError: if `replace` would remove what is not ours.
-    """
-    directory = pathlib.Path(directory).resolve()  # a link stays one: what it points to is replaced
-    if directory.exists() and not replace:
-        raise FileExistsError(f"{directory} exists already; choose another name or remove it.")
-    _refuse_file(directory)
-    if directory.is_dir() and any(directory.iterdir()) and not (is_ours or _is_run)(directory):
-        raise ValueError(
-            f"{directory} does not look like a run or preset; it will not be replaced. Choose another name."
-        )
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    partial.chmod(0o755)  # mkdtemp's is for the owner alone
-    try:
-        _put(partial, directory)
-    except OSError as error:
-        raise OSError(
-            f"{directory} cannot be written ({reason(error)}); what was to be there is complete: {partial}"
-        ) from error
-
-
-def _put(partial, directory):
-    """Rename to `directory`; what was there is removed only after that, and put back if it fails."""
-    if not directory.exists():
-        partial.rename(directory)
-        return
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{directory.name}-old-", dir=directory.parent))
-    try:
-        directory.rename(aside / "old")
-        partial.rename(directory)
-    except BaseException:
-        if (aside / "old").exists() and not directory.exists():
-            (aside / "old").rename(directory)
-        aside.rmdir()  # only if it is empty
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def new_run_directory(directory, force=False):
-    """Make an empty directory for a run.
-
-    Args:
-        directory: its path; parents are made.
-        force: replace what is there, if it is a run or preset directory.
-
-    Raises:
-        FileExistsError: if it exists and is not empty, unless `force`.
-        ValueError: if `force` would delete a directory that focalnets did not write.
-    """
-    directory = pathlib.Path(directory)
-    _refuse_file(directory)
-    if directory.is_dir() and any(directory.iterdir()):
-        if not force:
-            raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
-        if not _is_run(directory):
-            raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
-        for child in directory.iterdir():  # not the directory, which may be a link
-            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
-    return _made(directory)
-
-
-def new_output_directory(directory, force=False):
-    """Make a directory for results; its files are replaced one by one, and nothing else is touched.
-
-    Raises:
-        FileExistsError: if it exists and is not empty, unless `force`.
-    """
-    directory = pathlib.Path(directory)
-    _refuse_file(directory)
-    if directory.is_dir() and any(directory.iterdir()) and not force:
-        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to write into it.")
-    return _made(directory)
-
-
-def _made(directory):
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"{directory} cannot be made ({error.strerror}); choose another --out.") from error
-    return directory
-
-
-def _refuse_file(directory):
-    if directory.exists() and not directory.is_dir():
-        raise FileExistsError(f"{directory} exists and is a file; choose another name.")
-
-
-def _is_run(directory):
-    """Whether focalnets wrote that directory: others call files config.json, too."""
-    recipe, config = (_read_object(directory / name) for name in ("recipe.json", "config.json"))
-    return "architecture" in recipe or "focalnets_version" in config
-
-
-def _read_object(path):
-    """The dict in a JSON file, empty if there is none."""
-    with contextlib.suppress(OSError, ValueError):
-        content = read_json(path)
-        return content if isinstance(content, dict) else {}
-    return {}

@@ -8,13 +8,17 @@ import glob
 import importlib.util
 import os
 
-from focalnets._io import expanded, new_output_directory, new_run_directory, read_json
-from focalnets.convert.options import read_flags
+from focalnets._io import expanded, read_json
+from focalnets.convert.options import checked_out, read_flags
+from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES
 from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
 from focalnets.explain.inputs import chosen_blocks, means_pictures
 from focalnets.names import did_you_mean, sibling_names
+from focalnets.output.files import check_output_directory, check_run_directory
+from focalnets.output.inputs import paths_among
+from focalnets.output.replace import check_new_directory
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
 from focalnets.presets.resolve import check_preset
@@ -58,8 +62,10 @@ def _check_train(arguments):
         find_architecture(recipe.architecture)
     if recipe.preset:
         check_preset(recipe.preset)
-    _check_data(arguments.data or recipe.data)
-    _check_directory(arguments.out, arguments.force, new_run_directory)
+    data = arguments.data or recipe.data
+    _check_data(data)
+    inputs = [*data_paths(data), *paths_among([arguments.recipe, recipe.preset])]
+    check_run_directory(arguments.out, arguments.force, inputs)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
 
@@ -70,7 +76,8 @@ def _check_evaluate(arguments):
     if arguments.html and arguments.out is None:
         raise ValueError("--html writes its page into a directory: name one with --out.")
     if arguments.out is not None:
-        _check_directory(arguments.out, arguments.force, new_output_directory)
+        inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]
+        check_output_directory(arguments.out, "evaluation", arguments.force, inputs)
 
 
 def _check_predict(arguments):
@@ -89,11 +96,17 @@ def _check_explain(arguments):
     blocks = _blocks(preset)
     if blocks:
         chosen_blocks(blocks, arguments.block, arguments.stage)
-    _check_directory(arguments.out, arguments.force, new_output_directory)
+    inputs = paths_among([preset, *arguments.pictures])
+    check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
 
 
 def _check_convert(arguments):
     check_preset(arguments.source)
+    out = checked_out(arguments.source, arguments.out, arguments.to)
+    if out.exists() and not arguments.force:
+        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    if arguments.to is None:
+        check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
     read_flags(arguments.set)
     if arguments.variant is not None:
         find_architecture(arguments.variant)
@@ -129,13 +142,6 @@ def _check_data(spec):
     small = path.is_file() and path.stat().st_size < _SMALL_FILE
     if small or not path.exists() or (path / "run.json").is_file():
         read_source(spec)
-
-
-def _check_directory(text, force, make):
-    """Of a directory that it will not make, `make` says why."""
-    path = expanded(text)
-    if path.exists() and not (path.is_dir() and (force or not any(path.iterdir()))):
-        make(path)
 
 
 def _check_preset_and_pictures(arguments):

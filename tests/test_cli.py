@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from focalnets._io import atomic_directory
 from focalnets.cli import VERBS, main
 from focalnets.presets.architectures import ARCHITECTURES
 
@@ -185,41 +184,6 @@ def test_a_mistake_in_a_recipe_is_named_with_its_line(folder, tmp_path, capsys, 
         error = capsys.readouterr().err
         assert f"{recipe}" in error
         assert words in error
-
-
-def test_replacing_a_directory_loses_nothing(tmp_path, monkeypatch):
-    """What a link points to is replaced; if that fails, both the old and the new are still there."""
-    is_ours = {"is_ours": lambda _: True}
-    real, link = tmp_path / "disk" / "real", tmp_path / "link"
-    real.mkdir(parents=True)
-    (real / "old").write_text("")
-    link.symlink_to(real)
-    with atomic_directory(link, replace=True, **is_ours) as partial:
-        (partial / "new").write_text("")
-    assert link.is_symlink()
-    assert [path.name for path in link.iterdir()] == ["new"]
-    assert [path.name for path in real.parent.iterdir()] == ["real"]
-    rename = pathlib.Path.rename
-    for refused in (1, 2):  # the new one cannot be put in place; nor the old one back
-        calls = []
-
-        def fails(self, target, calls=calls, refused=refused):
-            calls.append(target)
-            if 1 < len(calls) <= 1 + refused:
-                raise PermissionError(13, "in use")
-            return rename(self, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(pathlib.Path, "rename", fails)
-            with (
-                pytest.raises(OSError, match="what was to be there is complete") as caught,
-                atomic_directory(link, replace=True, **is_ours) as partial,
-            ):
-                (partial / "newer").write_text("")
-        complete = pathlib.Path(str(caught.value).split(": ")[-1])
-        assert [path.name for path in complete.iterdir()] == ["newer"]
-        (old,) = real.parent.rglob("new")
-        assert (old.parent == real) == (refused == 1)
 
 
 def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):

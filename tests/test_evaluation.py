@@ -18,6 +18,7 @@ from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.inference.evaluate_command import _some
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.inference.views import VIEWS, mirrored, shifted
+from focalnets.output.files import filling, new_output_directory
 from focalnets.training.recipe import load_recipe
 
 
@@ -173,12 +174,14 @@ def test_logits_that_are_no_numbers_are_refused():
 
 
 def test_pictures_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
-    for name in ("mistakes.png", "corruptions.png"):
-        (tmp_path / name).write_bytes(b"old")
+    out = tmp_path / "out"
+    with filling(new_output_directory(out, "evaluation"), "evaluation") as partial:
+        for name in ("mistakes.png", "corruptions.png"):
+            (partial / name).write_bytes(b"old")
     command = ["evaluate", str(run), "--data", "digits", "--limit", "1", "--html", "--force"]
-    assert main([*command, "--out", str(tmp_path)]) == 0
-    assert not (tmp_path / "corruptions.png").exists()
-    assert not (tmp_path / "mistakes.png").exists() or (tmp_path / "mistakes.png").read_bytes() != b"old"
+    assert main([*command, "--out", str(out)]) == 0
+    assert not (out / "corruptions.png").exists()
+    assert not (out / "mistakes.png").exists() or (out / "mistakes.png").read_bytes() != b"old"
 
 
 def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):

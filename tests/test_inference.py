@@ -191,6 +191,7 @@ def test_explain_writes_panels_and_the_arrays_behind_them(run, pictures, tmp_pat
     assert main([*command, "--out", str(out)]) == 0
     names = {path.name for path in out.iterdir()}
     assert names == {
+        ".focalnets-files.json",
         "wide.npz",
         "a.npz",
         *(f"{p}.stage{s}_block2.png" for p in ("wide", "a") for s in (1, 2)),
@@ -391,6 +392,7 @@ def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
     assert (tmp_path / "out" / "mistakes.png").is_file()
     assert main([*command, "--force"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".focalnets-files.json",
         "evaluation.json",
         "confusion.png",
         "reliability.png",

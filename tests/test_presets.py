@@ -93,6 +93,7 @@ def test_preset_directory_round_trip(tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
         net.save_to_preset(tmp_path / "preset")
     assert sorted(p.name for p in (tmp_path / "preset").iterdir()) == [
+        ".focalnets-files.json",
         "config.json",
         "labels.json",
         "model.weights.h5",

@@ -4,12 +4,13 @@ import pathlib
 import shutil
 import tempfile
 
-from focalnets._io import atomic_directory
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
-from focalnets.convert.options import read_flags
+from focalnets.convert.options import checked_out, read_flags
 from focalnets.names import say
+from focalnets.output.inputs import paths_among
+from focalnets.output.replace import new_directory
 from focalnets.presets.labels import read_labels
 from focalnets.presets.load import load_any
 from focalnets.presets.store import copy_preset, halve, read_config, save_preset
@@ -17,7 +18,7 @@ from focalnets.presets.store import copy_preset, halve, read_config, save_preset
 
 def run(arguments):
     """Convert, say what was found, chosen, assumed and verified."""
-    out = pathlib.Path(arguments.out)
+    out = checked_out(arguments.source, arguments.out, arguments.to)
     if out.exists() and not arguments.force:
         raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     growing = arguments.window is not None or arguments.levels is not None
@@ -26,7 +27,7 @@ def run(arguments):
     if arguments.half:
         with tempfile.TemporaryDirectory() as folder:
             source = _as_preset(arguments, pathlib.Path(folder) / "preset")
-            with atomic_directory(out, replace=arguments.force) as partial:
+            with new_directory(out, "preset", arguments.force, _inputs(arguments)) as partial:
                 halve(source, partial)
         notes = ["weights in float16"]
     elif arguments.to is None and not growing:
@@ -37,13 +38,18 @@ def run(arguments):
             if growing:
                 source = _grown(source, pathlib.Path(folder) / "grown", arguments)
             if arguments.to is None:
-                with atomic_directory(out, replace=arguments.force) as partial:
+                with new_directory(out, "preset", arguments.force, _inputs(arguments)) as partial:
                     shutil.copytree(source, partial, dirs_exist_ok=True)
                 notes = [f"grown to windows {arguments.window} and levels {arguments.levels}"]
             else:
-                notes = export_checkpoint(source, out, arguments.to, arguments.force)
+                notes = export_checkpoint(source, out, arguments.to, arguments.force, _inputs(arguments))
     for note in (*notes, f"written: {out}"):
         say(note)
+
+
+def _inputs(arguments):
+    """Paths that --force must not replace."""
+    return paths_among([arguments.source, arguments.labels])
 
 
 def _to_preset(arguments, out):
@@ -54,12 +60,12 @@ def _to_preset(arguments, out):
             return read_labels(arguments.labels, num_classes)
 
     if (ready := _ready(arguments)) is not None:
-        with atomic_directory(out, replace=arguments.force) as partial:
+        with new_directory(out, "preset", arguments.force, _inputs(arguments)) as partial:
             copy_preset(ready, partial)
         return ["copied: it is a preset already"]
     file, variant = checkpoint_file(arguments.source)
     variant, flags = arguments.variant or variant, read_flags(arguments.set)
-    return convert_checkpoint(file, out, variant, flags, labels, force=arguments.force)
+    return convert_checkpoint(file, out, variant, flags, labels, arguments.force, _inputs(arguments))
 
 
 def _as_preset(arguments, folder):

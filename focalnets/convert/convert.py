@@ -5,18 +5,20 @@ Whatever is written is read back and compared before it gets its name: a wrong f
 
 import gc
 import hashlib
-import os
 import pathlib
-import tempfile
 
 import keras
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import atomic_directory, write_json
+from focalnets._io import expanded
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.models.classifier import FocalNetClassifier
+from focalnets.output.files import write_json, writing
+from focalnets.output.inputs import refuse_inputs
+from focalnets.output.paths import make_directory
+from focalnets.output.replace import new_directory
 from focalnets.presets.load import load_any
 from focalnets.presets.preprocessing import transformers_preprocessing
 from focalnets.presets.store import is_preset_directory, read_config, write_preset_files
@@ -24,7 +26,7 @@ from focalnets.presets.store import is_preset_directory, read_config, write_pres
 REPORT = "conversion.json"
 
 
-def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force=False):
+def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force=False, inputs=()):
     """Write the preset directory of a checkpoint.
 
     Args:
@@ -32,7 +34,8 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
         out: preset directory to make.
         variant, flags: see `from_tensors`.
         labels: function from the number of classes to their names; None for the checkpoint's own.
-        force: replace a preset that is there.
+        force: bool. Replace the preset that is there, and keep all other files. Defaults to `False`.
+        inputs: Paths besides `source` that `force` never replaces. Defaults to `()`.
 
     Returns:
         List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
@@ -51,9 +54,10 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
     >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
     'format: timm'
     """
+    inputs = [*inputs, *([] if isinstance(source, Source) else [source])]
     name = str(source) if not isinstance(source, Source) else "arrays in memory"
     source = source if isinstance(source, Source) else read_source(source)
-    with atomic_directory(out, replace=force) as partial:
+    with new_directory(out, "preset", force, inputs) as partial:
         found = from_tensors(source, variant, flags, labels)
         digests = _digests(found.network)
         _check(source.tensors, digests)
@@ -79,7 +83,7 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
     return notes
 
 
-def export_checkpoint(preset, out, library, force=False):
+def export_checkpoint(preset, out, library, force=False, inputs=()):
     """Write the weights of a network as a checkpoint of another library.
 
     Args:
@@ -87,7 +91,9 @@ def export_checkpoint(preset, out, library, force=False):
         out: file ending in `.pth` or `.safetensors`; for transformers also a directory, which gets
             `config.json` and `model.safetensors` for `from_pretrained`.
         library: "official", "timm" or "transformers".
-        force: replace a file that is there.
+        force: bool. Replace the file that is there, or the files that an earlier export wrote into the
+            directory. Defaults to `False`.
+        inputs: Paths besides `preset` that `force` never replaces. Defaults to `()`.
 
     Returns:
         List of lines that say what was written.
@@ -97,12 +103,16 @@ def export_checkpoint(preset, out, library, force=False):
             would remove a directory that is no preset and no checkpoint.
         FileExistsError: if `out` exists, unless `force`.
     """
-    out = pathlib.Path(out)
+    out = expanded(out)
     is_file = out.suffix in (".pth", ".safetensors")
     if not is_file and library != "transformers":
         raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
     if is_file and out.exists() and not force:
         raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    if is_file and out.is_dir():
+        raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
+    if is_file:
+        refuse_inputs(out, [preset, *inputs])
     network = _network_of(preset)
     tensors, digests = to_tensors(network, library), _digests(network)
     config, notes = transformers_config(network), differences_elsewhere(network, library)
@@ -110,20 +120,13 @@ def export_checkpoint(preset, out, library, force=False):
     del network  # the largest take 3 GB, and the writer copies
     gc.collect()
     if is_file:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{out.stem}-", suffix=out.suffix, dir=out.parent)
-        os.close(handle)
-        partial = pathlib.Path(partial)
-        try:
+        make_directory(out.parent)
+        with writing(out, own=False, replace=force) as partial:
             _write_tensors(partial, tensors)
             tensors.clear()
             _check(read_source(partial).tensors, digests)
-            partial.chmod(0o644)
-            partial.replace(out)
-        finally:
-            partial.unlink(missing_ok=True)
     else:
-        with atomic_directory(out, replace=force) as partial:
+        with new_directory(out, "checkpoint", force, [preset, *inputs]) as partial:
             write_json(partial / "config.json", config)
             preprocessing = None if converter is None else transformers_preprocessing(converter)
             if preprocessing is not None:

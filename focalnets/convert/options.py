@@ -1,7 +1,20 @@
 """The options of `focalnets convert`, read without Keras."""
 
+from focalnets._io import expanded
 from focalnets.convert.architecture import FLAGS
 from focalnets.names import did_you_mean
+from focalnets.output.paths import output_path
+
+# How to write a file of each kind, where `convert` itself does not.
+_ELSEWHERE = {
+    ".keras": "In Python: focalnets.FocalNetClassifier.from_preset({source!r}).save({name!r}).",
+    ".h5": "The preset directory holds the weights as model.weights.h5.",
+    ".onnx": (
+        "In Python: focalnets.export.export.write_export(classifier, directory) writes model.onnx and its "
+        "preprocessing into an existing directory; it needs pip install onnx."
+    ),
+}
+_CHECKPOINTS = (".pth", ".safetensors", ".pt", ".bin", ".ckpt", ".tar")
 
 
 def read_flags(texts):
@@ -39,3 +52,38 @@ def read_flags(texts):
             except ValueError:
                 raise ValueError(f"{name} takes a number; got {value!r}.") from None
     return flags
+
+
+def checked_out(source, out, to):
+    """The path of OUT; ValueError if it is the name of a file that `convert` does not write.
+
+    Args:
+        source: str. Source of the conversion, for the message.
+        out: str. Path to write.
+        to: str. Library whose format is written. None for a preset.
+
+    >>> from focalnets.convert.options import checked_out
+    >>> checked_out("runs/mine", "mine.pth", "official").name
+    'mine.pth'
+    """
+    out = expanded(out)
+    suffix = out.suffix.lower()
+    if to is not None and suffix in (".pth", ".safetensors"):
+        return out
+    try:
+        return output_path(out)
+    except ValueError:
+        if suffix in _CHECKPOINTS:
+            name = out.with_name(out.name.removesuffix(out.suffix).removesuffix(".pth"))
+            file = out if suffix == ".safetensors" else f"{name}.pth"
+            hint = (
+                "For a checkpoint of another library: focalnets convert "
+                f"{source} {file} --to official (or timm, or transformers)."
+            )
+        else:
+            hint = _ELSEWHERE.get(suffix, f"focalnets writes no {suffix} files.")
+            hint = hint.format(source=source, name=out.name)
+        raise ValueError(
+            f"{str(out)!r} is the name of a {out.suffix} file, but convert writes a preset directory, or "
+            f"with --to a .pth or .safetensors file. {hint}"
+        ) from None

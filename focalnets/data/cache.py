@@ -1,5 +1,7 @@
 """A data set, resized once: uint8 arrays that are memory-mapped, so that an epoch decodes nothing."""
 
+import math
+import os
 import pathlib
 from typing import Annotated, Literal
 
@@ -7,8 +9,11 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageOps
 
-from focalnets._io import atomic_directory, cores, parallel_map, progress, write_json
+from focalnets._io import cores, parallel_map, progress, reason
 from focalnets.data.decode import as_image, as_pixels
+from focalnets.output.files import write_json
+from focalnets.output.paths import output_path
+from focalnets.output.replace import new_directory
 from focalnets.schema import read_json, read_record
 
 _INDEX = "cache.json"
@@ -26,14 +31,15 @@ def square(side):
     return prepare
 
 
-def write_cache(dataset, directory, source="", force=False):
+def write_cache(dataset, directory, source="", force=False, inputs=()):
     """Write the prepared images of a data set; memory stays bounded whatever its size.
 
     Args:
         dataset: an `ImageDataset`, best opened with `keep="stream"` and `prepare=square(side)`.
         directory: to make: cache.json, and <split>.images.npy and <split>.labels.npy for each split.
         source: what it was made from, for the record.
-        force: replace a cache that is there.
+        force: bool. Replace the cache that is there, and keep all other files. Defaults to `False`.
+        inputs: Paths that the data set is read from, which `force` never replaces. Defaults to `()`.
 
     Raises:
         FileExistsError: if `directory` exists, unless it is a cache and `force`.
@@ -47,14 +53,14 @@ def write_cache(dataset, directory, source="", force=False):
     >>> open_dataset(folder, channels=1).splits["test"].images.shape
     (359, 16, 16, 1)
     """
-    directory = pathlib.Path(directory)
+    directory = output_path(directory)
     if directory.exists() and not (force and is_cache(directory)):
         raise FileExistsError(
             f"{directory} exists already; give another --out"
             + (", or --force to replace it." if is_cache(directory) else ".")
         )
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
-    with atomic_directory(directory, replace=True, is_ours=is_cache) as partial:
+    with new_directory(directory, "cache", force, inputs) as partial:
         for name, split in splits.items():
             _write_images(partial / f"{name}.images.npy", name, split)
             np.save(partial / f"{name}.labels.npy", split.labels)
@@ -71,14 +77,34 @@ def write_cache(dataset, directory, source="", force=False):
 
 
 def _write_images(path, name, split):
+    """Write an .npy file of images. Its space is reserved first, and nothing is mapped into memory: on a full
+    disk, a mapped page would end the process by SIGBUS."""
     starts = range(0, len(split), _CHUNK)
     rows = [np.arange(start, min(start + _CHUNK, len(split))) for start in starts]
     batches = parallel_map(split.batch, rows, cores())
-    stored = None
-    for chunk, batch in zip(rows, progress(batches, f"writing {name}", len(rows)), strict=True):
-        if stored is None:
-            stored = np.lib.format.open_memmap(path, "w+", "uint8", (len(split), *batch.shape[1:]))
-        stored[chunk] = batch
+    with open(path, "xb") as file:
+        for number, batch in enumerate(progress(batches, f"writing {name}", len(rows))):
+            if number == 0:
+                shape = (len(split), *batch.shape[1:])
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                _reserve(file, math.prod(shape), name)
+            if batch.shape[1:] != shape[1:]:
+                raise ValueError(f"The images of {name} differ in size: {shape[1:]} and {batch.shape[1:]}.")
+            file.write(np.ascontiguousarray(batch, "uint8"))
+
+
+def _reserve(file, size, name):
+    """Reserve the space of the bytes to be written, where the system can."""
+    if not hasattr(os, "posix_fallocate"):  # Linux
+        return
+    try:
+        os.posix_fallocate(file.fileno(), file.tell(), size)
+    except OSError as error:
+        raise OSError(
+            f"The images of {name} take {size:,} bytes, which cannot be written ({reason(error)}). Free some "
+            "space, choose another --out, or a smaller --image-size."
+        ) from error
 
 
 def is_cache(directory):

@@ -2,6 +2,7 @@
 
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
+from focalnets.data.inputs import data_paths
 from focalnets.data.pictures import report_skipped
 from focalnets.names import say
 
@@ -17,7 +18,8 @@ def run_cache(arguments):
         arguments.on_bad_image,
         keep="stream",
     )
-    write_cache(dataset, arguments.out, arguments.data, arguments.force)
+    inputs = data_paths(arguments.data)
+    write_cache(dataset, arguments.out, arguments.data, arguments.force, inputs)
     for name, split in dataset.splits.items():
         print(f"{name}: {len(split)} images")
     report_skipped(dataset.bad)

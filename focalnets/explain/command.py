@@ -1,11 +1,11 @@
 """`focalnets explain`."""
 
 import functools
+import os
 import unicodedata
 
 import numpy as np
 
-from focalnets._io import new_output_directory
 from focalnets.convert.open import open_classifier
 from focalnets.data.pictures import (
     NO_PREPROCESSING,
@@ -18,6 +18,8 @@ from focalnets.explain.inputs import chosen_blocks, preset_and_pictures
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
 from focalnets.names import say
+from focalnets.output.files import new_output_directory, seal, writing
+from focalnets.output.inputs import paths_among
 
 
 def run(arguments):
@@ -33,18 +35,31 @@ def run(arguments):
         raise ValueError(NO_PREPROCESSING)
     prepare = functools.partial(classifier.image_converter.prepare, crop=arguments.crop)
     # Read twice: bad pictures are named before anything is drawn, and pixels are not kept until then.
-    bad = [picture.problem for picture in read_pictures(files, channels, prepare) if picture.problem]
+    bad, stems, used = [], [], set()
+    for picture in read_pictures(files, channels, prepare):
+        stems.append(None if picture.problem else _free_name(picture.name, used))
+        bad += [picture.problem] if picture.problem else []
     if bad and arguments.on_bad_image == "error":
         raise ValueError(describe_bad(bad))
-    directory = new_output_directory(arguments.out, arguments.force)
-    used = set()
+    ends = (".npz", *(f".{block}.png" for block in blocks))
+    names = [f"{stem}{end}" for stem in stems if stem is not None for end in ends]
+    inputs = [*paths_among([preset, *pictures]), *files]
+    directory = new_output_directory(arguments.out, "explanation", arguments.force, inputs, names)
+    try:
+        _write(directory, classifier, blocks, read_pictures(files, channels, prepare), stems)
+    finally:
+        seal(directory)
+    report_skipped(bad)
+
+
+def _write(directory, classifier, blocks, pictures, stems):
+    """Write panels and arrays of each picture under its stem, None if it could not be read."""
     graph = modulation_model(classifier)
-    for picture in read_pictures(files, channels, prepare):
-        if picture.problem:
+    for picture, stem in zip(pictures, stems, strict=True):
+        if picture.problem or stem is None:
             continue
         pixels = picture.pixels
         found = modulation_maps(classifier, pixels[None], graph=graph, blocks=blocks)
-        stem = _free_name(picture.name, used)
         arrays = {"image": pixels}
         for name in blocks:
             arrays[f"{name}.gates"] = found[name].gates[0]
@@ -52,15 +67,16 @@ def run(arguments):
             path = directory / f"{stem}.{name}.png"
             draw_panels(path, pixels[None], found[name], [""], heading=f"{stem}, {name}")
             say(f"panel: {path}")
-        np.savez_compressed(directory / f"{stem}.npz", **arrays)
+        with writing(directory / f"{stem}.npz") as partial:
+            np.savez_compressed(partial, **arrays)
         say(f"arrays: {directory / stem}.npz")
-    report_skipped(bad)
 
 
 def _free_name(name, used):
     """The picture's name without folder and suffix, with a number if another one has it, in whatever case:
-    file systems differ in whether they tell A from a."""
+    file systems differ in whether they tell A from a. No file system takes names of over 255 bytes."""
     stem = name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    stem = os.fsdecode(os.fsencode(stem)[:200]) if len(os.fsencode(stem)) > 200 else stem
     candidate, number = stem, 1
     while _folded(candidate) in used:
         number += 1

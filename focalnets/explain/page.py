@@ -4,6 +4,8 @@ import base64
 import html
 import pathlib
 
+from focalnets.output.files import writing
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 img { max-width: 100%; height: auto; display: block; margin: 0.5rem 0 1.5rem; }
@@ -36,7 +38,8 @@ def write_page(path, title, parts):
         f"<h1>{_text(title)}</h1>",
     ]
     text = "\n".join([*head, *parts, "</body></html>\n"])
-    pathlib.Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def heading(text):

@@ -6,6 +6,8 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from focalnets.output.files import writing
+
 # Gates have either sign: white is 0, and equal colors mean equal amounts. Norms start at 0.
 _GATES, _NORMS = "RdBu_r", "viridis"
 
@@ -72,7 +74,7 @@ def draw_panels(path, images, block_maps, titles, heading):
         mappable = matplotlib.cm.ScalarMappable(scale, colours)
         figure.colorbar(mappable, cax=axis).ax.tick_params(labelsize=7)
         axis.set_title(name, fontsize=7)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, most_frames=8):
@@ -130,7 +132,7 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
                     axis.imshow(gates[epoch][image, ..., place], norm=gate_scale, cmap=_GATES)
                 if image == place == 0:
                     axis.set_title(f"epoch {epoch}", fontsize=8, pad=2)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_curves(path, history):
@@ -151,7 +153,13 @@ def draw_curves(path, history):
         axis.set_title(name)
         axis.grid(alpha=0.3)
         axis.legend()
-    figure.savefig(path)
+    save_figure(figure, path)
+
+
+def save_figure(figure, path):
+    """Write a figure as a PNG that gets its name when it is complete."""
+    with writing(path) as partial:
+        figure.savefig(partial)
 
 
 def label(text, most):

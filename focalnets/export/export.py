@@ -10,9 +10,9 @@ import pathlib
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import write_json
 from focalnets.export.onnx_graph import onnx_model
 from focalnets.export.record import FORMAT, FORMAT_VERSION, GRAPH, RECORD, WEIGHTS
+from focalnets.output.files import write_json
 
 _LARGEST_MESSAGE = 2**31 - 2**26  # protobuf's limit, and room for the graph
 

@@ -12,8 +12,9 @@ import re
 import shutil
 import time
 
-from focalnets._io import no_links, progress, read_json, reason, write_json
+from focalnets._io import no_links, progress, read_json, reason
 from focalnets.hub.addresses import AttemptError, in_words, is_version, open_url, version_of
+from focalnets.output.files import write_json
 
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds before each further attempt
 

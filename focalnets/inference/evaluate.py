@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import write_json
 from focalnets.inference.pictures import draw_confusion, draw_reliability
 from focalnets.inference.predictor import NOT_FINITE, softmax
 from focalnets.names import csv_cell
+from focalnets.output.files import write_json, writing
 
 BINS = 15
 _MATRIX_CLASSES = 100  # of more, the matrix as JSON would be larger than everything else of a run
@@ -143,7 +143,10 @@ def write_evaluation(directory, evaluation, data, split, more=None):
 
 def _write_pairs(path, evaluation):
     names = [csv_cell(name) for name in evaluation.per_class]
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        writing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(("true", "predicted", "images"))
         for true, predicted in np.argwhere(evaluation.confusion):

@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 
-from focalnets._io import listed, new_output_directory
+from focalnets._io import listed
 from focalnets.data.corruptions import SEVERITIES, corrupt, corruptions_of
 from focalnets.data.datasets import open_dataset
+from focalnets.data.inputs import data_paths
 from focalnets.data.naming import distinct_class_names, split_for
 from focalnets.data.pictures import report_skipped
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
@@ -16,6 +17,8 @@ from focalnets.inference.pictures import draw_corruptions
 from focalnets.inference.predictor import Predictor
 from focalnets.inference.views import VIEWS
 from focalnets.names import json_text, printable, say
+from focalnets.output.files import filling, new_output_directory
+from focalnets.output.inputs import paths_among
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words
 
@@ -55,7 +58,10 @@ def run(arguments):
         )
     if arguments.html and arguments.out is None:
         raise ValueError("--html writes its page into a directory: name one with --out.")
-    directory = None if arguments.out is None else new_output_directory(arguments.out, arguments.force)
+    directory = None
+    if arguments.out is not None:
+        inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]
+        directory = new_output_directory(arguments.out, "evaluation", arguments.force, inputs)
     places = np.array([names.index(name) for name in data_names])  # the data may lack some classes
     kept = np.sort(places) if arguments.restrict else np.arange(len(names))
     names = tuple(names[place] for place in kept)
@@ -78,15 +84,14 @@ def run(arguments):
     if arguments.corruptions:
         more["corruptions"] = _corruptions(logits, labels, predictor.channels)
     if directory is not None:
-        for name in ("corruptions.png", "mistakes.png", "evaluation.html", "confusion.csv"):
-            (directory / name).unlink(missing_ok=True)  # of an earlier evaluation
-        write_evaluation(directory, found, arguments.data, arguments.split, more)
-        if "corruptions" in more:
-            draw_corruptions(directory / "corruptions.png", more["corruptions"], found.top1)
-    if arguments.html:
-        write_mistakes(directory / "mistakes.png", split, plain, labels, names)
-        title = f"{arguments.preset} on {arguments.data}, {arguments.split}"
-        write_evaluation_page(directory / "evaluation.html", title, found, more)
+        with filling(directory, "evaluation") as partial:
+            write_evaluation(partial, found, arguments.data, arguments.split, more)
+            if "corruptions" in more:
+                draw_corruptions(partial / "corruptions.png", more["corruptions"], found.top1)
+            if arguments.html:
+                write_mistakes(partial / "mistakes.png", split, plain, labels, names)
+                title = f"{arguments.preset} on {arguments.data}, {arguments.split}"
+                write_evaluation_page(partial / "evaluation.html", title, found, more)
     if arguments.as_json:
         record = {**figures(found, arguments.data, arguments.split), **more}
         print(json_text(record))

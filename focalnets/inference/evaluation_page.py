@@ -57,11 +57,7 @@ def write_evaluation_page(path, title, evaluation, more):
 
 
 def write_mistakes(path, split, logits, labels, class_names):
-    """Write a PNG of the images that the net was surest of, and wrong; none if it made no mistake.
-
-    One that an earlier evaluation left there does not stay.
-    """
-    path.unlink(missing_ok=True)
+    """Write a PNG of the images that the net was surest of, and wrong; none if it made no mistake."""
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=-1)
     wrong = np.flatnonzero(predicted != labels)

@@ -11,9 +11,11 @@ import os
 import stat
 
 from focalnets import __version__
-from focalnets._io import atomic_directory, locked, no_links, write_json
+from focalnets._io import locked, no_links
 from focalnets.export.record import read_export
 from focalnets.hub import private_directory
+from focalnets.output.files import write_json
+from focalnets.output.replace import new_directory
 from focalnets.presets.files import CONFIG, LABELS, PREPROCESSING, WEIGHTS
 from focalnets.schema import read_record
 
@@ -49,8 +51,7 @@ def cached_export(preset, runtime, export):
         lock = directory.with_name(f".{directory.name}.lock")
         with locked(lock, f"exporting {preset.name}"):
             if not _is_export_of(directory, origin):
-                # Whatever lies there is of our cache.
-                with atomic_directory(directory, replace=True, is_ours=lambda _: True) as partial:
+                with new_directory(directory, "export", force=True) as partial:
                     export(partial, origin)
                     remember_files(partial)
     return directory

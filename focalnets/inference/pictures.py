@@ -3,7 +3,7 @@
 import matplotlib.figure
 import numpy as np
 
-from focalnets.explain.render import label
+from focalnets.explain.render import label, save_figure
 
 
 def draw_confusion(path, evaluation):
@@ -27,7 +27,7 @@ def draw_confusion(path, evaluation):
                 colour = "black" if shares[row, column] > 0.6 else "white"
                 axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
     axis.set_title(f"top-1 {evaluation.top1:.2%} of {evaluation.images:,} images")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_reliability(path, evaluation):
@@ -47,7 +47,7 @@ def draw_reliability(path, evaluation):
     upper.set_title(f"expected calibration error {evaluation.ece:.2%}")
     lower.bar(edges[:-1], images / images.sum(), 1 / len(images), align="edge", edgecolor="white")
     lower.set(xlabel="probability of the likeliest class", ylabel="share of images")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_corruptions(path, accuracies, clean):
@@ -66,7 +66,7 @@ def draw_corruptions(path, accuracies, clean):
         colour = "black" if value > 0.6 else "white"
         axis.text(column, row, f"{value:.1%}", ha="center", va="center", fontsize=8, color=colour)
     axis.set_title(f"corrupted images: {table.mean():.1%} in the mean; as they are: {clean:.1%}")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def draw_mistakes(path, images, titles, columns=6):
@@ -79,4 +79,4 @@ def draw_mistakes(path, images, titles, columns=6):
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="grey", vmin=0, vmax=255)
         axis.set_title(title, fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -16,9 +16,10 @@ import h5py
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import atomic_directory, write_json
 from focalnets.models.classifier import FocalNetClassifier
 from focalnets.models.image_converter import ImageConverter
+from focalnets.output.files import write_json, writing
+from focalnets.output.replace import new_directory
 from focalnets.presets.files import (
     CONFIG,
     FORMAT,
@@ -48,7 +49,7 @@ def save_preset(network, directory, replace=False, image_converter=None):
         FileExistsError: if `directory` exists, unless `replace`.
         ValueError: if `replace` would remove a directory that is no preset.
     """
-    with atomic_directory(directory, replace) as partial:
+    with new_directory(directory, "preset", replace) as partial:
         write_preset_files(network, partial, image_converter)
 
 
@@ -72,10 +73,8 @@ def write_preset_files(network, directory, image_converter=None):
     backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
     image_converter = getattr(network, "image_converter", image_converter)
     class_names = getattr(network, "class_names", None)
-    partial_weights = directory / f"partial-{WEIGHTS}"
-    with _without_optimizer(network):
-        network.save_weights(partial_weights)
-    partial_weights.replace(directory / WEIGHTS)
+    with writing(directory / WEIGHTS) as partial, _without_optimizer(network):
+        network.save_weights(partial)
     if image_converter is not None:
         write_json(directory / PREPROCESSING, _stored(image_converter.get_config()))
     if class_names is not None:

@@ -1,7 +1,6 @@
 """What happens while a network trains. `TrainMonitor` and `StopOnNaN` serve in anyone's `fit`."""
 
 import math
-import pathlib
 import time
 
 import keras
@@ -10,6 +9,8 @@ from keras import ops
 
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_filmstrip, draw_panels
+from focalnets.output.files import list_files, shared_directory, writing
+from focalnets.output.paths import output_path
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -96,7 +97,7 @@ class TrainMonitor(keras.callbacks.Callback):
         if epoch_interval < 1:
             raise ValueError(f"epoch_interval must be at least 1; got {epoch_interval}.")
         self.images = np.asarray(images)
-        self.directory = pathlib.Path(directory)
+        self.directory = output_path(directory)
         self.epoch_interval = epoch_interval
         self.blocks = blocks
         self.titles = [str(i + 1) for i in range(len(self.images))] if titles is None else list(titles)
@@ -105,7 +106,7 @@ class TrainMonitor(keras.callbacks.Callback):
         if self.blocks is None:
             of_stage = {block.name.split("_")[0]: block.name for block in self.model.backbone.blocks}
             self.blocks = list(of_stage.values())
-        self.directory.mkdir(parents=True, exist_ok=True)
+        shared_directory(self.directory, "monitor")
         self._graph = modulation_model(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -119,7 +120,8 @@ class TrainMonitor(keras.callbacks.Callback):
             arrays[f"{name}.receptive_fields"] = np.array(maps[name].receptive_fields)
             path = self.directory / f"epoch{epoch + 1:04}.{name}.png"
             draw_panels(path, self.images, maps[name], self.titles, f"{name}, epoch {epoch + 1}")
-        np.savez_compressed(self.directory / f"epoch{epoch + 1:04}.npz", **arrays)
+        with writing(self.directory / f"epoch{epoch + 1:04}.npz") as partial:
+            np.savez_compressed(partial, **arrays)
 
     def on_train_end(self, logs=None):
         self.draw_filmstrips()
@@ -155,6 +157,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, directory):
         super().__init__()
+        directory = shared_directory(directory, "run")
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
@@ -162,7 +165,9 @@ class TensorBoard(keras.callbacks.Callback):
                 "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
             ) from error
         # Its own name has whole seconds: a run resumed within one would overwrite it.
-        self.writer = SummaryWriter(str(directory), flush_secs=5, filename_suffix=f".{time.time_ns()}")
+        suffix = f".{time.time_ns()}"
+        self.writer = SummaryWriter(str(directory), flush_secs=5, filename_suffix=suffix)
+        list_files(directory.glob(f"*{suffix}"))
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():

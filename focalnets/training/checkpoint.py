@@ -4,7 +4,6 @@ Keras saves neither the states of its seed generators nor, with an optimiser, wh
 its BackupAndRestore writes in place, so that a crash while it writes loses both the old and the new.
 """
 
-import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +16,7 @@ from keras import ops
 
 from focalnets._io import reason
 from focalnets.npz import read_npz
+from focalnets.output.files import writing
 from focalnets.schema import checked, parse_json
 
 _META = "meta"
@@ -128,16 +128,10 @@ def read_weights(path):
 
 def _write(path, arrays):
     path = pathlib.Path(path)
-    partial = path.with_name(f"partial-{path.name}")
     try:
-        with partial.open("wb") as file:
+        with writing(path) as partial, partial.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # of a disk that is read only
-            partial.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         raise OSError(f"{path} cannot be written ({reason(error)}); what stood there is whole.") from error

@@ -5,12 +5,13 @@ import json
 import os
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 
+from focalnets._io import expanded
 from focalnets.data.pictures import report_skipped
 from focalnets.names import say
+from focalnets.output.paths import make_directory
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 from focalnets.training.run_directory import read_run
 from focalnets.training.suitability import recipe_for
@@ -131,10 +132,12 @@ def run_recipes(arguments):
         return
     if arguments.to is None:
         raise ValueError("Say where to: focalnets recipes copy NAME FILE.py.")
-    target = pathlib.Path(arguments.to)
+    target = expanded(arguments.to)
     if target.suffix != ".py":
         raise ValueError(f"A recipe is a Python file; {arguments.to!r} does not end in .py.")
-    if target.exists():
+    if os.path.lexists(target):
         raise FileExistsError(f"{target} exists already; choose another name.")
-    shutil.copyfile(recipe_file(arguments.name), target)
+    make_directory(target.parent)
+    with open(target, "xb") as file:  # not over a file that somebody makes meanwhile
+        file.write(recipe_file(arguments.name).read_bytes())
     say(f"recipe: {target}; use it with --recipe {target}")

@@ -11,6 +11,7 @@ from focalnets.data.loader import Loader
 from focalnets.explain.modulation import modulation_maps
 from focalnets.explain.render import draw_panels
 from focalnets.inference.evaluate import evaluate, write_evaluation
+from focalnets.output.files import shared_directory
 from focalnets.presets.store import write_preset_files
 from focalnets.training.checkpoint import read_weights
 from focalnets.training.records import best_row
@@ -98,7 +99,7 @@ def _draw_panels(classifier, split, kind, folder):
     images = shown.images
     maps = modulation_maps(classifier, images)
     last_blocks = {name.split("_")[0]: name for name in maps}  # the last of a stage wins
-    folder.mkdir(exist_ok=True)
+    shared_directory(folder, "run")
     paths = []
     for name in last_blocks.values():
         paths.append(folder / f"{name}.png")

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import time
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from focalnets.explain.render import draw_curves
+from focalnets.output.files import writing
 from focalnets.training.checkpoint import take_snapshot, write_snapshot, write_weights
 
 # A run that is killed in a long epoch loses no more than this.
@@ -176,6 +176,5 @@ def write_history(path, rows):
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    partial = path.with_name(f"partial-{path.name}")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    with writing(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8")

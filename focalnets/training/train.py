@@ -1,5 +1,6 @@
 """train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -9,9 +10,12 @@ import shlex
 import keras
 
 from focalnets import __version__
-from focalnets._io import expanded, machine, new_run_directory, write_json
+from focalnets._io import expanded, machine
+from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
+from focalnets.output.files import check_run_directory, new_run_directory, resumed_directory, seal, write_json
+from focalnets.output.inputs import paths_among
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
@@ -71,6 +75,7 @@ def train(
     >>> result.test_accuracy > 0.1
     True
     """
+    given = recipe if str(recipe).endswith(".py") else None
     if recipe is None:
         recipe = recipe_for(data)
     elif not isinstance(recipe, Recipe):
@@ -91,10 +96,12 @@ def train(
         "monitor_every": monitor_every,
         "tensorboard": tensorboard,
     }
+    inputs = [*data_paths(data), *paths_among([given, recipe.preset])]
+    check_run_directory(out, force, inputs)
     job = Job(recipe, settings)
     for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
         _log.warning(text)
-    directory = new_run_directory(out, force)
+    directory = new_run_directory(out, force, inputs)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
     where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
     where["machine"] = accelerator() or machine()
@@ -128,15 +135,14 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     >>> stopped.complete, resume(stopped.directory, verbose=0).complete
     (False, True)
     """
-    directory = pathlib.Path(directory)
+    directory = expanded(directory)
     settings, recipe = read_run(directory), read_recipe(directory)
     if settings["backend"] != keras.backend.backend():
         raise ValueError(
             f"{directory} was begun on {settings['backend']}, not on {keras.backend.backend()}; resume it "
             f"with --backend {settings['backend']}."
         )
-    for partial in directory.glob("partial-*"):  # of a write that a crash cut short
-        partial.unlink()
+    resumed_directory(directory)
     snapshot = read_snapshot(directory / "last.npz")
     if "images" not in settings:
         raise ValueError(
@@ -179,9 +185,13 @@ def _images(job):
 
 
 def _run(job, directory, snapshot, max_minutes, verbose):
-    records, complete = job.fit(directory, snapshot, max_minutes, verbose)
-    if complete:
-        return finish(job, directory, records)
+    try:
+        records, complete = job.fit(directory, snapshot, max_minutes, verbose)
+        if complete:
+            return finish(job, directory, records)
+    finally:
+        with contextlib.suppress(OSError):  # of a disk that is full: that error is on its way
+            seal(directory)
     curves = directory / "curves.png"
     return TrainResult(directory, curves, [], None, records.rows, None, None, job.dataset.bad)
 

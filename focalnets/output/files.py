@@ -1,0 +1,262 @@
+"""Files that focalnets writes into directories that it shares with its user: runs, evaluations, explanations.
+
+A file gets its name when it is complete, so that a process that is killed leaves the old file or the new
+one. It is written in a workplace and renamed, so that no link in its place is followed, and is listed in the
+manifest before it gets its name.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+
+from focalnets.output.inputs import refuse_inputs
+from focalnets.output.manifest import (
+    Entry,
+    Manifest,
+    all_files,
+    describe_kept,
+    kept_entries,
+    linked_parent,
+    manifest_of,
+    our_files,
+    read_manifest,
+    remove_files,
+    sealed,
+    write_manifest,
+)
+from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
+from focalnets.output.rename import rename_new
+from focalnets.output.replace import NETWORKS
+from focalnets.output.workplace import PREFIX, settle_left, workplace
+
+_log = logging.getLogger("focalnets")
+
+
+def new_run_directory(directory, force=False, inputs=()):
+    """Make an empty directory for a run.
+
+    Args:
+        directory: Path; parents are made.
+        force: bool. Remove the run or preset that is there, and nothing else.
+        inputs: Paths that are read; see `refuse_inputs`.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        FileExistsError: if it exists and is not empty, unless `force`.
+        ValueError: if there is nothing that focalnets wrote, or an input is involved.
+    """
+    check_run_directory(directory, force, inputs)
+    directory, others = output_path(directory), {}
+    if _is_occupied(directory):
+        settle_left(directory)
+        ours = our_files(directory, NETWORKS)
+        kept = kept_entries(directory, ours)
+        before = manifest_of(directory).files
+        others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
+        remove_files(directory, ours)
+        if kept:
+            _log.warning(describe_kept(directory, kept))
+    make_directory(directory)
+    write_manifest(directory, Manifest("run", others))
+    return directory
+
+
+def check_run_directory(directory, force=False, inputs=()):
+    """Raise what `new_run_directory` would raise. Nothing is changed."""
+    directory = output_path(directory)
+    if not _is_occupied(directory):
+        return
+    refuse_inputs(directory, inputs)
+    if not force:
+        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
+    ours = our_files(directory, NETWORKS)
+    if not ours:
+        raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
+    refuse_names(directory, "run", ours)
+
+
+def resumed_directory(directory):
+    """A run directory that more is written to; of an earlier focalnets, it gets a manifest."""
+    settle_left(directory)
+    manifest = manifest_of(directory)
+    if read_manifest(directory) is None:
+        write_manifest(directory, manifest)
+    partial = [name for name in manifest.files if name.startswith("partial-")]
+    remove_files(directory, partial)  # of a write that a crash cut short
+    listed = {name for name in manifest.files if not (directory / name).is_symlink()}
+    refuse_names(directory, "run", listed)
+    return directory
+
+
+def new_output_directory(directory, kind, force=False, inputs=(), names=None):
+    """Make a directory for results, or take one that exists: its files are replaced one by one.
+
+    Args:
+        directory: Path; parents are made.
+        kind: str. Kind of output, a key of `known.NAMES`.
+        force: bool. Write into a directory that is not empty.
+        inputs: Paths that are read; see `refuse_inputs`.
+        names: Names of the files to be written. All that the kind of output may have by default.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        FileExistsError: if it exists and is not empty, unless `force`, or holds files of others with the
+            names of files to be written.
+        ValueError: if an input is involved.
+    """
+    check_output_directory(directory, kind, force, inputs, names)
+    directory = output_path(directory)
+    if _is_occupied(directory):
+        settle_left(directory)
+        if kept := kept_entries(directory, our_files(directory, None)):
+            _log.warning(describe_kept(directory, kept))
+    make_directory(directory)
+    if read_manifest(directory) is None:
+        write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
+    if names is not None:
+        _claim(directory, names, kind)
+    return directory
+
+
+def check_output_directory(directory, kind, force=False, inputs=(), names=None):
+    """Raise what `new_output_directory` would raise. Nothing is changed."""
+    directory = output_path(directory)
+    if not _is_occupied(directory):
+        return
+    refuse_inputs(directory, inputs)
+    if not force:
+        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to write into it.")
+    refuse_names(directory, kind, our_files(directory, (kind,)), names)
+
+
+def shared_directory(directory, kind):
+    """Make a directory for files of `writing`: a folder of a directory with a manifest, or one of its own."""
+    directory = make_directory(directory)
+    if read_manifest(directory.parent) is None:
+        if read_manifest(directory) is None:
+            write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
+    elif directory.is_symlink():
+        raise OSError(f"{directory} is a symbolic link, through which nothing is written. Move it away.")
+    return directory
+
+
+def list_files(paths):
+    """List files in the manifest that a library has just written under names of its own."""
+    for path in paths:
+        root = _root(path)
+        manifest = read_manifest(root)
+        entry = Entry(manifest.kind)
+        name = path.relative_to(root).as_posix()
+        write_manifest(root, Manifest(manifest.kind, {**manifest.files, name: entry}))
+
+
+def _is_occupied(directory):
+    """Whether there is something in it, except what a killed process left."""
+    refuse_file(directory)
+    return directory.is_dir() and any(not one.name.startswith(PREFIX) for one in directory.iterdir())
+
+
+@contextlib.contextmanager
+def filling(directory, kind):
+    """Yield an empty directory whose files replace the files of that kind in `directory` at the end.
+
+    Args:
+        directory: Path that `new_output_directory` returned.
+        kind: str. Kind of output, a key of `known.NAMES`.
+    """
+    with workplace(directory) as folder:
+        new = folder / "new"
+        new.mkdir()
+        yield new
+        ours, names = our_files(directory, (kind,)), list(all_files(new))
+        refuse_names(directory, kind, ours, names)
+        _claim(directory, names, kind)
+        for name in names:
+            make_directory((directory / name).parent)
+            os.replace(new / name, directory / name)
+        remove_files(directory, ours - set(names))
+    seal(directory)
+
+
+@contextlib.contextmanager
+def writing(path, own=True, replace=True):
+    """Yield the path of a file that becomes `path` when the block ends without an error.
+
+    Args:
+        path: Path of the file, in an existing directory. If this directory or the one above has a manifest,
+            the file is listed there.
+        own: bool. Whether the file belongs to the output in its directory. `False` for a file that a user
+            named, which is not listed. Defaults to `True`.
+        replace: bool. Whether a file that exists is replaced. Defaults to `True`.
+
+    Raises:
+        FileExistsError: if the file exists, unless `replace`.
+        OSError: if it cannot be written, or is a file of others in a directory that has a manifest.
+
+    >>> import pathlib, tempfile
+    >>> from focalnets.output.files import writing
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "table.csv"
+    >>> with writing(path) as partial:
+    ...     _ = partial.write_text("a,b")
+    >>> path.read_text()
+    'a,b'
+    """
+    path = pathlib.Path(path)
+    root = _root(path) if own else None
+    with workplace(root or path.parent) as folder:
+        yield folder / path.name
+        if root is not None:
+            _claim(root, [path.relative_to(root).as_posix()])
+        if replace:
+            os.replace(folder / path.name, path)
+        else:
+            rename_new(folder / path.name, path)
+
+
+def write_json(path, value):
+    """Write `value` as indented JSON, see `writing`."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
+
+
+def seal(directory):
+    """Record size and hash of the files in a directory that are complete now, to notice later changes."""
+    manifest = read_manifest(directory)
+    files = sealed(directory, manifest.files)
+    if files != manifest.files:
+        write_manifest(directory, Manifest(manifest.kind, files))
+
+
+def _root(path):
+    """The directory whose manifest a file belongs to. None in a workplace, and where there is no manifest."""
+    for parent in (path.parent, path.parent.parent):
+        if parent.name.startswith(PREFIX):
+            return None
+        if read_manifest(parent) is not None:
+            return parent
+    return None
+
+
+def _claim(directory, names, kind=None):
+    """List files in the manifest that are about to be written."""
+    manifest, claimed = read_manifest(directory), {}
+    for name in names:
+        link = linked_parent(directory, name)
+        if link is None and (directory / name).is_symlink():
+            link = directory / name
+        if link is not None:
+            raise OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")
+        entry = manifest.files.get(name)
+        if entry is None and os.path.lexists(directory / name):
+            raise FileExistsError(f"{directory / name} is not a file of focalnets. Move it away.")
+        if entry is None or entry.size is not None:
+            claimed[name] = Entry(kind or (manifest.kind if entry is None else entry.kind))
+    if claimed:
+        write_manifest(directory, Manifest(manifest.kind, {**manifest.files, **claimed}))

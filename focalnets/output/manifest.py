@@ -1,0 +1,222 @@
+"""The manifest: a JSON file in every directory that focalnets writes, listing the files that it wrote there.
+
+`--force` removes or replaces these files and no others. An entry has the kind of output that the file
+belongs to and, once the file is complete, its size and SHA-256. A file that has another content than its
+entry was edited or replaced by somebody: it is theirs, and is kept. An entry without a size is a file that
+was being written when the process was killed. It is ours whatever it holds, if it has a name that focalnets
+gives (`known.NAMES`), so that the manifest of a downloaded directory cannot make us remove anything else.
+
+A directory that an earlier focalnets wrote has no manifest. `known.files_of_earlier_version` lists its files.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import stat
+from dataclasses import asdict, dataclass, replace
+
+from focalnets._io import listed
+from focalnets.output.known import WHOLLY_OURS, files_of_earlier_version, is_known
+from focalnets.output.workplace import PREFIX, workplace
+from focalnets.schema import read_record
+
+MANIFEST = ".focalnets-files.json"
+FORMAT, FORMAT_VERSION = "focalnets files", 1
+
+# Larger files (image caches, snapshots of large models) are compared by size alone.
+_HASHED_BYTES = 2**28
+
+_LARGEST = 2**28  # bytes of a manifest: `explain` of a million images
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that focalnets wrote.
+
+    Attributes:
+        kind: str. Kind of output, a key of `known.NAMES`.
+        size: int. Bytes. None while the file is being written.
+        sha256: str. Hexadecimal. None while the file is being written, and for files over 256 MiB.
+    """
+
+    kind: str
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest file: the kind of the directory, and name -> `Entry`."""
+
+    kind: str
+    files: dict[str, Entry]
+
+
+@dataclass(frozen=True)
+class _Record(Manifest):
+    """What a manifest file holds."""
+
+    format: str
+    format_version: int
+
+
+def read_manifest(directory):
+    """The `Manifest` of a directory. None if it has none, or a damaged one."""
+    path = pathlib.Path(directory) / MANIFEST
+    try:
+        state = os.lstat(path)
+        if not stat.S_ISREG(state.st_mode):
+            return None
+        return _parsed(path, state.st_ino, state.st_mtime_ns, state.st_size)
+    except (OSError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=4)  # `explain` looks into it once per file
+def _parsed(path, *_):
+    record = read_record(path, _Record, limit=_LARGEST)
+    if (record.format, record.format_version) != (FORMAT, FORMAT_VERSION):
+        raise ValueError(f"{path} has another format.")
+    return Manifest(record.kind, {name: entry for name, entry in record.files.items() if _is_inside(name)})
+
+
+def _is_inside(name):
+    """Whether a name from a file is that of a file below the directory."""
+    if not name or name == MANIFEST or "\0" in name or (os.name == "nt" and set("\\:") & set(name)):
+        return False
+    return not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
+
+
+def write_manifest(directory, manifest):
+    """Write the manifest of a directory, by write-then-rename."""
+    files = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
+    value = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "about": "The files that focalnets wrote here: --force replaces these, and keeps all others.",
+        "kind": manifest.kind,
+        "files": files,
+    }
+    text = json.dumps(value, indent=1) + "\n"  # ASCII: names may have any bytes
+    with workplace(directory) as folder:
+        (folder / MANIFEST).write_text(text, encoding="ascii")
+        os.replace(folder / MANIFEST, pathlib.Path(directory) / MANIFEST)
+
+
+def manifest_of(directory):
+    """The `Manifest` of a directory, derived if an earlier focalnets wrote it. None if none did."""
+    if (found := read_manifest(directory)) is not None:
+        return found
+    kind, names = files_of_earlier_version(pathlib.Path(directory))
+    return Manifest(kind, {name: Entry(kind) for name in names}) if kind else None
+
+
+def our_files(directory, kinds):
+    """Names of the files in a directory that focalnets wrote and nobody has changed since.
+
+    Args:
+        directory: Path.
+        kinds: Kinds of output to look for. None for all.
+    """
+    directory, manifest = pathlib.Path(directory), manifest_of(directory)
+    if kinds is not None and set(kinds) <= set(WHOLLY_OURS):
+        return set(all_files(directory)) if directory.is_dir() else set()
+    if manifest is None:
+        return set()
+    return {
+        name
+        for name, entry in manifest.files.items()
+        if (kinds is None or entry.kind in kinds) and _is_ours(directory, name, entry)
+    }
+
+
+def _is_ours(directory, name, entry):
+    path = directory / name
+    if path.is_symlink() or not path.is_file() or linked_parent(directory, name) is not None:
+        return False
+    if entry.size is None:
+        return is_known(entry.kind, name)
+    if path.stat().st_size != entry.size:
+        return False
+    return entry.sha256 is None or _sha256(path) == entry.sha256
+
+
+def remove_files(directory, names):
+    """Delete files and the folders that become empty; config.json first, without which no preset is whole."""
+    directory = pathlib.Path(directory)
+    for name in sorted(names, key=lambda name: (name != "config.json", name)):
+        (directory / name).unlink(missing_ok=True)
+    for folder in {parent for name in names for parent in pathlib.PurePosixPath(name).parents[:-1]}:
+        with contextlib.suppress(OSError):  # of a folder that is not empty
+            (directory / folder).rmdir()
+
+
+def linked_parent(directory, name):
+    """The first folder between a directory and a file in it that is a symbolic link. None without one."""
+    for parent in reversed(pathlib.PurePosixPath(name).parents[:-1]):
+        if (directory / parent).is_symlink():
+            return directory / parent
+    return None
+
+
+def sealed(directory, files):
+    """The entries of files, with size and hash. Entries of files that do not exist are left out.
+
+    Args:
+        directory: Path.
+        files: Name -> `Entry`.
+    """
+    entries = {}
+    for name, entry in files.items():
+        path = pathlib.Path(directory) / name
+        if entry.size is None and path.is_file():
+            size = path.stat().st_size
+            entry = replace(entry, size=size, sha256=_sha256(path) if size <= _HASHED_BYTES else None)
+        if path.is_file():
+            entries[name] = entry
+    return entries
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def all_files(directory):
+    """Names of all files below a directory, links not followed; without manifest and workplaces."""
+    directory = pathlib.Path(directory)
+    for parent, folders, files in os.walk(directory):
+        folders[:] = sorted(one for one in folders if not one.startswith(PREFIX))
+        links = [one for one in folders if os.path.islink(os.path.join(parent, one))]
+        for name in sorted([*files, *links]):
+            relative = os.path.relpath(os.path.join(parent, name), directory)
+            if relative != MANIFEST:
+                yield pathlib.PurePath(relative).as_posix()
+
+
+def kept_entries(directory, ours):
+    """What stays in a directory if the files `ours` go: names, folders that stay whole with a slash."""
+    return _kept(pathlib.Path(directory), "", ours, {name.rpartition("/")[0] for name in ours} | {""})
+
+
+def _kept(directory, above, ours, folders_of_ours):
+    found = []
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        name = above + entry.name
+        if name in ours or name == MANIFEST or entry.name.startswith(PREFIX):
+            continue
+        if not entry.is_dir(follow_symlinks=False):
+            found.append(name)
+        elif name in folders_of_ours:
+            found += _kept(entry.path, f"{name}/", ours, folders_of_ours)
+        else:
+            found.append(f"{name}/")
+    return found
+
+
+def describe_kept(directory, kept):
+    """A line that lists what `--force` left in a directory."""
+    return f"kept in {directory}, because focalnets did not write it: {listed(kept, most=20)}"

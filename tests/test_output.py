@@ -1,0 +1,714 @@
+"""Output directories: nothing of others is ever lost, and OUT is always the old one or the new one."""
+
+import json
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from focalnets import open_dataset
+from focalnets.cli import main
+from focalnets.data.cache import square
+from focalnets.data.cache import write_cache as write_image_cache
+from focalnets.data.inputs import data_paths
+from focalnets.output import files, rename
+from focalnets.output.manifest import MANIFEST
+from focalnets.output.replace import new_directory
+
+
+def write(directory, **files):
+    """Make a directory with files; "__" in a name is a slash."""
+    for name, text in files.items():
+        path = pathlib.Path(directory, name.replace("__", "/"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return pathlib.Path(directory)
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith(".focalnets"))
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_new_directory_failing_to_be_placed_loses_neither_old_nor_new(tmp_path, monkeypatch, exchanges):
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    if not exchanges:
+        monkeypatch.setattr(rename, "_renameat2", lambda *_: False)
+    with new_directory(link, "preset", force=True) as partial:
+        (partial / "old.json").write_text("")
+    with new_directory(link, "preset", force=True) as partial:
+        (partial / "new.json").write_text("")
+    assert link.is_symlink()
+    assert names(link) == ["new.json"]
+    assert names(real.parent) == ["real"]
+    original = os.rename
+    for refused in (1, 2):  # the new directory cannot be put in place; nor the old one back
+        calls = []
+
+        def fails(source, target, calls=calls, refused=refused):
+            calls.append(target)
+            if str(target).endswith("/real") and len(calls) <= 1 + refused:
+                raise PermissionError(13, "in use")
+            return original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(rename, "_renameat2", lambda *_: False)
+            patch.setattr(os, "rename", fails)
+            with (
+                pytest.raises(OSError, match="what was to be there is complete") as caught,
+                new_directory(link, "preset", force=True) as partial,
+            ):
+                (partial / "newer.json").write_text("")
+        complete = pathlib.Path(str(caught.value).split(": ")[-1])
+        assert names(complete) == ["newer.json"]
+        assert names(real) == ["new.json"]
+
+
+# === Arrangements: what lies in or around OUT when --force is given ===
+
+EVALUATION = {"top1": 1.0, "per_class": {}, "split": "test", "reliability": []}
+
+
+def _array(path, **arrays):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+
+
+def write_run(out, force=False, inputs=()):
+    directory = files.new_run_directory(out, force, inputs)
+    files.write_json(directory / "recipe.json", {"architecture": "x", "augmentation": {}})
+    files.shared_directory(directory / "panels", "run")
+    with files.writing(directory / "panels" / "stage1_block1.png") as partial:
+        partial.write_bytes(os.urandom(8))
+    files.seal(directory)
+
+
+def write_preset(out, force=False, inputs=()):
+    with new_directory(out, "preset", force, inputs) as partial:
+        files.write_json(partial / "config.json", {"format": "focalnets preset", "n": os.urandom(8).hex()})
+        (partial / "model.weights.h5").write_bytes(os.urandom(8))
+
+
+def write_checkpoint(out, force=False, inputs=()):
+    with new_directory(out, "checkpoint", force, inputs) as partial:
+        files.write_json(partial / "config.json", {"focalnets_version": os.urandom(8).hex()})
+        (partial / "model.safetensors").write_bytes(os.urandom(8))
+
+
+def write_cache(out, force=False, inputs=()):
+    with new_directory(out, "cache", force, inputs) as partial:
+        index = {"focalnets_cache": 1, "images": {}, "class_names": [os.urandom(8).hex()]}
+        files.write_json(partial / "cache.json", index)
+        (partial / "train.images.npy").write_bytes(os.urandom(8))
+
+
+def write_evaluation(out, force=False, inputs=()):
+    directory = files.new_output_directory(out, "evaluation", force, inputs)
+    with files.filling(directory, "evaluation") as partial:
+        files.write_json(partial / "evaluation.json", {**EVALUATION, "n": os.urandom(8).hex()})
+        (partial / "confusion.png").write_bytes(os.urandom(8))
+
+
+def write_explanation(out, force=False, inputs=()):
+    names = ["cat.npz", "cat.stage1_block1.png"]
+    directory = files.new_output_directory(out, "explanation", force, inputs, names)
+    with files.writing(directory / "cat.npz") as partial:
+        _array(partial, image=np.zeros(1), **{"stage1_block1.gates": np.frombuffer(os.urandom(8), "uint8")})
+    with files.writing(directory / "cat.stage1_block1.png") as partial:
+        partial.write_bytes(os.urandom(8))
+    files.seal(directory)
+
+
+WRITERS = {
+    "train": write_run,
+    "convert": write_preset,
+    "convert --to transformers": write_checkpoint,
+    "cache": write_cache,
+    "evaluate": write_evaluation,
+    "explain": write_explanation,
+}
+# A file that each writes, and one that it may write and did not.
+WRITTEN = dict(
+    zip(
+        WRITERS,
+        ["recipe.json", "model.weights.h5", "config.json", "cache.json", "confusion.png", "cat.npz"],
+        strict=True,
+    )
+)
+UNWRITTEN = dict(
+    zip(
+        WRITERS,
+        ["last.npz", "labels.json", "preprocessor_config.json", "val.labels.npy", "mistakes.png", None],
+        strict=True,
+    )
+)
+
+
+def notes(out, verb, patch):
+    write(out, **{"thesis.txt": "mine", "data__old__a.txt": "mine"})
+    return (), ["thesis.txt", "data/"]
+
+
+def home_with_keys_and_repository(out, verb, patch):
+    write(out, **{".ssh__id_ed25519": "key", ".git__HEAD": "ref", ".git__objects__ab__cd": "x", "a.doc": "x"})
+    (out / ".ssh").chmod(0o700)
+    return (), [".ssh/", ".git/", "a.doc"]
+
+
+def note_in_a_folder_of_ours(out, verb, patch):
+    write(out, panels__note="mine")
+    return (), ["panels/note"] if verb == "train" else ["panels/"]
+
+
+def nested_run(out, verb, patch):
+    write_run(out / "second")
+    return (), ["second/"]
+
+
+def nested_cache(out, verb, patch):
+    write_cache(out / "small")
+    return (), ["small/"]
+
+
+def links(out, verb, patch):
+    elsewhere = write(out.parent / "elsewhere", **{"a.txt": "mine"})
+    (out / "folder").symlink_to(elsewhere)
+    (out / "file").symlink_to(elsewhere / "a.txt")
+    (out / "dangling").symlink_to(out.parent / "nowhere")
+    return (), ["folder", "file", "dangling"]
+
+
+def strange_names(out, verb, patch):
+    for name in (b"caf\xe9.txt", b"a\nb", b".hidden", b"-rf"):
+        pathlib.Path(os.fsdecode(bytes(out) + b"/" + name)).write_text("mine")
+    return (), [".hidden", "-rf"]
+
+
+def pipe(out, verb, patch):
+    os.mkfifo(out / "pipe")
+    return (), ["pipe"]
+
+
+def empty_folder(out, verb, patch):
+    (out / "later").mkdir()
+    return (), ["later/"]
+
+
+def unreadable_file(out, verb, patch):
+    write(out, secret="mine")
+    (out / "secret").chmod(0)
+    return (), ["secret"]
+
+
+def link_in_the_place_of_out(out, verb, patch):
+    real = out.with_name("disk")
+    out.rename(real)
+    out.symlink_to(real)
+    write(out, **{"thesis.txt": "mine"})
+    return (), ["thesis.txt"]
+
+
+def output_of_an_earlier_version(out, verb, patch):
+    (out / MANIFEST).unlink()
+    write(out, **{"thesis.txt": "mine", "panels__note": "mine"})
+    return (), ["thesis.txt", "note" if verb == "train" else "panels/"]
+
+
+def hostile_manifest(out, verb, patch):
+    write(out.parent, **{"other.txt": "mine"})
+    write(out, **{"thesis.txt": "mine"})
+    record = json.loads((out / MANIFEST).read_text())
+    kind = record["kind"]
+    for name in ("../other.txt", str(out.parent / "other.txt"), "thesis.txt", ".", "a/../thesis.txt"):
+        record["files"][name] = {"kind": kind, "size": None, "sha256": None}
+    (out / MANIFEST).write_text(json.dumps(record))
+    return (), ["thesis.txt"]
+
+
+def edited_file(out, verb, patch):
+    with open(out / WRITTEN[verb], "ab") as file:
+        file.write(b" and a note of mine")
+    return (), f"changed since: {WRITTEN[verb]}"
+
+
+def foreign_file_with_a_name_of_ours(out, verb, patch):
+    name = UNWRITTEN[verb]
+    if name is None:  # `explain` writes no other names: the file is kept
+        name = "other.npz"
+        write(out, **{name: "mine"})
+        return (), [name]
+    write(out, **{name: "mine"})
+    return (), f"did not write, wrote for another command, or that were changed since: {name}"
+
+
+def our_file_replaced_by_a_link(out, verb, patch):
+    target = write(out.parent, **{"target.bin": "mine"}) / "target.bin"
+    (out / WRITTEN[verb]).unlink()
+    (out / WRITTEN[verb]).symlink_to(target)
+    return (), "will not|does not look like|changed since"
+
+
+def clone_of_a_model_repository(out, verb, patch):
+    shutil.rmtree(out)
+    write(out, **{"config.json": '{"model_type": "focalnet"}', "model.bin": "x", ".git__HEAD": "ref"})
+    return (), ["model.bin", ".git/"] if verb in ("evaluate", "explain") else "does not look like"
+
+
+def data_inside_out(out, verb, patch):
+    return [write(out / "data", cat__a="x")], "contains the input"
+
+
+def out_inside_data(out, verb, patch):
+    write(out.parent, cat__a="x")
+    return [out.parent], "lies inside the input"
+
+
+def out_is_the_data(out, verb, patch):
+    write(out, cat__a="x")
+    return [out], "is the input"
+
+
+def data_reached_by_a_link(out, verb, patch):
+    write(out / "photos", cat__a="x")
+    (out.parent / "photos").symlink_to(out / "photos")
+    return [out.parent / "photos"], "contains the input"
+
+
+def class_of_the_data_linked_into_out(out, verb, patch):
+    write(out / "cats", a="x")
+    data = write(out.parent / "data", dog__a="x")
+    (data / "cat").symlink_to(out / "cats")
+    return data_paths(str(data)), "contains the input"
+
+
+def table_whose_images_lie_in_out(out, verb, patch):
+    write(out, images__a="x")
+    table = out.parent / "table.csv"
+    table.write_text(f"path,label\n{out.name}/images/a,cat\n")
+    return data_paths(str(table)), "contains the input"
+
+
+def archive_inside_out(out, verb, patch):
+    return [write(out, **{"data.zip": "x"}) / "data.zip"], "contains the input"
+
+
+def preset_inside_out(out, verb, patch):
+    write_preset(out / "start")
+    return [out / "start"], "contains the input"
+
+
+def out_inside_a_preset(out, verb, patch):
+    write(out.parent, **{"config.json": "x"})
+    return [out.parent], "lies inside the input"
+
+
+def recipe_inside_out(out, verb, patch):
+    return [write(out, **{"mine.py": "RECIPE = 1"}) / "mine.py"], "contains the input"
+
+
+def current_directory_is_out(out, verb, patch):
+    write(out, **{"thesis.txt": "mine"})
+    patch.chdir(out)
+    return (), "the current directory"
+
+
+def current_directory_inside_out(out, verb, patch):
+    patch.chdir(write(out / "a" / "b", **{"thesis.txt": "mine"}))
+    return (), "the current directory"
+
+
+def home_directory_is_out(out, verb, patch):
+    write(out, **{".ssh__id": "key"})
+    patch.setenv("HOME", str(out))
+    return (), "your home directory"
+
+
+def home_directory_inside_out(out, verb, patch):
+    patch.setenv("HOME", str(write(out / "me", **{".ssh__id": "key"})))
+    return (), "your home directory"
+
+
+ARRANGEMENTS = [
+    notes,
+    home_with_keys_and_repository,
+    note_in_a_folder_of_ours,
+    nested_run,
+    nested_cache,
+    links,
+    strange_names,
+    pipe,
+    empty_folder,
+    unreadable_file,
+    link_in_the_place_of_out,
+    output_of_an_earlier_version,
+    hostile_manifest,
+    edited_file,
+    foreign_file_with_a_name_of_ours,
+    our_file_replaced_by_a_link,
+    clone_of_a_model_repository,
+    data_inside_out,
+    out_inside_data,
+    out_is_the_data,
+    data_reached_by_a_link,
+    class_of_the_data_linked_into_out,
+    table_whose_images_lie_in_out,
+    archive_inside_out,
+    preset_inside_out,
+    out_inside_a_preset,
+    recipe_inside_out,
+    current_directory_is_out,
+    current_directory_inside_out,
+    home_directory_is_out,
+    home_directory_inside_out,
+]
+
+
+def everything(folder):
+    """Path -> what it is, of all below a folder; links are not followed, folders count if they are empty."""
+    found = {}
+    for parent, folders, names_ in os.walk(os.fsencode(folder)):
+        for name in [*names_, *folders]:
+            path = os.path.join(parent, name)
+            state = os.lstat(path)
+            if stat.S_ISLNK(state.st_mode):
+                found[path] = os.readlink(path)
+            elif stat.S_ISREG(state.st_mode):
+                found[path] = (pathlib.Path(os.fsdecode(path)).read_bytes(), state.st_mode)
+            elif not stat.S_ISDIR(state.st_mode) or not os.listdir(path):
+                found[path] = stat.S_IFMT(state.st_mode)
+    return found
+
+
+@pytest.mark.parametrize("arrange", ARRANGEMENTS, ids=lambda arrange: arrange.__name__)
+@pytest.mark.parametrize("verb", WRITERS)
+def test_force_loses_nothing_of_others(verb, arrange, tmp_path, monkeypatch, caplog):
+    out = tmp_path / "work" / "out"
+    WRITERS[verb](out)
+    ours = everything(out)
+    inputs, expected = arrange(out, verb, monkeypatch)
+    before = everything(tmp_path)
+    real = bytes(out.resolve())
+    foreign = {
+        path: what
+        for path, what in before.items()
+        if ours.get(path.replace(real, bytes(out))) != what
+        and os.path.basename(path) != os.fsencode(MANIFEST)
+    }
+    assert foreign or inputs
+    if isinstance(expected, str):
+        with pytest.raises((ValueError, FileExistsError), match=expected) as caught:
+            WRITERS[verb](out, force=True, inputs=inputs)
+        assert "\n" not in str(caught.value)
+        assert everything(tmp_path) == before, "a refusal changes nothing at all"
+        return
+    WRITERS[verb](out, force=True, inputs=inputs)
+    after = everything(tmp_path)
+    assert {path: after.get(path) for path in foreign} == foreign
+    assert not [path for path in after if b".focalnets-work" in path]
+    for name in expected:
+        assert name in caplog.text
+    written = everything(out.resolve())[os.path.join(real, os.fsencode(WRITTEN[verb]))]
+    assert verb == "train" or written not in before.values(), "the new output is there"
+
+
+# === Interruptions ===
+
+# Runs `write` in a forked child that is killed at its n-th change of the file system, for n = 1, 2, ... until
+# a child comes to its end. After each, OUT must be old or new, and the next write must put all in order.
+_KILLS = """
+import os, pathlib, shutil, signal, sys
+sys.argv[0] = "focalnets"  # needs no Keras
+from focalnets.output import rename
+from focalnets.output.replace import new_directory
+
+exchanges, foreign = {exchanges}, {foreign}
+root = pathlib.Path({root!r})
+out = root / "out"
+
+def write(text):
+    with new_directory(out, "preset", force=True) as partial:
+        for name in ("config.json", "model.weights.h5"):
+            (partial / name).write_text(text)
+
+def state():
+    return {{name: (out / name).read_text() for name in ("config.json", "model.weights.h5")}}
+
+def changes_of_the_file_system(event):
+    return event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "tempfile.mkdtemp")
+
+real = rename._renameat2
+if not exchanges:
+    rename._renameat2 = lambda *_: False
+
+count = 0
+while True:
+    count += 1
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    write("old")
+    if foreign:
+        (out / "notes").mkdir()
+        (out / "notes" / "thesis.txt").write_text("mine")
+        (out / "letter.txt").write_text("mine")
+    child = os.fork()
+    if child == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        seen = 0
+        def kill_at(_):
+            global seen
+            seen += 1
+            if seen == count:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(lambda event, _: kill_at(event) if changes_of_the_file_system(event) else None)
+        if exchanges:
+            def killed(*arguments):
+                kill_at(arguments)
+                done = real(*arguments)
+                kill_at(arguments)
+                return done
+            rename._renameat2 = killed
+        write("new")
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    ended = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0
+    assert ended or os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+    there = out.exists()
+    assert there or not exchanges, count
+    if there:
+        assert set(state().values()) in ({{"old"}}, {{"new"}}), (count, state())
+    thesis = [path for path in root.rglob("thesis.txt")]
+    letters = [path for path in root.rglob("letter.txt")]
+    assert not foreign or (len(thesis), len(letters)) == (1, 1), (count, thesis, letters)
+    try:  # the next write brings everything in order, even where it refuses to replace OUT
+        with new_directory(out, "preset"):
+            raise AssertionError("OUT was lost")
+    except FileExistsError:
+        pass
+    assert set(state().values()) in ({{"old"}}, {{"new"}}), (count, state())
+    assert [path.name for path in root.iterdir()] == ["out"], list(root.iterdir())
+    if foreign:
+        assert (out / "notes" / "thesis.txt").read_text() == (out / "letter.txt").read_text() == "mine"
+    if ended:
+        break
+print(count)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("foreign", [False, True])
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_new_directory_killed_at_any_moment_leaves_old_or_new_and_all_files_of_others(
+    exchanges, foreign, tmp_path
+):
+    """`out` is never missing where the system exchanges directories; elsewhere the next write restores it."""
+    if exchanges and not _exchanges(tmp_path):
+        pytest.skip("this file system does not exchange directories")
+    root = str(tmp_path / "root")
+    program = _KILLS.format(exchanges=exchanges, foreign=foreign, root=root)
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert int(ran.stdout) > 15, "moments at which it was killed"
+
+
+def _exchanges(folder):
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    return rename._renameat2(folder / "a", folder / "b", 2)
+
+
+def place_config(out, text, meanwhile, force=False):
+    with new_directory(out, "preset", force) as partial:
+        (partial / "config.json").write_text(text)
+        meanwhile()
+
+
+APPEAR = {
+    "directory": lambda out: write(out, **{"thesis.txt": "mine"}),
+    "empty directory": lambda out: out.mkdir(),
+    "file": lambda out: out.write_text("mine"),
+    "dangling link": lambda out: out.symlink_to("nowhere"),
+    "output of another process": write_preset,
+}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("appear", APPEAR)
+def test_new_directory_does_not_replace_what_appears_meanwhile(appear, exchanges, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(rename, "_renameat2", lambda *_: False)
+    out = tmp_path / "out"
+    before = {}
+
+    def meanwhile():
+        APPEAR[appear](out)
+        before.update(everything(tmp_path))
+
+    with pytest.raises(FileExistsError, match="what was to be there is complete") as caught:
+        place_config(out, "new", meanwhile)
+    found = everything(tmp_path)
+    theirs = [path for path in before if (path + b"/").startswith(bytes(out) + b"/")]
+    assert theirs
+    assert {path: found[path] for path in theirs} == {path: before[path] for path in theirs}
+    complete = pathlib.Path(str(caught.value).split(": ")[-1])
+    assert (complete.name, (complete / "config.json").read_text()) == ("out-2", "new")
+    assert names(tmp_path) == ["out", "out-2"]
+
+
+def test_new_directory_with_force_keeps_files_that_appear_meanwhile(tmp_path):
+    out = tmp_path / "out"
+    write_preset(out)
+    place_config(out, "new", lambda: write(out, **{"thesis.txt": "mine"}), force=True)
+    assert (out / "config.json").read_text() == "new"
+    assert (out / "thesis.txt").read_text() == "mine"
+    with pytest.raises(FileExistsError, match=r"labels\.json.*complete"):
+        place_config(out, "newer", lambda: write(out, **{"labels.json": "mine"}), force=True)
+    assert [(out / name).read_text() for name in ("config.json", "labels.json")] == ["new", "mine"]
+
+
+def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
+    run = files.new_run_directory(tmp_path / "run")
+    write(run, **{"curves.png": "mine"})
+    with pytest.raises(FileExistsError, match=r"curves\.png"), files.writing(run / "curves.png") as partial:
+        partial.write_text("ours")
+    assert (run / "curves.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["curves.png", "panels/stage1_block1.png", "partial-last.npz"])
+def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
+    run = files.new_run_directory(tmp_path / "run")
+    victim = write(tmp_path / "elsewhere", **{"stage1_block1.png": "mine"}) / "stage1_block1.png"
+    if "/" in name:
+        (run / "panels").symlink_to(victim.parent)
+    else:
+        (run / name).symlink_to(victim)
+    with pytest.raises(OSError, match="is a symbolic link"), files.writing(run / name) as partial:
+        partial.write_text("ours")
+    assert victim.read_text() == "mine"
+    assert os.listdir(victim.parent) == ["stage1_block1.png"]
+
+
+def test_resumed_directory_removes_no_partial_file_of_others(tmp_path):
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / MANIFEST).unlink()  # an earlier focalnets
+    write(tmp_path / "run", **{"partial-last.npz": "ours", "partial-results.txt": "mine"})
+    files.resumed_directory(tmp_path / "run")
+    assert not (tmp_path / "run" / "partial-last.npz").exists()
+    assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
+
+
+def test_seal_keeps_a_file_that_was_edited_after_the_run(tmp_path):
+    write_run(tmp_path / "run")
+    for name in ("history.csv", "last.npz"):  # killed before it was sealed: ours whatever it holds
+        with files.writing(tmp_path / "run" / name) as partial:
+            partial.write_text("ours")
+    (tmp_path / "run" / "history.csv").write_text("half")
+    (tmp_path / "run" / "panels" / "stage1_block1.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"changed since: panels/stage1_block1\.png"):
+        write_run(tmp_path / "run", force=True)
+    (tmp_path / "run" / "panels" / "stage1_block1.png").rename(tmp_path / "mine.png")
+    write_run(tmp_path / "run", force=True)
+    assert not (tmp_path / "run" / "history.csv").exists()
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o022, 0o002])
+def test_outputs_have_the_permissions_of_the_umask(mask, tmp_path):
+    previous = os.umask(mask)
+    try:
+        for verb, writer in WRITERS.items():
+            writer(tmp_path / verb)
+        with files.writing(tmp_path / "mine.pth", own=False) as partial:
+            partial.write_text("weights")
+    finally:
+        os.umask(previous)
+    for path in tmp_path.rglob("*"):
+        mode = 0o777 if path.is_dir() else 0o666
+        assert stat.S_IMODE(path.stat().st_mode) == mode & ~mask, path
+
+
+def test_cache_on_a_full_disk_is_an_error_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    dataset = open_dataset("digits", channels=1, prepare=square(16), keep="stream")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="images of train take 368,128 bytes"):
+            write_image_cache(dataset, tmp_path / "cache")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
+# === Names ===
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a\0b", "contains a NUL byte"),
+        ("x" * 300, "is too long"),
+        ("y" * 4000 + "/z", "is too long"),
+        ("{tmp}/file/x", "because .*/file is a file"),
+        ("{tmp}/file/x/y", "because .*/file is a file"),
+        ("{tmp}/circle", "cannot be a path: Too many|circle is a file|exists"),
+        ("model.onnx", "name of a .onnx file"),
+        ("results.json", "name of a .json file"),
+        ("panel.PNG", "name of a .PNG file"),
+    ],
+)
+@pytest.mark.parametrize("verb", WRITERS)
+def test_outputs_refuse_names_that_cannot_be_directories(name, words, verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, file="mine")
+    (tmp_path / "circle").symlink_to("circle")
+    before = everything(tmp_path)
+    with pytest.raises((ValueError, OSError), match=words) as caught:
+        WRITERS[verb](name.format(tmp=tmp_path))
+    assert "\n" not in str(caught.value)
+    assert "[Errno" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+def test_outputs_expand_the_home_directory(verb, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    WRITERS[verb]("~/results")
+    assert (tmp_path / "home" / "results" / WRITTEN[verb]).is_file()
+    assert os.listdir(tmp_path) == ["home"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("m.onnx", "write_export"),
+        ("m.keras", ".save('m.keras')"),
+        ("m.h5", "model.weights.h5"),
+        ("m.weights.h5", "model.weights.h5"),
+        ("m.tflite", "writes no .tflite files"),
+        ("m.pt", "convert focalnet_micro_cifar10 m.pth --to official"),
+        ("m.pth", "convert focalnet_micro_cifar10 m.pth --to official"),
+        ("m.pth.tar", "convert focalnet_micro_cifar10 m.pth --to official"),
+        ("m.safetensors", "convert focalnet_micro_cifar10 m.safetensors --to official"),
+        ("m.zip", "writes no .zip files"),
+    ],
+)
+@pytest.mark.parametrize("more", [(), ("--to", "transformers"), ("--half",), ("--force",)])
+def test_convert_refuses_the_names_of_files_that_it_does_not_write(
+    name, words, more, tmp_path, monkeypatch, capsys
+):
+    if more == ("--to", "transformers") and name in ("m.pth", "m.safetensors"):
+        return  # these it writes
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", "focalnet_micro_cifar10", name, *more]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
