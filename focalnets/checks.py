@@ -23,7 +23,6 @@ from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
 from focalnets.presets.resolve import check_preset
 from focalnets.training.command import asked_recipe
-from focalnets.training.suitability import choose_recipe
 
 _SMALL_FILE = 2**20  # bytes
 _BACKENDS = ("torch", "jax", "tensorflow")
@@ -56,8 +55,10 @@ def _check_train(arguments):
         if not (path / "run.json").is_file():
             hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
             raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
+        if arguments.data is not None:
+            _check_data(arguments.data)
         return
-    recipe = asked_recipe(arguments, choose_recipe)
+    recipe = asked_recipe(arguments)
     if recipe.architecture:
         find_architecture(recipe.architecture)
     if recipe.preset:

@@ -142,18 +142,18 @@ def test_digits_recipe_on_color_photographs_warns_with_numbers_and_advice(tmp_pa
         (None, "runs/other", "finetune"),
     ],
 )
-def test_recipe_for_data_sets_by_name(data, preset, name, caplog):
+def test_recipe_for_data_sets_by_name(data, preset, name):
     recipe = recipe_for(data, preset)
     assert recipe.name == name
     assert preset is None or recipe.preset == preset
-    assert f"No recipe given. Using {name!r}" in caplog.text
 
 
-def test_preset_option_replaces_the_weights_to_start_from(tmp_path, capsys):
+def test_preset_option_replaces_the_weights_to_start_from(tmp_path, capsys, caplog):
     data = write_images(tmp_path / "images", 40, 40, color=True)
     command = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--max-minutes", "1e-9"]
     assert main([*command, "--preset", "focalnet_nano_cifar10"]) == 0
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["preset"] == "focalnet_nano_cifar10"
+    assert "No recipe given. Using 'finetune', which fine-tunes focalnet_nano_cifar10." in caplog.text
     assert main([*command, "--recipe", "digits", "--preset", DEFAULT]) == 2
     assert "Recipe 'digits' trains focalnet_pico from random weights" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from focalnets.names import say
 from focalnets.output.paths import make_directory
 from focalnets.training.recipe import change, load_recipe, recipe_file, recipe_names
 from focalnets.training.run_directory import read_run
-from focalnets.training.suitability import recipe_for
+from focalnets.training.suitability import recipe_for, report_choice
 
 
 def run(arguments):
@@ -54,8 +54,11 @@ def _resume_command(directory):
 def _train(arguments, verbose):
     from focalnets.training.train import train
 
+    recipe = asked_recipe(arguments)
+    if arguments.recipe is None:
+        report_choice(recipe, arguments.data)
     return train(
-        asked_recipe(arguments),
+        recipe,
         data=arguments.data,
         out=arguments.out,
         force=arguments.force,
@@ -69,19 +72,17 @@ def _train(arguments, verbose):
     )
 
 
-def asked_recipe(arguments, choose=recipe_for):
+def asked_recipe(arguments):
     """The `Recipe` of the arguments of `focalnets train`, with the changes that they ask for.
 
     Args:
         arguments: a `TrainArguments`.
-        choose: function (data, preset) -> `Recipe`, where no recipe is named. Defaults to `recipe_for`, which
-            logs the choice.
 
     Raises:
         ValueError: if there is no such recipe, or it does not take the changes.
     """
     if arguments.recipe is None:
-        recipe = choose(arguments.data, arguments.preset)
+        recipe = recipe_for(arguments.data, arguments.preset)
     else:
         recipe = load_recipe(arguments.recipe)
     recipe = change(recipe, arguments.set)

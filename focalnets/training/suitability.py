@@ -21,15 +21,8 @@ _BETTER_FOR_PHOTOGRAPHS = "focalnet_tiny_srf_imagenet1k"
 _log = logging.getLogger("focalnets")
 
 
-def choose_recipe(data, preset=None):
-    """The `Recipe` to use where none is named; see `recipe_for`."""
-    data = "digits" if data is None and preset is None else str(data)
-    recipe = load_recipe("finetune" if preset else _MADE_FOR.get(data, "finetune"))
-    return dataclasses.replace(recipe, preset=str(preset)) if preset else recipe
-
-
 def recipe_for(data, preset=None):
-    """The `Recipe` to use where none is named. The choice is logged.
+    """The `Recipe` to use where none is named.
 
     Args:
         data: as for `train`. None for the digits, if there is no `preset` either.
@@ -39,7 +32,13 @@ def recipe_for(data, preset=None):
     >>> recipe_for("digits").name, recipe_for("my_images.zip").name
     ('digits', 'finetune')
     """
-    recipe = choose_recipe(data, preset)
+    data = "digits" if data is None and preset is None else str(data)
+    recipe = load_recipe("finetune" if preset else _MADE_FOR.get(data, "finetune"))
+    return dataclasses.replace(recipe, preset=str(preset)) if preset else recipe
+
+
+def report_choice(recipe, data):
+    """Log which recipe is used where none was named, and what it does to `data`."""
     if recipe.preset == DEFAULT:
         what = f"fine-tunes {DEFAULT}, a network for 32 x 32 pixels, on color or grayscale images"
     elif recipe.preset:
@@ -47,7 +46,6 @@ def recipe_for(data, preset=None):
     else:
         what = f"trains {recipe.architecture} on {recipe.data or data}"
     _log.warning("No recipe given. Using %r, which %s.", recipe.name, what)
-    return recipe
 
 
 def describe_misfits(recipe, converter, survey):

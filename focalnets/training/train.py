@@ -22,7 +22,7 @@ from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
 from focalnets.training.recipe import Recipe, load_recipe
 from focalnets.training.run_directory import read_recipe, read_run
-from focalnets.training.suitability import describe_misfits, recipe_for
+from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
 
 _log = logging.getLogger("focalnets")
 
@@ -78,6 +78,7 @@ def train(
     given = recipe if str(recipe).endswith(".py") else None
     if recipe is None:
         recipe = recipe_for(data)
+        report_choice(recipe, data)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
     data = recipe.data if data is None else data
