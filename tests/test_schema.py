@@ -306,11 +306,11 @@ def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path, mo
         with pytest.raises(ValueError, match=rf"last\.npz is damaged: 00000\.npy {words}"):
             read_npz(path)
     np.savez_compressed(path, x_train=np.zeros((1000, 100, 100, 3), "uint8"), y_train=np.arange(1000) % 2)
-    with pytest.raises(ValueError, match="it declares 30008254 bytes of arrays, more than the limit of"):
+    with pytest.raises(ValueError, match=r"it declares 3000\d+ bytes of arrays, more than the limit of"):
         read_npz(path)
     assert len(open_dataset(str(path)).splits["train"]) > 0
     monkeypatch.setattr("focalnets.data.arrays._ALLOWANCE", 0)
-    with pytest.raises(ValueError, match=r"a damaged one \(it declares 30008254 bytes of arrays"):
+    with pytest.raises(ValueError, match=r"a damaged one \(it declares 3000\d+ bytes of arrays"):
         open_dataset(str(path))
 
 
