@@ -1,8 +1,8 @@
 """Focal Modulation Networks (Yang et al., NeurIPS 2022) for Keras 3.
 
 Everything public is on this page and is imported when it is used. `import focalnets` itself chooses an
-installed Keras backend and registers the layers and models with Keras, so that
-`keras.saving.load_model` knows them; the command line skips that, so that every `--help` is instant.
+installed Keras backend and registers everything that Keras can save (layers, models, optimizers), so that
+`keras.saving.load_model` knows it; the command line skips that, so that every `--help` is instant.
 
 >>> import focalnets
 >>> focalnets.ARCHITECTURES["focalnet_tiny_srf"].backbone["embed_dim"]
@@ -37,13 +37,27 @@ _PUBLIC = {
     "grow": "convert.grow",
     "open_dataset": "data.datasets",
     "modulation_model": "explain.modulation",
+    "predict": "inference.predict",
+    "Predictor": "inference.predictor",
     "Recipe": "training.recipe",
+    "AdamW": "training.adamw",
+    "Muon": "training.muon",
     "TrainMonitor": "training.callbacks",
     "resume": "training.train",
     "train": "training.train",
 }
 __all__ = ["__version__", *_PUBLIC]
 
+
+# Everything with `register_keras_serializable`; tests/test_saving.py looks for more.
+_SERIALIZABLE = (
+    "models.backbone",  # and the layers
+    "models.classifier",
+    "models.image_converter",
+    "explain.modulation",
+    "training.adamw",
+    "training.muon",
+)
 
 _BACKENDS = ("torch", "jax", "tensorflow")
 
@@ -92,8 +106,8 @@ def _register_with_keras():
             "focalnets needs a Keras backend, and none is installed: pip install 'focalnets[torch]', "
             "'focalnets[jax]' or 'focalnets[tensorflow]'."
         )
-    for module in ("backbone", "classifier", "image_converter"):
-        importlib.import_module(f"focalnets.models.{module}")
+    for module in _SERIALIZABLE:
+        importlib.import_module(f"focalnets.{module}")
 
 
 def __getattr__(name):

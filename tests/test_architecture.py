@@ -16,13 +16,14 @@ ALLOWED = {
     "names": set(),
     "npz": set(),
     "process": {"names"},
+    "pixel_range": set(),
     "resizing": set(),
     "schema": set(),
     "output": {"_io", "schema"},
     "hub": {"_io", "schema", "output"},
     "ops": {"config"},
     "layers": {"ops"},
-    "models": {"resizing", "ops", "layers"},
+    "models": {"pixel_range", "resizing", "ops", "layers"},
     "presets": {"_io", "output", "names", "schema", "resizing", "ops", "layers", "models"},
     "convert": {"_io", "output", "schema", "names", "hub", "ops", "layers", "models", "presets"},
     "export": {"_io", "output", "schema", "models", "presets"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "inference": {
         "_io",
         "output",
+        "pixel_range",
         "schema",
         "names",
         "resizing",
@@ -62,7 +64,11 @@ ALLOWED = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-LAZILY = {("models", "presets"), ("models", "convert")}  # save_to_preset, from_preset
+LAZILY = {
+    ("models", "presets"),  # save_to_preset
+    ("models", "convert"),  # from_preset
+    ("models", "inference"),  # preprocess
+}
 ANYWHERE = {"__version__"}
 BACKEND_FILES = {
     "torch": {"torch_ops.py", "torch_cpu.py", "triton_kernels.py"},

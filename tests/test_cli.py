@@ -24,9 +24,9 @@ def preset(tmp_path_factory):
     import focalnets
 
     directory = tmp_path_factory.mktemp("presets") / "digits"
-    net = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
-    net.class_names = tuple("0123456789")
-    net.image_converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    backbone = focalnets.FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
+    converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    net = focalnets.FocalNetClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
     net.save_to_preset(directory)
     return directory
 

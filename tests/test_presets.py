@@ -81,7 +81,7 @@ def test_preset_directory_round_trip(tmp_path):
     net.save_to_preset(tmp_path / "preset")
     again = FocalNetClassifier.from_preset(tmp_path / "preset")
 
-    x = np.random.default_rng(0).integers(0, 256, (2, 19, 30, 3)).astype("uint8")
+    x = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3)).astype("uint8")
     np.testing.assert_array_equal(again.predict(x, verbose=0), net.predict(x, verbose=0))
     assert again.class_names == ("猫", "dog", "bird")
     assert again.backbone.get_config() == {**backbone.get_config(), "name": again.backbone.name}
@@ -104,7 +104,7 @@ def test_preset_directory_round_trip(tmp_path):
 def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp_path):
     net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "before")
-    net.compile("adam", "sparse_categorical_crossentropy")
+    net.compile()
     images, labels = np.zeros((4, 8, 8, 1), "uint8"), np.zeros(4, int)
     net.fit(images, labels, verbose=0)
     net.save_to_preset(tmp_path / "after")

@@ -13,20 +13,23 @@ from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.presets.load import load_backbone, load_preset
+from focalnets.presets.overrides import check_arguments
 
 _log = logging.getLogger("focalnets")
 
 
-def open_classifier(preset, load_weights=True, num_classes=None):
+def open_classifier(preset, load_weights=True, **arguments):
     """A classifier from anything that `preset_directory` takes; see `FocalNetClassifier.from_preset`."""
+    check_arguments(arguments, load_weights, ("num_classes", "class_names", "name"))
     preset, load_weights = _resolved(preset, load_weights)
-    return load_preset(preset, load_weights, num_classes)
+    return load_preset(preset, load_weights, **arguments)
 
 
-def open_backbone(preset, load_weights=True):
+def open_backbone(preset, load_weights=True, **arguments):
     """Its backbone; see `FocalNetBackbone.from_preset`."""
+    check_arguments(arguments, load_weights)
     preset, load_weights = _resolved(preset, load_weights)
-    return load_backbone(preset, load_weights)
+    return load_backbone(preset, load_weights, **arguments)
 
 
 def preset_directory(source):

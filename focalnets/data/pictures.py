@@ -104,7 +104,7 @@ def read_pictures(files, channels=3, prepare=None):
     yield from progress(parallel_map(read, files, threads), "reading pictures", len(files))
 
 
-def describe_bad(bad):
+def describe_bad(bad, skip="--on-bad-image skip"):
     """One text for a list of problems: the first `LISTED` by name, the rest counted, and the fix."""
     lines = [f"  {printable(problem)}" for problem in bad[:LISTED]]
     if len(bad) > LISTED:
@@ -112,7 +112,7 @@ def describe_bad(bad):
     count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
     return (
         f"{count} cannot be used:\n" + "\n".join(lines) + "\nRepair or remove them, or leave them out "
-        "with --on-bad-image skip."
+        f"with {skip}."
     )
 
 

@@ -10,6 +10,7 @@ from focalnets.explain import maps
 from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import receptive_fields
 from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.guarded import GuardedModel
 
 
 def modulation_model(classifier):
@@ -49,9 +50,12 @@ def modulation_model(classifier):
         elif not isinstance(layer, keras.layers.InputLayer):
             x = layer(x)
     outputs = {"logits": classifier.classify(x), "gates": gates, "modulators": modulators}
-    return keras.Model(inputs, outputs)
+    graph = GuardedModel(inputs, outputs)
+    graph.check_first_batch = classifier.check_range  # whole images are explained, of any size
+    return graph
 
 
+@keras.saving.register_keras_serializable(package="focalnets")
 class _Observed(keras.layers.Layer):
     """A block with `return_modulation=True`, as a layer of its own.
 
@@ -59,8 +63,8 @@ class _Observed(keras.layers.Layer):
     cannot stand in two graphs with one output here and three there.
     """
 
-    def __init__(self, block):
-        super().__init__(name=f"{block.name}_observed", dtype=block.dtype_policy)
+    def __init__(self, block, **kwargs):
+        super().__init__(**{"name": f"{block.name}_observed", "dtype": block.dtype_policy, **kwargs})
         self.block = block
         self.built = True
 
@@ -69,6 +73,13 @@ class _Observed(keras.layers.Layer):
 
     def compute_output_spec(self, x):
         return self.block.compute_output_spec(x, return_modulation=True)
+
+    def get_config(self):
+        return {**super().get_config(), "block": keras.saving.serialize_keras_object(self.block)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "block": keras.saving.deserialize_keras_object(config["block"])})
 
 
 def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):

@@ -49,9 +49,7 @@ def _print(predictions, arguments):
         names = [printable(prediction.name) for prediction in predictions]
         width = max(map(len, names), default=0)
         for picture, prediction in zip(names, predictions, strict=True):
-            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
-            text = "  ".join(f"{printable(name)} {probability:6.1%}" for name, probability in ranked)
-            print(f"{picture:<{width}}  {text}")
+            print(f"{picture:<{width}}  {prediction.in_words()}")
 
 
 def _engine(arguments):

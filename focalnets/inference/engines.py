@@ -6,6 +6,7 @@ export is made once and kept in the cache, under a name that belongs to the pres
 
 import importlib.util
 import logging
+import os
 import pathlib
 import sys
 
@@ -31,7 +32,7 @@ def open_engine(preset, engine="auto"):
     """The engine for a preset.
 
     Args:
-        preset: what `FocalNetClassifier.from_preset` takes.
+        preset: what `FocalNetClassifier.from_preset` takes, or a `FocalNetClassifier`.
         engine: one of `ENGINES`. "auto" takes the fastest runtime that is installed, where there is no GPU,
             `preset` is a local directory and the network's images have one size; Keras otherwise.
 
@@ -46,6 +47,13 @@ def open_engine(preset, engine="auto"):
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
+    if not isinstance(preset, str | os.PathLike):
+        if engine not in ("auto", "keras"):
+            raise ValueError(
+                f"A classifier computes with Keras; got engine={engine!r}. Save it with save_to_preset and "
+                "give the directory."
+            )
+        return KerasEngine(preset)
     preset = bundled_directory(str(preset)) or preset
     if engine == "auto":
         return _automatic(preset)

@@ -9,6 +9,7 @@ from focalnets._io import cores, parallel_map, progress
 from focalnets.data.pictures import NO_PREPROCESSING, read_pictures
 from focalnets.inference.engines import open_engine
 from focalnets.inference.views import VIEWS
+from focalnets.names import printable
 
 # Pixels of a batch: as many as 64 images of 512 x 512.
 _MOST_PIXELS = 2**24
@@ -30,12 +31,18 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
 
+    def in_words(self):
+        """Classes with their probabilities on one line."""
+        ranked = zip(self.classes, self.probabilities, strict=True)
+        return "  ".join(f"{printable(name)} {probability:6.1%}" for name, probability in ranked)
+
 
 class Predictor:
     """A classifier with the preprocessing and labels of its preset.
 
     Args:
-        preset: preset or run directory, or whatever else `FocalNetClassifier.from_preset` takes.
+        preset: preset or run directory, or whatever else `FocalNetClassifier.from_preset` takes; or a
+            `FocalNetClassifier`.
         batch_size: pictures at a time.
         engine: what computes: "keras", "onnxruntime", "openvino" or "auto"; see `inference/engines.py`.
 
@@ -97,7 +104,8 @@ class Predictor:
         plain = split.in_memory and change is None
         batches = parallel_map(images, rows, workers=0 if plain else cores())
         batches = progress(batches, text, len(rows))
-        return np.concatenate([self._over_views(batch, views, classes) for batch in batches])
+        none = np.zeros((0, self.engine.num_classes if classes is None else len(classes)), "float32")
+        return np.concatenate([none, *(self._over_views(batch, views, classes) for batch in batches)])
 
     def _over_views(self, images, views, classes):
         logits = [self.engine.run(view(images)) for view in views]
@@ -114,7 +122,7 @@ class Predictor:
             ValueError: if a logit is not finite.
         """
         images = (self.prepare(picture.pixels) for picture in pictures)
-        return self._ranked([picture.name for picture in pictures], images, top)
+        return self.rank([picture.name for picture in pictures], images, top)
 
     def predict_files(self, paths, top=5):
         """The same for files, read a few ahead of their turn, so that a folder of any size is taken.
@@ -137,7 +145,7 @@ class Predictor:
                 else:
                     bad.append(picture.problem)
 
-        return self._ranked(names, good(), top), bad
+        return self.rank(names, good(), top), bad
 
     def _batches_of_logits(self, images):
         """Logits of prepared images, of as many neighbours of one size as make a batch."""
@@ -146,8 +154,17 @@ class Predictor:
             while batch := list(itertools.islice(group, most)):
                 yield self.engine.run(np.stack(batch))
 
-    def _ranked(self, names, images, top):
-        """Predictions for prepared images; `names` may grow while these are drawn. Logits are not kept."""
+    def rank(self, names, images, top):
+        """Predictions for prepared images.
+
+        Args:
+            names: list. Names of the images; it may grow while the images are drawn.
+            images: iterable of uint8 (H, W, channels). They and their logits are not stored.
+            top: int. Number of classes per image.
+
+        Raises:
+            ValueError: if a logit is not finite.
+        """
         class_names, predictions = self.class_names, []
         for logits in self._batches_of_logits(images):
             if not np.isfinite(logits).all():

@@ -12,10 +12,12 @@ from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import per_stage, stem_kernel_size
 from focalnets.layers.patch_embedding import PatchEmbedding
 from focalnets.layers.seeds import child_seed, resolve_seed
+from focalnets.models.guarded import GuardedModel, in_h5_files
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
-class FocalNetBackbone(keras.Model):
+@in_h5_files
+class FocalNetBackbone(GuardedModel):
     """A focal modulation network without its head.
 
     Args:
@@ -249,14 +251,14 @@ class FocalNetBackbone(keras.Model):
         return backbone
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True):
+    def from_preset(cls, preset, load_weights=True, **kwargs):
         """The backbone of a preset directory (also a classifier's), or of another source.
 
-        See `FocalNetClassifier.from_preset`.
+        See `FocalNetClassifier.from_preset`; of its arguments, those of the backbone.
         """
         from focalnets.convert.open import open_backbone
 
-        return open_backbone(preset, load_weights)
+        return open_backbone(preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory):
         """Write config and weights as a preset directory, atomically; FileExistsError if it is there."""

@@ -12,6 +12,12 @@ from focalnets.resizing import INTERPOLATIONS, resize_and_crop
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# (channels of the images, of the network): how an array is converted.
+_CONVERSIONS = {
+    (1, 3): " or np.repeat(images, 3, axis=-1)",
+    (4, 3): " or, without transparency, images[..., :3]",
+}
+
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class ImageConverter(keras.layers.Layer):
@@ -86,9 +92,10 @@ class ImageConverter(keras.layers.Layer):
 
     def _check_channels(self, x):
         if x.shape[-1] != len(self.mean):
+            have, expected = x.shape[-1], len(self.mean)
             raise ValueError(
-                f"Images have {x.shape[-1]} channels, but mean and std {len(self.mean)}; give the "
-                "ImageConverter one value a channel."
+                f"Images have {have} channels; expected {expected}. Convert them, with "
+                f"classifier.preprocess(images){_CONVERSIONS.get((have, expected), '')}."
             )
 
     def compute_output_spec(self, x):

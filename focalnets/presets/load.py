@@ -11,19 +11,28 @@ from focalnets.models.classifier import FocalNetClassifier
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.files import CONFIG, WEIGHTS, check_size, read_preset_files
 from focalnets.presets.hdf5 import check_hdf5
-from focalnets.presets.resolve import missing_preset, no_trained_weights, unknown_preset
+from focalnets.presets.resolve import (
+    missing_preset,
+    no_trained_weights,
+    other_kind_of_file,
+    unknown_preset,
+)
 from focalnets.presets.store import is_preset_directory, make_converter, read_config
 
 _log = logging.getLogger("focalnets")
 
 
-def load_preset(preset, load_weights=True, num_classes=None):
+def load_preset(preset, load_weights=True, num_classes=None, class_names=None, name=None, **arguments):
     """A classifier from a preset directory or an architecture's name.
 
     See `FocalNetClassifier.from_preset`, which is the public way here and also knows other sources.
     """
+    if class_names is not None:
+        class_names = tuple(class_names)
+        num_classes = len(class_names) if num_classes is None else num_classes
+    chosen = {"class_names": class_names, "name": name}
     if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, num_classes)
+        return _new_network(preset, load_weights, num_classes, arguments, **chosen)
     directory = pathlib.Path(preset)
     config, preprocessing, labels = read_preset_files(directory)
     image_converter = make_converter(preprocessing, directory)
@@ -35,33 +44,53 @@ def load_preset(preset, load_weights=True, num_classes=None):
         )
     if load_weights:
         _check_weights(directory, config)
+    if "image_shape" in arguments:
+        _fit_image_shape(arguments["image_shape"], config["backbone"], image_converter, load_weights)
+    new_head = num_classes not in (None, saved) or not (
+        class_names is None or labels is None or class_names == tuple(labels)
+    )
     with (
         weights_follow() if load_weights else contextlib.nullcontext(),
         _explained(f"{directory} describes a network that cannot be built"),
     ):
-        backbone = FocalNetBackbone(**config["backbone"])
+        backbone = FocalNetBackbone(**{**config["backbone"], **arguments})
         if saved is not None:
-            classifier = FocalNetClassifier(backbone, saved, image_converter, labels)
+            of_preset = {"class_names": labels} if new_head or class_names is None else {}
+            of_preset["name"] = None if new_head else name
+            classifier = FocalNetClassifier(backbone, saved, image_converter, **{**chosen, **of_preset})
     if saved is None:
         if load_weights:
             _load_weights(backbone, directory / WEIGHTS)
-        return FocalNetClassifier(backbone, num_classes, image_converter)
+        return FocalNetClassifier(backbone, num_classes, image_converter, **chosen)
     if load_weights:
         _load_weights(classifier, directory / WEIGHTS)
-    if num_classes in (None, saved):
+    if not new_head:
         return classifier
     _log.warning("new head for %d classes; that of the preset, for %d, is left out", num_classes, saved)
-    return FocalNetClassifier(backbone, num_classes, image_converter)
+    return FocalNetClassifier(backbone, num_classes, image_converter, **chosen)
 
 
-def load_backbone(preset, load_weights=True):
+def _fit_image_shape(shape, backbone, image_converter, load_weights):
+    """Check the channels of an `image_shape`, and let the preprocessing deliver its size."""
+    height, width, channels = shape
+    trained = backbone.get("image_shape", (None, None, 3))[-1]
+    if load_weights and channels != trained:
+        raise ValueError(
+            f"image_shape={tuple(shape)} has {channels} channels, but the preset's weights take {trained}: "
+            f"give (height, width, {trained}), and convert images with classifier.preprocess(images)."
+        )
+    if image_converter is not None and height is not None and width is not None:
+        image_converter.image_size = (int(height), int(width))
+
+
+def load_backbone(preset, load_weights=True, **arguments):
     """The backbone of a preset directory, with a head or without, or of an architecture's name."""
     if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, None).backbone
+        return _new_network(preset, load_weights, None, arguments).backbone
     config, _ = read_config(pathlib.Path(preset))
     if config["num_classes"] is not None:
-        return load_preset(preset, load_weights).backbone
-    return load_preset(preset, load_weights, num_classes=1).backbone
+        return load_preset(preset, load_weights, **arguments).backbone
+    return load_preset(preset, load_weights, num_classes=1, **arguments).backbone
 
 
 def load_any(directory):
@@ -75,9 +104,11 @@ def _is_meant(preset, load_weights):
     return is_preset_directory(preset) and (load_weights or str(preset) not in ARCHITECTURES)
 
 
-def _new_network(preset, load_weights, num_classes):
+def _new_network(preset, load_weights, num_classes, arguments, **chosen):
     path = pathlib.Path(preset)
     if str(preset) not in ARCHITECTURES:
+        if (other := other_kind_of_file(path)) is not None:
+            raise ValueError(other)
         if path.exists():
             raise ValueError(
                 f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
@@ -89,18 +120,22 @@ def _new_network(preset, load_weights, num_classes):
     architecture = find_architecture(str(preset))
     if load_weights:
         raise ValueError(no_trained_weights(str(preset)))
-    return build_architecture(architecture, **({} if num_classes is None else {"num_classes": num_classes}))
+    if num_classes is not None:
+        chosen["num_classes"] = num_classes
+    return build_architecture(architecture, arguments, **chosen)
 
 
-def build_architecture(architecture, **arguments):
+def build_architecture(architecture, backbone_arguments=None, **arguments):
     """A classifier with random weights from an `Architecture`.
 
     Args:
         architecture: an `Architecture`.
+        backbone_arguments: dict of arguments of `FocalNetBackbone`, replacing the architecture's. Defaults to
+            None.
         arguments: of `FocalNetClassifier`, replacing the architecture's own `num_classes`.
     """
-    image_shape = (None, None, architecture.channels)
-    backbone = FocalNetBackbone(**architecture.backbone, image_shape=image_shape)
+    shape = {"image_shape": (None, None, architecture.channels)}
+    backbone = FocalNetBackbone(**{**architecture.backbone, **shape, **(backbone_arguments or {})})
     return FocalNetClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 

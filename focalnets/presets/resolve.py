@@ -23,12 +23,49 @@ def check_preset(source):
     >>> check_preset("focalnet_tiny_srf_imagenet1k")
     """
     text = str(source)
-    if text in CHECKPOINTS or "://" in text or expanded(text).exists():
+    if text in CHECKPOINTS or "://" in text:
+        return
+    if (other := other_kind_of_file(expanded(text))) is not None:
+        raise ValueError(other)
+    if expanded(text).exists():
         return
     if text in ARCHITECTURES:
         raise ValueError(no_trained_weights(text))
     path = pathlib.Path(text)
     raise ValueError(missing_preset(path) if path.name != text else unknown_preset(text))
+
+
+def other_kind_of_file(path):
+    """The error message for a file that holds a model in another form than a preset; None for others.
+
+    >>> import pathlib, tempfile
+    >>> from focalnets.presets.resolve import other_kind_of_file
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.keras")
+    >>> path.touch()
+    >>> other_kind_of_file(path).endswith("and give the directory.")
+    True
+    """
+    if not path.is_file():
+        return None
+    for suffix, kind in _OTHER_FILES.items():
+        if path.name.lower().endswith(suffix):
+            return f"{str(path)!r} is {kind}"
+    return None
+
+
+_KERAS_MODEL = (
+    "a model saved by Keras, not a preset. In Python: keras.saving.load_model(path).save_to_preset"
+    '("directory"), and give the directory.'
+)
+_OTHER_FILES = {
+    ".weights.h5": "a file of weights alone, without the network that they belong to. Give the preset "
+    "directory that it was part of, or, in Python, build the classifier, load_weights(path), save_to_preset.",
+    ".keras": _KERAS_MODEL,
+    ".h5": _KERAS_MODEL,
+    ".hdf5": _KERAS_MODEL,
+    ".onnx": "an exported network, not a preset. Give the preset directory that it was exported from.",
+    ".tflite": "an exported network, not a preset. Give the preset directory that it was exported from.",
+}
 
 
 def unknown_preset(name):

@@ -33,6 +33,10 @@ class AdamW(keras.optimizers.Adam):
         kwargs: of `keras.optimizers.Adam`, such as `global_clipnorm`, `gradient_accumulation_steps`.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+
+    >>> import focalnets
+    >>> classifier = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> classifier.compile(focalnets.AdamW(1e-3, average_decay=0.99))
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class AdamW(keras.optimizers.Adam):
         self.releases = None if releases is None else [int(update) for update in releases]
 
     def build(self, variables):
-        if self.built:
+        if self.built or not variables:  # Keras builds for no variables when it loads an .h5 file
             return
         super().build(variables)
         for name in ("rate_scales", "releases"):

@@ -85,7 +85,7 @@ class TrainMonitor(keras.callbacks.Callback):
     >>> from focalnets import FocalNetClassifier, TrainMonitor, open_dataset
     >>> digits = open_dataset("digits", channels=1).splits["test"].take(range(64))
     >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
-    >>> net.compile("adam", "sparse_categorical_crossentropy")
+    >>> net.compile()
     >>> monitor = TrainMonitor(digits.images[:3], tempfile.mkdtemp() + "/monitor")
     >>> history = net.fit(digits.images, digits.labels, callbacks=[monitor], verbose=0)
     >>> sorted(path.name for path in monitor.directory.iterdir())[:2]

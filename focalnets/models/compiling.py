@@ -1,0 +1,151 @@
+"""What a classifier that returns logits is compiled with, and what it should not be compiled with."""
+
+import inspect
+
+import keras
+from keras import tree
+
+# Fine-tuning: benchmarks of the rate are in docs/keras.md.
+LEARNING_RATE = 5e-4
+WEIGHT_DECAY = 0.05
+
+_INTEGER_LABELS = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
+_ONE_HOT_LABELS = (
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.CategoricalFocalCrossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+)
+
+# These expect probabilities and have no `from_logits`.
+_PROBABILITIES_ONLY = (
+    keras.losses.KLDivergence,
+    keras.losses.Poisson,
+    keras.losses.Dice,
+    keras.losses.Tversky,
+    keras.losses.CategoricalGeneralizedCrossEntropy,
+    keras.losses.kl_divergence,
+    keras.losses.poisson,
+    keras.losses.dice,
+    keras.losses.tversky,
+    keras.losses.categorical_generalized_cross_entropy,
+    keras.metrics.KLDivergence,
+    keras.metrics.Poisson,
+    keras.metrics.SensitivityAtSpecificity,
+    keras.metrics.SpecificityAtSensitivity,
+    keras.metrics.PrecisionAtRecall,
+    keras.metrics.RecallAtPrecision,
+)
+
+# These compare with 0.5 unless they are given other thresholds.
+_HALF_BY_DEFAULT = (
+    keras.metrics.Precision,
+    keras.metrics.Recall,
+    keras.metrics.TruePositives,
+    keras.metrics.TrueNegatives,
+    keras.metrics.FalsePositives,
+    keras.metrics.FalseNegatives,
+)
+
+
+def default_optimizer():
+    """AdamW with a rate for fine-tuning; Keras' own, so that files load wherever Keras is."""
+    return keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+
+def default_loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def default_metrics(loss):
+    """Accuracy for the labels that the loss takes; None for a loss that is not known."""
+    if is_kind(loss, _INTEGER_LABELS):
+        return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
+    if is_kind(loss, _ONE_HOT_LABELS):
+        return [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    return None
+
+
+def probability_problem(loss, metrics):
+    """A text about losses and metrics that expect probabilities, or None.
+
+    Args:
+        loss, metrics: whatever `compile` takes: names, functions, objects, lists and dicts of these.
+
+    >>> from focalnets.models.compiling import probability_problem
+    >>> print(probability_problem("sparse_categorical_crossentropy", ["accuracy"]))
+    compile() got sparse_categorical_crossentropy, which expects probabilities, but the classifier returns \
+logits. Use keras.losses.SparseCategoricalCrossentropy(from_logits=True), or leave the loss out. For \
+probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()]).
+    """
+    losses = [one for one in tree.flatten(loss) if _expects_probabilities(one, keras.losses.get)]
+    others = [one for one in tree.flatten(metrics) if _expects_probabilities(one, keras.metrics.get)]
+    if not losses and not others:
+        return None
+    names = [_name(one) for one in (*losses, *others)]
+    plural = len(names) > 1
+    text = (
+        f"compile() got {' and '.join(names)}, which expect{'' if plural else 's'} probabilities, but the "
+        "classifier returns logits."
+    )
+    if losses:
+        one_hot = is_kind(losses[0], _ONE_HOT_LABELS)
+        better = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
+        text += f" Use keras.losses.{better}(from_logits=True), or leave the loss out."
+    else:
+        text += " Give it from_logits=True or a threshold on logits where it has one."
+    return text + " For probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()])."
+
+
+def is_kind(loss, kinds):
+    """Whether a loss, by name, function or object, is one of these classes and functions of Keras."""
+    loss = _resolved(loss, keras.losses.get)
+    return any(isinstance(loss, kind) if inspect.isclass(kind) else loss is kind for kind in kinds)
+
+
+def _expects_probabilities(identifier, get):
+    if identifier in ("crossentropy", "ce"):  # Keras chooses one by the labels, without from_logits
+        return True
+    found = _resolved(identifier, get)
+    if is_kind(found, _PROBABILITIES_ONLY):
+        return True
+    if hasattr(found, "get_config"):
+        return _object_expects_probabilities(found)
+    if not callable(found):
+        return False
+    try:
+        parameter = inspect.signature(found).parameters.get("from_logits")
+    except (TypeError, ValueError):  # without a signature
+        return False
+    return parameter is not None and parameter.default is False
+
+
+def _object_expects_probabilities(found):
+    try:
+        config = found.get_config()
+    except Exception:  # somebody's own class, which is not ours to judge
+        return False
+    if "from_logits" in config:
+        return not config["from_logits"]
+    if config.get("top_k") is not None:
+        return False
+    thresholds = config.get("thresholds", config.get("threshold"))
+    if thresholds is None:
+        return isinstance(found, _HALF_BY_DEFAULT)
+    return any(0 < value < 1 for value in tree.flatten(thresholds) if value is not None)
+
+
+def _resolved(identifier, get):
+    """The function or object that a name means; anything else as it is."""
+    if not isinstance(identifier, str):
+        return identifier
+    try:
+        return get(identifier)
+    except ValueError:  # "accuracy", or a mistake that Keras will name
+        return None
+
+
+def _name(identifier):
+    if isinstance(identifier, str):
+        return identifier
+    return getattr(identifier, "__name__", type(identifier).__name__)

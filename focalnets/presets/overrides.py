@@ -1,0 +1,108 @@
+"""Arguments of `from_preset` beside the preset: which there are, and what to write in place of others.
+
+Free of Keras.
+"""
+
+from focalnets.names import did_you_mean
+
+# Of the backbone; weights fit whatever these are.
+KEEP_WEIGHTS = (
+    "dtype",
+    "drop_path_rate",
+    "dropout_rate",
+    "mlp_hidden_dropout_rate",
+    "rematerialize",
+    "seed",
+    "image_shape",
+)
+
+# Of the backbone; a trained network has them already.
+CHANGE_WEIGHTS = (
+    "embed_dim",
+    "depths",
+    "focal_levels",
+    "focal_window",
+    "focal_factor",
+    "normalize_modulator",
+    "norm_after_modulation",
+    "patch_size",
+    "overlap_embed",
+    "stem_padding",
+    "mlp_ratio",
+    "activation",
+    "norm_placement",
+    "layer_scale_init",
+    "norm_epsilon",
+    "embedding_norm_epsilon",
+    "pyramid_norm",
+    "kernel_initializer",
+)
+
+# What users of other libraries write -> what it is here.
+_IN_OTHER_LIBRARIES = {
+    **dict.fromkeys(
+        ("weights", "pretrained"),
+        "from_preset loads the preset's trained weights; write load_weights=False for random ones.",
+    ),
+    "include_top": "Write FocalNetBackbone.from_preset(preset) for the network without its head, or "
+    "num_classes=N for a new head.",
+    **dict.fromkeys(("classes", "num_labels", "nb_classes"), "Write num_classes=N."),
+    **dict.fromkeys(("labels", "id2label", "classes_names"), "Write class_names=[...]."),
+    **dict.fromkeys(
+        ("input_shape", "img_size", "image_size"), "Write image_shape=(height, width, channels)."
+    ),
+    **dict.fromkeys(
+        ("in_chans", "channels"),
+        "A preset's number of channels is fixed; classifier.preprocess(images) converts images to it.",
+    ),
+    **dict.fromkeys(
+        ("classifier_activation",),
+        "The classifier returns logits; keras.Sequential([classifier, keras.layers.Softmax()]) returns "
+        "probabilities.",
+    ),
+    **dict.fromkeys(
+        ("preprocessor", "image_converter"),
+        "The preset's own preprocessing is used. For another, build FocalNetClassifier(FocalNetBackbone."
+        "from_preset(preset), num_classes, image_converter=ImageConverter(...)).",
+    ),
+    **dict.fromkeys(
+        ("pooling", "head_dtype", "input_tensor", "dropout"),
+        "For a head or inputs of your own, build a keras.Model on FocalNetBackbone.from_preset(preset).",
+    ),
+    **dict.fromkeys(("drop_rate", "dropout_prob"), "Write dropout_rate=P."),
+    "trainable": "Set classifier.backbone.trainable afterwards.",
+}
+
+
+def check_arguments(arguments, load_weights, others=()):
+    """Refuse arguments of `from_preset` that it does not have.
+
+    Args:
+        arguments: dict. What was given beside the preset and `load_weights`.
+        load_weights: bool. Whether weights are loaded: they decide the architecture then.
+        others: arguments that there are beside the backbone's.
+
+    Raises:
+        TypeError: on an unknown argument, saying what to write.
+        ValueError: on an argument that trained weights do not fit.
+
+    >>> from focalnets.presets.overrides import check_arguments
+    >>> check_arguments({"classes": 5}, True)
+    Traceback (most recent call last):
+        ...
+    TypeError: from_preset() has no argument classes (got classes=5). Write num_classes=N.
+    """
+    known = (*others, *KEEP_WEIGHTS)
+    for name, value in arguments.items():
+        if name in known or (name in CHANGE_WEIGHTS and not load_weights):
+            continue
+        if name in CHANGE_WEIGHTS:
+            raise ValueError(
+                f"from_preset() got {name}={value!r}, which the preset's weights decide. Write "
+                "load_weights=False for random weights, or leave it out."
+            )
+        fix = _IN_OTHER_LIBRARIES.get(name)
+        if fix is None:
+            fix = f"Its arguments are load_weights, {', '.join(known)}.{did_you_mean(name, known)}"
+        got = repr(value)
+        raise TypeError(f"from_preset() has no argument {name} (got {name}={got:.60}). {fix}")

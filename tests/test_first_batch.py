@@ -1,0 +1,325 @@
+"""What `fit`, `evaluate` and `predict` say of the first batch, and what a mistake leaves behind."""
+
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import focalnets
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
+from focalnets.data.loader import Loader
+from focalnets.data.splits import Split
+from focalnets.explain.modulation import modulation_maps
+from focalnets.inference.predictor import Predictor
+from focalnets.pixel_range import range_problem
+
+IMAGENET = focalnets.models.image_converter.IMAGENET_MEAN, focalnets.models.image_converter.IMAGENET_STD
+
+
+def build(image_size=(8, 8), channels=3, converter=True):
+    backbone = FocalNetBackbone(4, (1, 1), 1, patch_size=2, seed=0, image_shape=(None, None, channels))
+    converter = (
+        ImageConverter(image_size, mean=(0.5,) * channels, std=(0.25,) * channels) if converter else None
+    )
+    net = FocalNetClassifier(backbone, 2, converter, class_names=("a", "b"))
+    net.compile()
+    return net
+
+
+@pytest.fixture(scope="module")
+def net():
+    return build()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
+
+
+LABELS = np.arange(40) % 2
+
+
+def said(call):
+    """Texts of the warnings of a call."""
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        call()
+    return [str(one.message) for one in record if one.category is UserWarning]
+
+
+@pytest.mark.parametrize(
+    ("change", "range_"),
+    [
+        (lambda x: x / 255, "from 0 to 1;"),
+        (lambda x: x / 127.5 - 1, "from -1 to 1;"),
+        (lambda x: (x / 255 - IMAGENET[0]) / IMAGENET[1], "from -2.101 to 2.64;"),
+        (lambda x: x - x.mean((0, 1, 2)), None),  # centered: still hundreds
+        (lambda x: x * 1.0, None),
+        (lambda x: x * 1.06 - 4, None),  # what bicubic resizing of floats gives
+        (lambda x: x * 0.0, None),  # black
+        (lambda x: x.astype("uint8"), None),
+        (lambda x: (x / 255).astype("uint8"), None),
+        (lambda x: (x * 257).astype("int32"), "from 0 to 65535;"),
+    ],
+)
+def test_range_is_told_from_values(net, change, range_, images):
+    x = change(images.astype("float32"))
+    texts = said(lambda: net.predict(x, verbose=0))
+    assert [range_] * (range_ is not None) == [
+        re.search(r"from \S+ to \S+;", text).group() for text in texts if "expected pixels" in text
+    ]
+    if range_:
+        assert "remove Rescaling(1 / 255)" in texts[0]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "predict_on_batch"])
+def test_each_verb_warns_once_per_call(net, images, verb):
+    x = images.astype("float32") / 255
+    arguments = {"fit": (x, LABELS), "evaluate": (x, LABELS)}.get(verb, (x,))
+    keywords = {} if verb == "predict_on_batch" else {"verbose": 0, "batch_size": 8}
+    if verb == "fit":
+        keywords.update(epochs=3, validation_data=(x, LABELS))
+    for _ in range(2):
+        (text,) = said(lambda: getattr(net, verb)(*arguments, **keywords))
+        assert "The images have values from 0 to 1" in text
+
+
+def test_numbers_are_never_changed(net, images):
+    x = images.astype("float32") / 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = net.predict(x, verbose=0)
+    expected = keras.ops.convert_to_numpy(net(x))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of 8; it counts how often each is read."""
+
+    def __init__(self, x, y=None):
+        super().__init__()
+        self.x, self.y, self.reads = x, y, []
+
+    def __len__(self):
+        return len(self.x) // 8
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        x = self.x[8 * index : 8 * index + 8]
+        return (x,) if self.y is None else (x, self.y[8 * index : 8 * index + 8])
+
+
+def generator(x, y=None):
+    for start in range(0, len(x), 8):
+        yield (x[start : start + 8],) if y is None else (x[start : start + 8], y[start : start + 8])
+
+
+def backends_own(x, y=None):
+    arrays = (x,) if y is None else (x, y)
+    if keras.backend.backend() == "torch":
+        from torch.utils.data import DataLoader
+
+        return DataLoader(list(zip(*arrays, strict=True)), batch_size=8)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        return tensorflow.data.Dataset.from_tensor_slices(arrays).batch(8)
+    return Batches(*arrays)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("source", [Batches, generator, backends_own])
+@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
+def test_data_of_every_kind_are_looked_at(net, images, source, verb):
+    if keras.backend.backend() == "tensorflow" and verb != "predict":
+        pytest.skip("TensorFlow's fit and evaluate hide the batches of a data set: said in models/guarded.py")
+    arrays = (images / np.float32(255), LABELS)[: 1 if verb == "predict" else 2]
+    data = source(*arrays)
+    keywords = {"shuffle": False} if verb == "fit" else {}
+    (text,) = (
+        text
+        for text in said(lambda: getattr(net, verb)(data, verbose=0, **keywords))
+        if "ran out" not in text
+    )
+    assert "The images have values from 0 to 1" in text
+    if source is Batches and verb == "predict" and keras.backend.backend() != "tensorflow":
+        assert sorted(data.reads) == list(range(5)), "no batch is read for the look"
+
+
+@pytest.mark.core
+def test_a_look_consumes_no_batch(net, images):
+    batches = generator(images)
+    found = net.predict(batches, verbose=0, steps=3)
+    np.testing.assert_allclose(found, net.predict(images[:24], verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_other_sizes_are_warned_of_in_predict_and_evaluate(net, images):
+    large = np.repeat(np.repeat(images, 2, 1), 2, 2)
+    for call in (
+        lambda: net.predict(large, verbose=0),
+        lambda: net.evaluate(large, LABELS, verbose=0),
+        lambda: net.predict_on_batch(large),
+    ):
+        (text,) = said(call)
+        assert text == (
+            "The images have 16 x 16 pixels; the classifier was trained with 8 x 8, and recognizes less at "
+            "other sizes. Resize and crop them with classifier.preprocess(images)."
+        )
+    assert said(lambda: build(image_size=None).predict(large, verbose=0)) == []
+    assert said(lambda: modulation_model(net).predict(large, verbose=0)) == [], "explained whole"
+
+
+def test_warnings_point_at_the_users_line(net, images):
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        net.predict(images / 255, verbose=0)
+    assert [one.filename for one in record if one.category is UserWarning] == [__file__]
+
+
+def test_a_classifier_without_preprocessing_does_not_guess(images):
+    net = build(converter=False)
+    assert said(lambda: net.predict(images, verbose=0)) == []
+    assert said(lambda: net.predict(images / 255, verbose=0)) == []
+
+
+def test_explanations_look_at_the_range(net, images):
+    (text,) = said(lambda: modulation_model(net).predict(images / 255, verbose=0))
+    assert "expected pixels" in text
+
+
+@pytest.mark.parametrize(
+    ("layers", "warned"),
+    [
+        ([keras.layers.Rescaling(1 / 255)], True),
+        ([keras.layers.Rescaling(1 / 127.5, offset=-1), keras.layers.RandomFlip(seed=0)], True),
+        ([keras.Sequential([keras.layers.Rescaling(1 / 255)])], True),
+        ([keras.layers.RandomFlip(seed=0)], False),
+        ([keras.layers.Rescaling(1 / 255), keras.layers.Rescaling(255.0)], False),
+    ],
+)
+def test_a_rescaling_in_front_is_seen_in_the_graph(net, layers, warned):
+    texts = said(lambda: keras.Sequential([keras.Input((8, 8, 3)), *layers, net]))
+    assert [text.startswith("A Rescaling by 0.00") for text in texts] == [True] * warned
+
+
+def test_fit_records_the_size_it_trained_with(images, tmp_path):
+    net = build(image_size=(8, 8))
+    large = np.repeat(np.repeat(images, 2, 1), 3, 2)
+    assert said(lambda: net.fit(large, LABELS, verbose=0)) == []
+    assert net.image_converter.image_size == (16, 24)
+    assert said(lambda: net.predict(large, verbose=0)) == []
+    net.class_names = ("dark", "bright")
+    net.save_to_preset(tmp_path / "preset")
+    again = FocalNetClassifier.from_preset(tmp_path / "preset")
+    assert (again.image_converter.image_size, again.class_names) == ((16, 24), ("dark", "bright"))
+    assert again.preprocess(images[0]).shape == (1, 16, 24, 3)
+    net.train_on_batch(images, LABELS)
+    assert net.image_converter.image_size == (8, 8)
+    with pytest.raises(ValueError, match=r"incompatible|channels"):
+        net.fit(np.zeros((4, 9, 9, 5), "uint8"), LABELS[:4], verbose=0)
+    assert net.image_converter.image_size == (8, 8), "a fit that made no step"
+
+
+def test_parts_of_the_graph_cannot_be_replaced(net):
+    for name in ("image_converter", "backbone", "head", "num_classes"):
+        with pytest.raises(AttributeError, match=f"{name} is part of the graph"):
+            setattr(net, name, getattr(net, name))
+    with pytest.raises(ValueError, match="3 names for 2 classes"):
+        net.class_names = ("a", "b", "c")
+
+
+@pytest.mark.core
+def test_no_images_give_no_results(net, images):
+    for none in (images[:0], images[:0].astype("float32")):
+        assert net.predict(none, verbose=0).shape == (0, 2)
+        assert net.predict_on_batch(none).shape == (0, 2)
+    assert net.predict(Batches(images[:0]), verbose=0).shape == (0, 2)
+    assert net.backbone.predict(images[:0], verbose=0).shape == (0, 2, 2, 8)
+    outputs = modulation_model(net).predict(images[:0], verbose=0)
+    assert outputs["logits"].shape == (0, 2)
+    assert outputs["gates"]["stage1_block1"].shape == (0, 4, 4, 2)
+    assert outputs["modulators"]["stage2_block1"].shape == (0, 2, 2, 8)
+    assert modulation_maps(net, images[:0])["stage1_block1"].gates.shape == (0, 8, 8, 2)
+    predictor = Predictor(net)
+    assert predictor.logits([]).shape == (0, 2)
+    assert predictor.logits_of_split(Split(images[:0], LABELS[:0])).shape == (0, 2)
+    assert len(focalnets.predict(net, [])) == 0
+    assert net.predict(images[:0], verbose=0).dtype == net.predict(images[:1], verbose=0).dtype
+    for verb in (net.evaluate, net.fit):
+        with pytest.raises(ValueError, match=r"got an array of shape \(0, 8, 8, 3\); expected at least one"):
+            verb(images[:0], LABELS[:0], verbose=0)
+        with pytest.raises(ValueError, match="got no batch; expected at least one image"):
+            verb(Batches(images[:0], LABELS[:0]), verbose=0)
+
+
+def test_an_array_that_is_no_batch_is_described_not_printed(net, images):
+    with pytest.raises(ValueError, match="predict got") as caught:
+        net.predict(images[0], verbose=0)
+    assert str(caught.value) == (
+        "predict got an array of shape (8, 8, 3); expected (N, height, width, 3). This looks like one image: "
+        "give images[None]."
+    )
+    gray = build(channels=1)
+    assert gray.predict(images[..., 0], verbose=0).shape == (40, 2), "Keras adds the axis"
+
+
+class Broken(keras.callbacks.Callback):
+    def broken(self, batch, logs=None):
+        raise KeyError("broken callback")
+
+    on_train_batch_end = on_test_batch_end = on_predict_batch_end = broken
+
+
+def state(net):
+    return [keras.ops.convert_to_numpy(v) for v in (*net.variables, *net.optimizer.variables)]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "fit"])
+@pytest.mark.parametrize("place", ["first batch", "later batch", "data", "callback"])
+def test_a_model_survives_an_error_in(net, images, verb, place):
+    """On JAX, Keras 3.15 loses all weights: "'NoneType' object is not callable" ever after."""
+    net.fit(images, LABELS, verbose=0)
+    targets = () if verb == "predict" else (LABELS,)
+    expected, before = net.predict(images, verbose=0), state(net)
+    bad = images[..., :1]
+
+    def broken():
+        yield (images[:8], *(y[:8] for y in targets))
+        if place == "later batch":
+            yield (bad[:8], *(y[:8] for y in targets))
+        raise KeyError("broken data")
+
+    arguments = {"first batch": (bad, *targets), "callback": (images, *targets)}.get(place) or (broken(),)
+    keywords = {"callbacks": [Broken()] if place == "callback" else [], "verbose": 0}
+    if verb == "fit":
+        keywords["shuffle"] = False
+    with pytest.raises(Exception, match=r"channels|incompatible|broken"):
+        getattr(net, verb)(*arguments, **keywords)
+    found = net.predict(images, verbose=0)
+    if verb != "fit" or place == "first batch":
+        np.testing.assert_array_equal(found, expected)
+        for one, other in zip(state(net), before, strict=True):
+            if verb == "predict" or one.ndim:  # scalars: metrics, which a new call resets
+                np.testing.assert_array_equal(one, other)
+    else:  # a step was taken before
+        assert np.isfinite(found).all()
+        assert place == "data" or not np.array_equal(found, expected)
+    assert np.isfinite(net.evaluate(images, LABELS, verbose=0)).all()
+
+
+def test_the_trainings_own_loader_is_left_alone(images):
+    net = build()
+    net.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    loader = Loader(Split(images, LABELS), num_classes=2, batch_size=8)
+    assert said(lambda: net.fit(loader, shuffle=False, verbose=0)) == []
+
+
+def test_black_and_gray_images():
+    assert range_problem(np.zeros((2, 3))) is None
+    assert range_problem(np.full((2, 3), 0.5)) is not None
+    assert range_problem(np.ones((2, 3), bool)) is not None
+    assert range_problem(np.array([np.nan, 1.0])) is None

@@ -1,0 +1,144 @@
+"""Arguments of `from_preset`, and what is said to people who know other libraries."""
+
+import numpy as np
+import pytest
+
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets.cli import main
+from focalnets.presets.overrides import CHANGE_WEIGHTS, KEEP_WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def preset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("presets") / "preset"
+    backbone = FocalNetBackbone(4, (1, 1), 1, patch_size=2, seed=0)
+    FocalNetClassifier(backbone, 3, ImageConverter(8), class_names=("a", "b", "c")).save_to_preset(path)
+    return path
+
+
+def test_every_argument_of_the_backbone_is_sorted():
+    backbone = FocalNetBackbone(4, (1,), 1)
+    assert {*KEEP_WEIGHTS, *CHANGE_WEIGHTS, "name", "trainable"} == set(backbone.get_config())
+
+
+def test_arguments_that_keep_the_weights(preset):
+    plain = FocalNetClassifier.from_preset(preset)
+    net = FocalNetClassifier.from_preset(
+        preset,
+        dtype="mixed_bfloat16",
+        drop_path_rate=0.2,
+        dropout_rate=0.1,
+        image_shape=(16, 24, 3),
+        seed=7,
+        name="mine",
+    )
+    config = net.backbone.get_config()
+    assert (config["drop_path_rate"], config["dropout_rate"], config["seed"]) == (0.2, 0.1, 7)
+    assert (net.name, net.compute_dtype, net.backbone.compute_dtype) == ("mine", "bfloat16", "bfloat16")
+    assert net.input_shape == (None, 16, 24, 3)
+    assert net.preprocess(np.zeros((50, 50, 3), "uint8")).shape == (1, 16, 24, 3)
+    for a, b in zip(net.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    backbone = FocalNetBackbone.from_preset(preset, drop_path_rate=0.3)
+    assert backbone.drop_path_rate == 0.3
+    np.testing.assert_array_equal(backbone.get_weights()[0], plain.backbone.get_weights()[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names", "same_head"),
+    [
+        ({}, ("a", "b", "c"), True),
+        ({"num_classes": 3}, ("a", "b", "c"), True),
+        ({"class_names": ["a", "b", "c"]}, ("a", "b", "c"), True),
+        ({"class_names": ["x", "y", "z"]}, ("x", "y", "z"), False),  # another task
+        ({"class_names": ["x", "y"]}, ("x", "y"), False),
+        ({"num_classes": 2}, None, False),
+    ],
+)
+def test_a_head_for_other_classes_is_new(preset, arguments, names, same_head):
+    old = FocalNetClassifier.from_preset(preset)
+    net = FocalNetClassifier.from_preset(preset, **arguments)
+    assert net.class_names == names
+    assert net.num_classes == len(names or (0, 0))
+    assert net.image_converter.image_size == (8, 8)
+    kernel, old_kernel = net.head.get_weights()[0], old.head.get_weights()[0]
+    assert np.array_equal(kernel, old_kernel) == same_head
+    np.testing.assert_array_equal(net.backbone.get_weights()[3], old.backbone.get_weights()[3])
+
+
+def test_random_weights_take_every_argument():
+    net = FocalNetClassifier.from_preset(
+        "focalnet_pico", load_weights=False, class_names=["a", "b"], embed_dim=8, image_shape=(None, None, 3)
+    )
+    assert (net.num_classes, net.backbone.embed_dim, net.input_shape[-1]) == (2, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"weights": "imagenet"}, "no argument weights .got weights='imagenet'.*load_weights=False"),
+        ({"weights": None}, "load_weights=False for random ones"),
+        ({"include_top": False}, r"Write FocalNetBackbone.from_preset\(preset\)"),
+        ({"classes": 5}, "Write num_classes=N"),
+        ({"num_labels": 5}, "Write num_classes=N"),
+        ({"input_shape": (64, 64, 3)}, "Write image_shape="),
+        ({"classifier_activation": None}, "returns logits; keras.Sequential"),
+        ({"preprocessor": None}, "image_converter=ImageConverter"),
+        ({"pooling": "avg"}, "build a keras.Model on FocalNetBackbone"),
+        ({"pretrained": True}, "load_weights=False"),
+        ({"drop_path": 0.1}, "Did you mean 'drop_path_rate'"),
+    ],
+)
+def test_words_of_other_libraries_are_translated(preset, arguments, words):
+    for source in (preset, "https://example.invalid/never-asked.pth"):  # before anything is downloaded
+        with pytest.raises(TypeError, match=words):
+            FocalNetClassifier.from_preset(source, **arguments)
+
+
+def test_arguments_that_do_not_fit_are_refused(preset):
+    with pytest.raises(ValueError, match=r"depths=.*weights decide. Write load_weights=False"):
+        FocalNetClassifier.from_preset(preset, depths=(2, 2))
+    with pytest.raises(
+        ValueError, match=r"has 1 channels, but the preset's weights take 3: give .height, width, 3"
+    ):
+        FocalNetClassifier.from_preset(preset, image_shape=(None, None, 1))
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        FocalNetClassifier.from_preset(preset, num_classes=3, class_names=("a", "b"))
+    with pytest.raises(TypeError, match="no argument class_names"):
+        FocalNetBackbone.from_preset(preset, class_names=("a", "b"))
+    with pytest.raises(
+        ValueError, match="normalizes 3 channels, but the backbone takes 1: give mean and std one"
+    ):
+        FocalNetClassifier(FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1)), 2, ImageConverter())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.keras", "is a model saved by Keras, not a preset. In Python: keras.saving.load_model(path)"),
+        ("x.h5", "is a model saved by Keras, not a preset"),
+        ("x.weights.h5", "is a file of weights alone"),
+        ("x.onnx", "is an exported network, not a preset"),
+    ],
+)
+def test_files_that_are_no_presets_are_called_by_their_name(tmp_path, capsys, name, words):
+    (tmp_path / name).write_bytes(b"")
+    image = tmp_path / "image.png"
+    image.write_bytes(b"")
+    assert main(["predict", str(tmp_path / name), str(image)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "config.json" not in error
+    with pytest.raises(ValueError, match=words.split(",")[0].split(".")[0]):
+        FocalNetClassifier.from_preset(tmp_path / name)
+
+
+def test_channels_are_converted_by_good_advice(preset):
+    net = FocalNetClassifier.from_preset(preset)
+    gray = np.zeros((2, 8, 8, 1), "uint8")
+    with pytest.raises(
+        ValueError, match=r"classifier.preprocess\(images\) or np.repeat\(images, 3, axis=-1\)"
+    ):
+        net.predict(gray, verbose=0)
+    assert net.predict(np.repeat(gray, 3, axis=-1), verbose=0).shape == (2, 3)
+    assert net.predict(net.preprocess(gray), verbose=0).shape == (2, 3)

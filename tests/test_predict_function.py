@@ -1,0 +1,170 @@
+"""`focalnets.predict` and `classifier.preprocess`: images of every kind, as the command line takes them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import focalnets
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets.cli import main
+from focalnets.data.decode import read_image
+
+BUNDLED = "focalnet_nano_cifar10"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Photo-like images of several kinds and sizes."""
+    path = tmp_path_factory.mktemp("images")
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 4)).astype("uint8"), "RGBA")
+    image = smooth.resize((80, 60), Image.Resampling.BICUBIC)
+    image.convert("RGB").save(path / "a.png")
+    image.save(path / "alpha.png")
+    image.convert("L").save(path / "gray.png")
+    image.convert("LA").save(path / "la.png")
+    image.convert("P").save(path / "palette.png")
+    image.convert("CMYK").save(path / "cmyk.jpg")
+    image.convert("RGB").crop((0, 0, 32, 32)).save(path / "small.png")
+    deep = np.asarray(image.convert("L")).astype("uint16") * 257
+    Image.fromarray(deep).save(path / "deep.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.convert("RGB").save(path / "turned.jpg", exif=exif)
+    return path
+
+
+def opened(path):
+    with Image.open(path) as image:
+        return image.copy()
+
+
+@pytest.fixture(scope="module")
+def net():
+    return FocalNetClassifier.from_preset(BUNDLED)
+
+
+def test_predict_agrees_with_the_command_line_to_the_last_digit(folder, capsys):
+    assert main(["predict", BUNDLED, str(folder), "--json", "--engine", "keras"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    found = focalnets.predict(BUNDLED, folder, engine="keras")
+    assert len(found) == 9
+    assert [
+        {
+            "picture": one.name,
+            "classes": [
+                {"name": name, "probability": probability}
+                for name, probability in zip(one.classes, one.probabilities, strict=True)
+            ],
+        }
+        for one in found
+    ] == expected
+
+
+def test_one_image_gives_the_same_answer_in_every_form(folder, net):
+    for path in sorted(folder.iterdir()):
+        forms = [
+            path,
+            str(path),
+            opened(path),
+            read_image(path),
+            read_image(path).astype("float32"),
+            [path],
+        ]
+        answers = [focalnets.predict(net, form)[0] for form in forms]
+        assert {(one.classes, one.probabilities) for one in answers} == {
+            (answers[0].classes, answers[0].probabilities)
+        }, path
+
+
+def test_preprocess_gives_what_the_command_line_computes_with(folder, net):
+    files = sorted(folder.iterdir())
+    expected = np.stack([net.image_converter.prepare(read_image(path)) for path in files])
+    assert expected.shape == (9, 32, 32, 3)
+    for images in (folder, str(folder), files, [opened(path) for path in files], map(str, files)):
+        images = list(images) if isinstance(images, map) else images
+        found = net.preprocess(images)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, expected)
+    mixed = [files[0], opened(files[1]), read_image(files[2])]
+    np.testing.assert_array_equal(net.preprocess(mixed), expected[:3])
+    batch = np.stack([read_image(files[0])] * 2)
+    np.testing.assert_array_equal(net.preprocess(batch), expected[[0, 0]])
+    np.testing.assert_array_equal(
+        net.preprocess(opened(folder / "small.png"))[0], read_image(folder / "small.png")
+    )
+
+
+def test_preprocess_converts_channels(net):
+    gray = np.arange(32 * 32, dtype="uint8").reshape(32, 32)
+    for form in (gray, gray[..., None], gray[None, ..., None], Image.fromarray(gray)):
+        np.testing.assert_array_equal(net.preprocess(form)[0], np.repeat(gray[..., None], 3, -1))
+    clear = np.zeros((32, 32, 4), "uint8")
+    assert net.preprocess(clear).min() == 255, "transparency lies on white"
+    backbone = FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1))
+    one = FocalNetClassifier(backbone, 2, ImageConverter(8, mean=(0.5,), std=(0.5,)))
+    color = np.zeros((8, 8, 3), "uint8")
+    color[..., 0] = 255
+    assert one.preprocess(color).shape == (1, 8, 8, 1)
+    assert set(one.preprocess(color).ravel()) == {76}, "Pillow's luma of red"
+    assert net.preprocess([]).shape == (0, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (
+            np.random.default_rng(0).random((8, 8, 3)),
+            "image 0: The images have values from .* expected pixels",
+        ),
+        (np.full((8, 8, 3), 60_000, "uint16"), "values from 6e.04 to 60000; expected"),
+        (np.full((8, 8, 3), np.nan), "NaN or infinite"),
+        (np.zeros((3, 32, 40), "uint8"), r"shape \(3, 32, 40\). Move the channels to the end"),
+        (np.zeros((2, 2, 2, 2, 3), "uint8"), r"is \(H, W\), \(H, W, C\) or \(N, H, W, C\)"),
+        (np.zeros((0, 8, 3), "uint8"), "the image is empty"),
+        (Image.new("F", (8, 8)), "32-bit pixels have no known range"),
+        ("nowhere.png", "nowhere.png"),
+    ],
+)
+def test_images_that_cannot_be_used_are_named(net, image, words):
+    with pytest.raises(ValueError, match=words):
+        net.preprocess(image)
+
+
+def test_other_things_are_no_images(net):
+    with pytest.raises(TypeError, match="a path, a PIL image or an array; got float"):
+        net.preprocess(3.5)
+    bare = FocalNetClassifier(FocalNetBackbone(4, (1,), 1), 2)
+    with pytest.raises(ValueError, match="no preprocessing"):
+        bare.preprocess(np.zeros((8, 8, 3), "uint8"))
+    free = FocalNetClassifier(FocalNetBackbone(4, (1,), 1), 2, ImageConverter())
+    with pytest.raises(ValueError, match=r"several sizes \(8 x 8, 9 x 8\)"):
+        free.preprocess([np.zeros((8, 8, 3), "uint8"), np.zeros((9, 8, 3), "uint8")])
+
+
+def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, capsys):
+    (tmp_path / "bad.png").write_text("words")
+    files = [folder / "a.png", tmp_path / "bad.png", folder / "gray.png"]
+    with pytest.raises(ValueError, match=r"(?s)1 .* cannot be used.*bad.png.*with on_bad_image=\"skip\""):
+        focalnets.predict(net, files)
+    found = focalnets.predict(net, files, on_bad_image="skip")
+    assert [one.name for one in found] == [str(files[0]), str(files[2])]
+    assert "bad.png" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="on_bad_image must be"):
+        focalnets.predict(net, files, on_bad_image="ignore")
+    with pytest.raises(ValueError, match="top must be at least 1; got 0"):
+        focalnets.predict(net, files, top=0)
+    with pytest.raises(ValueError, match="A classifier computes with Keras; got engine='openvino'"):
+        focalnets.predict(net, files, engine="openvino")
+
+
+def test_predictions_read_well(folder, net):
+    found = focalnets.predict(net, [folder / "a.png", np.zeros((9, 9, 3), "uint8")], top=2)
+    first, second = repr(found).splitlines()
+    assert first.startswith(f"{folder / 'a.png'}  {found[0].classes[0]}")
+    assert second.startswith("image 1")
+    assert f"{found[1].probabilities[1]:6.1%}" in second
+    assert [one.name for one in found] == [str(folder / "a.png"), "image 1"]
+    many = focalnets.predict(net, [np.zeros((32, 32, 3), "uint8")] * 22, top=1)
+    assert repr(many).splitlines()[-1] == "and 2 more"
