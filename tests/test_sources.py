@@ -3,9 +3,8 @@
 import io
 import os
 import pathlib
-import subprocess
-import sys
 import tarfile
+import tracemalloc
 import zipfile
 
 import keras
@@ -286,8 +285,7 @@ def zip_of(path, members, compression=zipfile.ZIP_DEFLATED):
     return str(path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
-def test_members_that_unpack_to_gigabytes_are_refused(tmp_path):
+def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
     """120 MB, with a limit of 50: declared or not, in each method of zip, in members and heads of a tar."""
     for name, method in (("deflate", 8), ("bz2", 12), ("lzma", 14)):
         path = tmp_path / f"{name}.zip"
@@ -309,31 +307,21 @@ def test_members_that_unpack_to_gigabytes_are_refused(tmp_path):
             for _ in range(12):
                 archive.fileobj.write(bytes(10_000_000))
             archive.offset = archive.fileobj.tell()
-    code = """
-import resource, sys
-import focalnets.data.archives
-from focalnets import open_dataset
-focalnets.data.archives.MAX_MEMBER = 50_000_000
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-before = peak()
-for name in sys.argv[1:]:
-    try:
-        open_dataset(name)
-    except ValueError as error:
-        print(*[line.strip() for line in str(error).splitlines() if "bomb" in line or "tar" in line])
-print(peak() - before)
-"""
+    monkeypatch.setattr("focalnets.data.archives.MAX_MEMBER", 50_000_000)
     names = [f"{kind}{method}.zip" for kind in ("", "understated-") for method in ("deflate", "bz2", "lzma")]
-    names = [str(tmp_path / name) for name in (*names, "head.tar.gz", "member.tar.gz")]
-    ran = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    *lines, megabytes = ran.stdout.splitlines()
-    too_large = "cat/bomb.png: unpacks to 120 MB; the limit is 50 MB"
-    wrong_sum = "cat/bomb.png: Bad CRC-32 for file 'cat/bomb.png'"
-    assert lines[:6] == [too_large] * 3 + [wrong_sum] * 3
-    assert lines[6].startswith(f"{names[6]} is not a tar file")
-    assert lines[7:] == [too_large]
-    assert int(megabytes) < 90
+    errors = []
+    for name in (*names, "head.tar.gz", "member.tar.gz"):
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"bomb|tar") as caught:
+            open_dataset(str(tmp_path / name))
+        assert tracemalloc.get_traced_memory()[1] < 80_000_000, name
+        tracemalloc.stop()
+        errors.append(str(caught.value))
+    for error in (*errors[:3], errors[7]):
+        assert "cat/bomb.png: unpacks to 120 MB; the limit is 50 MB" in error
+    for error in errors[3:6]:
+        assert "cat/bomb.png: Bad CRC-32 for file 'cat/bomb.png'" in error
+    assert "head.tar.gz is not a tar file" in errors[6]
 
 
 def test_overlapping_zip_members_are_read_one_at_a_time(tmp_path, monkeypatch):
@@ -382,7 +370,7 @@ def test_links_in_archives_lead_to_members_only(tmp_path):
             ("cat/3.png", tarfile.SYMTYPE, "1.png"),
             ("dog", tarfile.SYMTYPE, "cat"),
             ("cat/4.png", tarfile.SYMTYPE, str(tmp_path / "secret.png")),
-            ("cat/5.png", tarfile.SYMTYPE, "../../secret.png"),
+            ("cat/5.png", tarfile.SYMTYPE, "../../cat/1.png"),
             ("cat/6.png", tarfile.LNKTYPE, "nothing.png"),
             ("cat/all", tarfile.SYMTYPE, ".."),
         ):
