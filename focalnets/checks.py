@@ -9,7 +9,8 @@ import importlib.util
 import os
 
 from focalnets._io import expanded, read_json
-from focalnets.convert.options import checked_out, read_flags
+from focalnets.convert.options import check_combinations, checked_out, read_flags
+from focalnets.data.cache import is_cache, write_cache
 from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES
 from focalnets.data.pictures import find_pictures
@@ -23,6 +24,7 @@ from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
 from focalnets.presets.resolve import check_preset
 from focalnets.training.command import asked_recipe
+from focalnets.training.recipe import data_for
 
 _SMALL_FILE = 2**20  # bytes
 _BACKENDS = ("torch", "jax", "tensorflow")
@@ -63,7 +65,7 @@ def _check_train(arguments):
         find_architecture(recipe.architecture)
     if recipe.preset:
         check_preset(recipe.preset)
-    data = arguments.data or recipe.data
+    data = data_for(recipe, arguments.data)
     _check_data(data)
     inputs = [*data_paths(data), *paths_among([arguments.recipe, recipe.preset])]
     check_run_directory(arguments.out, arguments.force, inputs)
@@ -109,6 +111,7 @@ def _check_convert(arguments):
     if arguments.to is None:
         check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
     read_flags(arguments.set)
+    check_combinations(arguments)
     if arguments.variant is not None:
         find_architecture(arguments.variant)
     if arguments.labels is not None and not expanded(arguments.labels).is_file():
@@ -118,6 +121,10 @@ def _check_convert(arguments):
 
 def _check_cache(arguments):
     _check_data(arguments.data)
+    out = expanded(arguments.out)
+    if out.exists() and not (arguments.force and is_cache(out)):
+        write_cache(None, arguments.out, force=arguments.force)  # it says why not, before it needs the data
+    check_new_directory(arguments.out, "cache", arguments.force, data_paths(arguments.data))
 
 
 _CHECKS = {
@@ -137,7 +144,7 @@ def _check_backend(name):
 
 def _check_data(spec):
     """Names and paths; also what a small file lists. Folders and archives may be large."""
-    if not spec or spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
+    if spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
         return
     path = expanded(spec)
     small = path.is_file() and path.stat().st_size < _SMALL_FILE

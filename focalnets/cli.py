@@ -70,11 +70,11 @@ def main(argv=None):
         143 after SIGTERM, 129 after SIGHUP, and 141 when the reader of the printed result left.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    process.open_missing_streams()
     with process.stopping_in_order():
         try:
             code = _run(argv)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
         except SystemExit as end:  # of tyro's help and its errors
             code = end.code or 0
         except process.Terminated as end:

@@ -53,6 +53,17 @@ def stopping_in_order():
             signal.signal(number, handler)
 
 
+def open_missing_streams():
+    """Open the null device for each standard stream that was closed (`>&-`, some daemons).
+
+    Python has None for such a stream, and the next file to be opened would get its number, so that what a
+    library prints ends up in that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open as long as the process
+
+
 def prepare_streams(finish):
     """Let the standard streams take names of any bytes, and write UTF-8 to files and pipes on every system.
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -63,6 +64,15 @@ def test_training_is_finished_when_its_reader_leaves(tmp_path):
     ran = run_into_closed_pipe("train", *options, "--out", str(tmp_path / "run"), stderr=None)
     assert ran.returncode == 0
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [(["presets"], 0), (["predict", "-"], 2), (["train", "--help"], 0), (["train", "--epochs", "0"], 2)],
+)
+def test_closed_standard_streams_do_no_harm(argv, code):
+    ran = subprocess.run(["bash", "-c", f"exec {shlex.join(focalnets(*argv))} <&- >&- 2>&-"], timeout=60)
+    assert ran.returncode == code
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")

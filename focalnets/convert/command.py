@@ -19,11 +19,7 @@ from focalnets.presets.store import copy_preset, halve, read_config, save_preset
 def run(arguments):
     """Convert, say what was found, chosen, assumed and verified."""
     out = checked_out(arguments.source, arguments.out, arguments.to)
-    if out.exists() and not arguments.force:
-        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     growing = arguments.window is not None or arguments.levels is not None
-    if arguments.half and (arguments.to is not None or growing):
-        raise ValueError("--half writes a preset as it is, in float16: without --to, --window and --levels.")
     if arguments.half:
         with tempfile.TemporaryDirectory() as folder:
             source = _as_preset(arguments, pathlib.Path(folder) / "preset")

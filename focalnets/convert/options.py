@@ -17,6 +17,17 @@ _ELSEWHERE = {
 _CHECKPOINTS = (".pth", ".safetensors", ".pt", ".bin", ".ckpt", ".tar")
 
 
+def check_combinations(arguments):
+    """ValueError if options of `focalnets convert` exclude each other.
+
+    Args:
+        arguments: a `ConvertArguments`.
+    """
+    growing = arguments.window is not None or arguments.levels is not None
+    if arguments.half and (arguments.to is not None or growing):
+        raise ValueError("--half writes a preset as it is, in float16: without --to, --window and --levels.")
+
+
 def read_flags(texts):
     """The values of `--set`.
 

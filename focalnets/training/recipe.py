@@ -167,6 +167,18 @@ def load_recipe(name):
     return recipe
 
 
+def data_for(recipe, data=None):
+    """What a recipe is trained on: `data`, or the recipe's own if that is None.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    data = recipe.data if data is None else data
+    if not data:
+        raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
+    return data
+
+
 def recipe_from_json(values):
     """The `Recipe` of a run's `recipe.json`; ValueError naming fields that are unknown or out of limits."""
     augmentation = _checked(Augmentation, values.get("augmentation", {}) if isinstance(values, dict) else {})

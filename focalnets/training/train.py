@@ -20,7 +20,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
-from focalnets.training.recipe import Recipe, load_recipe
+from focalnets.training.recipe import Recipe, data_for, load_recipe
 from focalnets.training.run_directory import read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
 
@@ -81,9 +81,7 @@ def train(
         report_choice(recipe, data)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
-    data = recipe.data if data is None else data
-    if not data:
-        raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
+    data = data_for(recipe, data)
     recipe = _with_precision(recipe, force_bfloat16)
     data = _located(data)
     if recipe.preset not in CHECKPOINTS:
