@@ -52,6 +52,9 @@ severity 1 to 5; in the mean {corrupted:.1%}:
 |---|---|---|---|---|---|
 {corruptions}
 
+JPEG at severity 5 (quality 40) costs less than at severity 4 (quality 50), because the test images are JPEG
+files of quality 75 already. `docs/evaluation.md` explains it.
+
 ## Limits
 
 - It knows these ten classes only, and takes everything for one of them: a face, a house, noise. Its

@@ -152,7 +152,7 @@ def _jpeg(image, quality, generator):
     pixels = np.round(image * 255).astype("uint8")
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file), "float32").reshape(image.shape) / 255
+    return np.asarray(Image.open(file, formats=("JPEG",)), "float32").reshape(image.shape) / 255
 
 
 # === Their parts ===
