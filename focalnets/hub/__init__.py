@@ -122,7 +122,8 @@ def private_directory(name):
         if not hasattr(os, "getuid"):
             return path
         if {path.lstat().st_uid, path.stat().st_uid} == {os.getuid()}:  # of a link, and of what it names
-            path.chmod(0o700)
+            if path.stat().st_mode & 0o077:  # not in any case: a finished cache may be read only
+                path.chmod(0o700)
             return path
     raise OSError(f"{path} belongs to another user: set FOCALNETS_CACHE to a folder of your own.")
 
