@@ -6,6 +6,7 @@ import functools
 import gzip
 import io
 import lzma
+import os
 import shutil
 import tarfile
 import tempfile
@@ -24,7 +25,7 @@ def list_tar(path):
     try:
         with _unpacking(path) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:") as archive:
             plain = isinstance(stream, io.BufferedReader)
-            store = _Store(path.open("rb") if plain else tempfile.TemporaryFile())  # noqa: SIM115
+            store = _Store(path.open("rb"), "rb") if plain else _Store(tempfile.TemporaryFile(), "r+b")  # noqa: SIM115
             members, links, folders = _tar_members(archive, None if plain else store)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -104,17 +105,22 @@ def _tar_members(archive, store):
 class _Store:
     """A file that holds members one after the other. It is closed with the last reference to it."""
 
-    def __init__(self, file):
-        self._file, self._lock = file, threading.Lock()
+    def __init__(self, file, mode):
+        # A descriptor of its own, because Python warns of files that are closed by nobody but the collector.
+        with file:
+            self._descriptor = os.dup(file.fileno())
+        self._file = open(self._descriptor, mode, closefd=False)  # noqa: SIM115
+        self._lock = threading.Lock()
 
     def __del__(self):
-        self._file.close()
+        os.close(self._descriptor)
 
     def append(self, head, stream):
         """Copy some bytes and the rest of a stream to the end. Returns where they start."""
         start = self._file.seek(0, io.SEEK_END)
         self._file.write(head)
         shutil.copyfileobj(stream, self._file, _STEP)
+        self._file.flush()
         return start
 
     def read(self, member, size=None):
