@@ -8,10 +8,11 @@ import stat
 import subprocess
 import sys
 
+from focalnets import FocalNetBackbone, FocalNetClassifier, open_dataset  # isort: skip - first, so that it chooses the backend
+import keras
 import numpy as np
 import pytest
 
-from focalnets import open_dataset
 from focalnets.cli import main
 from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
@@ -19,6 +20,8 @@ from focalnets.data.inputs import data_paths
 from focalnets.output import files, rename
 from focalnets.output.manifest import MANIFEST
 from focalnets.output.replace import new_directory
+from focalnets.presets.labels import read_labels
+from focalnets.training.recipe import load_recipe
 
 
 def write(directory, **files):
@@ -712,3 +715,32 @@ def test_convert_refuses_the_names_of_files_that_it_does_not_write(
     assert words in error
     assert error.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="writes a .pth file")
+def test_every_verb_expands_the_home_directory_and_obeys_the_umask(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(write(tmp_path / "here", none=""))
+    previous = os.umask(0o077)
+    try:
+        assert main(["convert", "focalnet_micro_cifar10", "~/preset"]) == 0
+        assert main(["convert", "~/preset", "~/again"]) == 0
+        net = FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2)
+        net.save_to_preset("~/net")
+        assert main(["convert", "~/net", "~/mine.pth", "--to", "official"]) == 0
+        assert main(["recipes", "copy", "digits", "~/recipes/mine.py"]) == 0
+        assert main(["cache", "digits", "--grey", "--image-size", "8", "--out=~/cache"]) == 0
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE((tmp_path / "mine.pth").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "again" / "model.weights.h5").stat().st_mode) == 0o600
+    assert load_recipe("~/recipes/mine.py").name == "digits"
+    assert open_dataset("~/cache", channels=1).class_names == tuple("0123456789")
+    write(tmp_path, **{"labels.txt": "a\nb"})
+    assert read_labels("~/labels.txt", 2) == ("a", "b")
+    image = str(pathlib.Path(__file__).parents[1] / "docs" / "cifar10" / "cat.jpg")
+    capsys.readouterr()
+    for engine in ("keras", "auto"):
+        assert main(["predict", "~/preset", image, "--engine", engine, "--top", "1"]) == 0
+        assert "cat" in capsys.readouterr().out
+    assert os.listdir(tmp_path / "here") == ["none"]

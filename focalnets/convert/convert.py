@@ -103,7 +103,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
             would remove a directory that is no preset and no checkpoint.
         FileExistsError: if `out` exists, unless `force`.
     """
-    out = expanded(out)
+    out, preset = expanded(out), expanded(preset)
     is_file = out.suffix in (".pth", ".safetensors")
     if not is_file and library != "transformers":
         raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")

@@ -14,6 +14,7 @@ from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.presets.load import load_backbone, load_preset
 from focalnets.presets.overrides import check_arguments
+from focalnets.presets.resolve import located
 
 _log = logging.getLogger("focalnets")
 
@@ -21,14 +22,14 @@ _log = logging.getLogger("focalnets")
 def open_classifier(preset, load_weights=True, **arguments):
     """A classifier from anything that `preset_directory` takes; see `FocalNetClassifier.from_preset`."""
     check_arguments(arguments, load_weights, ("num_classes", "class_names", "name"))
-    preset, load_weights = _resolved(preset, load_weights)
+    preset, load_weights = _resolved(located(preset), load_weights)
     return load_preset(preset, load_weights, **arguments)
 
 
 def open_backbone(preset, load_weights=True, **arguments):
     """Its backbone; see `FocalNetBackbone.from_preset`."""
     check_arguments(arguments, load_weights)
-    preset, load_weights = _resolved(preset, load_weights)
+    preset, load_weights = _resolved(located(preset), load_weights)
     return load_backbone(preset, load_weights, **arguments)
 
 
@@ -56,6 +57,7 @@ def preset_directory(source):
     >>> str(preset_directory(folder)) == folder
     True
     """
+    source = located(source)
     if (ready := ready_preset(source)) is not None:
         return ready
     return _converted(*checkpoint_file(source), pathlib.Path(str(source)).name)
@@ -70,6 +72,7 @@ def ready_preset(source):
     Returns:
         `pathlib.Path` or None.
     """
+    source = located(source)
     if (bundled := bundled_directory(str(source))) is not None:
         return bundled
     is_ours = store.is_preset_directory(source) and not _is_foreign(source)
@@ -85,6 +88,7 @@ def checkpoint_file(source):
     Returns:
         (`pathlib.Path` of a file or directory, the architecture's name or None if it is not known).
     """
+    source = located(source)
     if str(source) in CHECKPOINTS:
         return _of_checkpoint(str(source)), CHECKPOINTS[str(source)].architecture
     return _download(source), None

@@ -19,6 +19,7 @@ from focalnets.export.record import GRAPH, read_export
 from focalnets.inference.export_cache import cached_export, checked_files
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.presets.files import read_preset_files
+from focalnets.presets.resolve import located
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -54,7 +55,7 @@ def open_engine(preset, engine="auto"):
                 "give the directory."
             )
         return KerasEngine(preset)
-    preset = bundled_directory(str(preset)) or preset
+    preset = bundled_directory(str(preset)) or located(preset)
     if engine == "auto":
         return _automatic(preset)
     if engine == "keras":

@@ -12,6 +12,8 @@ import functools
 import pathlib
 import re
 
+from focalnets._io import expanded
+
 IMAGENET_1K, IMAGENET_22K = 1000, 21842
 
 _WORDNET = re.compile(r"n\d{8}")
@@ -67,7 +69,7 @@ def read_labels(path, num_classes):
     Raises:
         ValueError: if lines and classes do not fit.
     """
-    lines = [line.strip() for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in expanded(path).read_text(encoding="utf-8").splitlines()]
     lines = [line for line in lines if line]
     numbered = [re.fullmatch(r"(.*?)[\t ]+(\d+)", line) for line in lines]
     if lines and all(numbered):

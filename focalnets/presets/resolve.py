@@ -8,6 +8,25 @@ from focalnets.presets.architectures import ALL_NAMES, ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS
 
 
+def located(source):
+    """The source of a preset with ~ expanded where it is a path. Names and addresses stay as they are.
+
+    Args:
+        source: str or path, as for `check_preset`.
+
+    Raises:
+        ValueError: if no file can have that name.
+
+    >>> from focalnets.presets.resolve import located
+    >>> located("hf://timm/focalnet_tiny_srf.ms_in1k")
+    'hf://timm/focalnet_tiny_srf.ms_in1k'
+    """
+    if "://" in str(source):
+        return source
+    path = expanded(source)
+    return path if str(source).startswith("~") else source
+
+
 def check_preset(source):
     """Refuse what can be no preset, before anything is imported, downloaded or converted.
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 import shlex
 import sys
 import time
@@ -26,7 +25,7 @@ def run(arguments):
     try:
         result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
     except (KeyboardInterrupt, OSError):
-        snapshot = pathlib.Path(directory) / "last.npz"
+        snapshot = expanded(directory) / "last.npz"
         if snapshot.exists() and (arguments.resume or snapshot.stat().st_mtime > start):
             say(f"resume with: {_resume_command(directory)}", file=sys.stderr)
         raise
@@ -110,7 +109,7 @@ def _resume(arguments, verbose):
             f"A run goes on as it was begun: {options} and --resume exclude each other; begin a new run."
         )
     if arguments.backend is None:
-        backend = read_run(arguments.resume)["backend"]
+        backend = read_run(expanded(arguments.resume))["backend"]
         if backend in ("torch", "jax", "tensorflow"):
             os.environ["KERAS_BACKEND"] = backend  # before keras is imported
     from focalnets.training.train import resume

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from focalnets._io import expanded
 from focalnets.data.augment import Augmentation
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.schema import check_fields
@@ -131,7 +132,7 @@ def recipe_file(name):
     from focalnets.training import recipes
 
     if str(name).endswith(".py"):
-        path = pathlib.Path(name)
+        path = expanded(name)
         if not path.is_file():
             hint = did_you_mean(name, sibling_names(path))
             raise ValueError(f"Recipe file not found: {str(name)!r}. Check the path.{hint}")
