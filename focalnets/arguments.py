@@ -299,6 +299,8 @@ class ConvertArguments:
     """Name of the architecture (`focalnets presets`)."""
     set: Changes = ()
     """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
+    entry: Annotated[OptionalStr, _default("the trained weights, not their average")] = None
+    """Weights to convert where a file holds several: --entry ema, --entry state_dict_ema."""
     labels: Annotated[OptionalStr, FILE, _default("those of the checkpoint")] = None
     """Text file of class names: one name per line, or a name and its index."""
     window: Annotated[OptionalInt, COUNT, _default("unchanged")] = None

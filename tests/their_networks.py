@@ -66,3 +66,65 @@ def their_outputs(net, picture):
         for index, value in enumerate(found.reshaped_hidden_states)
     }
     return {"logits": found.logits, **maps}
+
+
+def detector_outputs(state, picture, padding, post_norm, normalizes):
+    """Normed map of each stage of an upstream detection backbone with an overlapping stem, channels last.
+
+    Args:
+        state: key -> array, as upstream names them; every stage has a norm.
+        picture: (B, H, W, 3), of sides that all strides divide.
+        padding: of the stem.
+        post_norm: whether the norms of a block stand behind its branches.
+        normalizes: whether the modulator is divided by the number of gates.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    state = {key: torch.from_numpy(value) for key, value in state.items()}
+
+    def norm(name, x):
+        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def conv(name, x, **arguments):
+        y = F.conv2d(x.permute(0, 3, 1, 2), state[f"{name}.weight"], state.get(f"{name}.bias"), **arguments)
+        return y.permute(0, 2, 3, 1)
+
+    def dense(name, x):
+        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
+
+    def modulation(name, x):
+        width = x.shape[-1]
+        projected = dense(f"{name}.f", x)
+        query, context, gates = projected.tensor_split((width, 2 * width), -1)
+        total, levels = 0, gates.shape[-1] - 1
+        for level in range(levels):
+            key = f"{name}.focal_layers.{level}.0"
+            size = state[f"{key}.weight"].shape[-1]
+            context = F.gelu(conv(key, context, padding=size // 2, groups=width))
+            total = total + context * gates[..., level, None]
+        total = total + F.gelu(context.mean((1, 2), keepdim=True)) * gates[..., -1:]
+        y = query * conv(f"{name}.h", total / (levels + 1) if normalizes else total)
+        return dense(f"{name}.proj", norm(f"{name}.ln", y) if f"{name}.ln.weight" in state else y)
+
+    x, stage, outputs = torch.from_numpy(picture), 0, {}
+    x = norm("patch_embed.norm", conv("patch_embed.proj", x, stride=4, padding=padding))
+    while f"layers.{stage}.blocks.0.norm1.weight" in state:
+        index = 0
+        while f"layers.{stage}.blocks.{index}.norm1.weight" in state:
+            name = f"layers.{stage}.blocks.{index}"
+            branches = {
+                "1": lambda y, name=name: modulation(f"{name}.modulation", y),
+                "2": lambda y, name=name: dense(f"{name}.mlp.fc2", F.gelu(dense(f"{name}.mlp.fc1", y))),
+            }
+            for number, function in branches.items():
+                n = f"{name}.norm{number}"
+                y = norm(n, function(x)) if post_norm else function(norm(n, x))
+                x = x + y * state.get(f"{name}.gamma_{number}", torch.ones(1))
+            index += 1
+        outputs[f"P{stage + 2}"] = norm(f"norm{stage}", x).numpy()
+        if f"layers.{stage}.downsample.proj.weight" in state:
+            name = f"layers.{stage}.downsample"
+            x = norm(f"{name}.norm", conv(f"{name}.proj", x, stride=2, padding=1))
+        stage += 1
+    return outputs

@@ -2,8 +2,10 @@
 
 import pathlib
 import shutil
+import sys
 import tempfile
 
+from focalnets.convert.architecture import is_doubtful
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
 from focalnets.convert.open import checkpoint_file, ready_preset
@@ -41,6 +43,10 @@ def run(arguments):
                 notes = export_checkpoint(source, out, arguments.to, arguments.force, _inputs(arguments))
     for note in (*notes, f"written: {out}"):
         say(note)
+    if doubtful := [note for note in notes if is_doubtful(note)]:
+        print("Check these settings: a wrong one gives wrong outputs without an error.", file=sys.stderr)
+        for note in doubtful:
+            print(f"  {note}", file=sys.stderr)
 
 
 def _inputs(arguments):
@@ -59,9 +65,18 @@ def _to_preset(arguments, out):
         with new_directory(out, "preset", arguments.force, _inputs(arguments)) as partial:
             copy_preset(ready, partial)
         return ["copied: it is a preset already"]
-    file, variant = checkpoint_file(arguments.source)
-    variant, flags = arguments.variant or variant, read_flags(arguments.set)
-    return convert_checkpoint(file, out, variant, flags, labels, arguments.force, _inputs(arguments))
+    file, published = checkpoint_file(arguments.source)
+    return convert_checkpoint(
+        file,
+        out,
+        arguments.variant or published,
+        read_flags(arguments.set),
+        labels,
+        arguments.force,
+        arguments.entry,
+        published is not None,
+        _inputs(arguments),
+    )
 
 
 def _as_preset(arguments, folder):
@@ -75,10 +90,10 @@ def _as_preset(arguments, folder):
 def _ready(arguments):
     """The source if it is a preset, which knows what --set, --labels and --variant would say."""
     ready = ready_preset(arguments.source)
-    if ready is not None and (arguments.set or arguments.labels or arguments.variant):
+    if ready is not None and (arguments.set or arguments.labels or arguments.variant or arguments.entry):
         raise ValueError(
-            f"{arguments.source} is a preset already: --set, --labels and --variant are for checkpoints of "
-            "other libraries."
+            f"{arguments.source} is a preset already: --set, --labels, --variant and --entry are for "
+            "checkpoints of other libraries."
         )
     return ready
 

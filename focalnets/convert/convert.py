@@ -12,6 +12,7 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets._io import expanded
+from focalnets.convert.foreign import THEIR_ACTIVATION
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.models.classifier import FocalNetClassifier
@@ -26,13 +27,15 @@ from focalnets.presets.store import is_preset_directory, read_config, write_pres
 REPORT = "conversion.json"
 
 
-def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force=False, inputs=()):
+def convert_checkpoint(
+    source, out, variant=None, flags=None, labels=None, force=False, entry=None, published=False, inputs=()
+):
     """Write the preset directory of a checkpoint.
 
     Args:
         source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `Source`.
         out: preset directory to make.
-        variant, flags: see `from_tensors`.
+        variant, flags, entry, published: see `from_tensors`.
         labels: function from the number of classes to their names; None for the checkpoint's own.
         force: bool. Replace the preset that is there, and keep all other files. Defaults to `False`.
         inputs: Paths besides `source` that `force` never replaces. Defaults to `()`.
@@ -41,8 +44,8 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
         List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
 
     Raises:
-        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully, or if `force`
-            would remove a directory that is no preset.
+        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully, or if
+            `force` would remove a directory that is no preset.
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
@@ -54,13 +57,16 @@ def convert_checkpoint(source, out, variant=None, flags=None, labels=None, force
     >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
     'format: timm'
     """
-    inputs = [*inputs, *([] if isinstance(source, Source) else [source])]
-    name = str(source) if not isinstance(source, Source) else "arrays in memory"
-    source = source if isinstance(source, Source) else read_source(source)
+    in_memory = isinstance(source, Source)
+    inputs = [*inputs, *([] if in_memory else [source])]
+    name = "arrays in memory" if in_memory else str(source)
+    source = source if in_memory else read_source(source, entry)
     with new_directory(out, "preset", force, inputs) as partial:
-        found = from_tensors(source, variant, flags, labels)
+        # What was read has no wrapper any more, and `entry` has no meaning there.
+        found = from_tensors(source, variant, flags, labels, entry if in_memory else None, published)
         digests = _digests(found.network)
-        _check(source.tensors, digests)
+        _check(found.arrays, digests)
+        found.arrays.clear()
         del source  # the largest take 3 GB: never the file and two networks at a time
         outputs = _outputs(found.network)
         write_preset_files(found.network, partial, found.image_converter)
@@ -124,7 +130,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
         with writing(out, own=False, replace=force) as partial:
             _write_tensors(partial, tensors)
             tensors.clear()
-            _check(read_source(partial).tensors, digests)
+            _check(our_arrays(read_source(partial).tensors)[1], digests)
     else:
         with new_directory(out, "checkpoint", force, [preset, *inputs]) as partial:
             write_json(partial / "config.json", config)
@@ -135,7 +141,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
                 notes.append("its image processor knows square images of 1 or 3 channels: none is written")
             _write_tensors(partial / "model.safetensors", tensors)
             tensors.clear()
-            _check(read_source(partial).tensors, digests)
+            _check(our_arrays(read_source(partial).tensors)[1], digests)
     verified = f"verified: {len(digests)} arrays read back equal, to the bit"
     return [f"format: {library}", verified, *(f"note: {text}" for text in notes)]
 
@@ -155,7 +161,8 @@ def transformers_config(network):
         "num_channels": backbone.image_shape[-1],
         "embed_dim": backbone.embed_dim,
         "use_conv_embed": backbone.overlap_embed,
-        "hidden_sizes": [backbone.embed_dim * 2**stage for stage in range(len(backbone.depths))],
+        "hidden_sizes": _hidden_sizes(backbone),
+        "hidden_act": THEIR_ACTIVATION[backbone.activation],
         "depths": list(backbone.depths),
         "focal_levels": list(backbone.focal_levels),
         "focal_windows": list(backbone.focal_window),
@@ -171,6 +178,12 @@ def transformers_config(network):
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
     }
+
+
+def _hidden_sizes(backbone):
+    """Channels of each stage's output as transformers counts them: after the stage's down-sampling."""
+    last = len(backbone.depths) - 1
+    return [backbone.embed_dim * 2 ** min(stage + 1, last) for stage in range(last + 1)]
 
 
 def _image_side(network):
@@ -203,9 +216,8 @@ def _digest(array):
     return hashlib.sha256(np.ascontiguousarray(array, "float32")).hexdigest()
 
 
-def _check(tensors, digests):
-    """ValueError unless the arrays of a checkpoint are those of the network that has these digests."""
-    _, arrays, _ = our_arrays(tensors)
+def _check(arrays, digests):
+    """ValueError unless these arrays are those of the network that has these digests."""
     found = {path: _digest(array) for path, array in arrays.items()}
     wrong = sorted(path for path in {*found, *digests} if found.get(path) != digests.get(path))
     if wrong:

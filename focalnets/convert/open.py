@@ -7,7 +7,9 @@ import os
 import pathlib
 
 from focalnets._io import locked
+from focalnets.convert.architecture import is_doubtful
 from focalnets.convert.convert import convert_checkpoint
+from focalnets.convert.sources import is_checkpoint_name
 from focalnets.hub import cache_directory, download, fetch_hugging_face, hub_address, local_file
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
@@ -111,8 +113,8 @@ def _is_foreign(source):
         return True
     if path.is_dir():
         is_ours = (path / store.WEIGHTS).is_file() or (path / "run.json").is_file()
-        return not is_ours and any(one.suffix in (".safetensors", ".pth", ".bin") for one in path.iterdir())
-    return path.suffix in (".safetensors", ".pth", ".pt", ".bin")
+        return not is_ours and any(is_checkpoint_name(one) for one in path.iterdir())
+    return is_checkpoint_name(path)
 
 
 def _of_checkpoint(name):
@@ -165,14 +167,23 @@ def _download(source, sha256=None):
 def _converted(file, variant, name):
     """The preset directory made of a file, kept as long as the file does not change."""
     file = pathlib.Path(file).absolute()
-    weights = file if file.is_file() else max(file.iterdir(), key=lambda path: path.stat().st_size)
-    state = weights.stat()
-    key = f"{weights}\n{state.st_size}\n{state.st_mtime_ns}\n{variant}"
+    lines = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in _files_that_count(file)]
+    key = "\n".join((*lines, str(variant)))
     directory = cache_directory() / "presets" / f"{name}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
     if not store.is_preset_directory(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock"), f"converting {name}"):
             if not store.is_preset_directory(directory):
-                for line in convert_checkpoint(file, directory, variant):
-                    _log.warning(line) if "ASSUMED" in line else _log.info(line)
+                for line in convert_checkpoint(file, directory, variant, published=variant is not None):
+                    _log.warning(line) if is_doubtful(line) else _log.info(line)
     return directory
+
+
+def _files_that_count(file):
+    """The file itself, or those of a directory with weights, and the settings beside them."""
+    folder, named = (file, None) if file.is_dir() else (file.parent, file)
+    settings = ("config.json", "preprocessor_config.json")
+    found = [folder / name for name in settings if (folder / name).is_file()]
+    shards = named is None or named.name.endswith(".index.json")
+    weights = [path for path in sorted(folder.iterdir()) if is_checkpoint_name(path)] if shards else [named]
+    return [*weights, *found]

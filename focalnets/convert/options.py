@@ -2,6 +2,7 @@
 
 from focalnets._io import expanded
 from focalnets.convert.architecture import FLAGS
+from focalnets.convert.foreign import THEIR_ACTIVATION
 from focalnets.names import did_you_mean
 from focalnets.output.paths import output_path
 
@@ -52,6 +53,10 @@ def read_flags(texts):
         if name == "norm_placement":
             if value not in ("pre", "post", "mlp_only"):
                 raise ValueError(f"norm_placement is pre, post or mlp_only; got {value!r}.")
+            flags[name] = value
+        elif name == "activation":
+            if value not in THEIR_ACTIVATION:
+                raise ValueError(f"activation is one of {', '.join(THEIR_ACTIVATION)}; got {value!r}.")
             flags[name] = value
         elif name == "normalize_modulator":
             if value.lower() not in ("true", "false"):

@@ -1,14 +1,19 @@
 """Named arrays of other libraries -> a network of ours, and back; an array without a place is an error."""
 
+import dataclasses
+import re
 from dataclasses import dataclass
 
 import numpy as np
 from keras import ops
 
 from focalnets._io import listed
-from focalnets.convert.architecture import recognise
-from focalnets.convert.mapping import our_path, their_key
-from focalnets.convert.sources import Source, with_standard_keys
+from focalnets.convert.architecture import recognise, variable_shapes
+from focalnets.convert.foreign import checked_preprocessing
+from focalnets.convert.mapping import FORMATS, our_path, their_key
+from focalnets.convert.publishers import claims_of
+from focalnets.convert.sources import Source
+from focalnets.convert.wrappers import chosen_tensors
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
@@ -26,6 +31,7 @@ class Conversion:
         source: "official", "timm" or "transformers".
         variant: the row of `ARCHITECTURES` that it is, or None.
         notes: what was found, chosen and assumed, a line each.
+        arrays: the arrays of the network by the paths of its variables, as views of the checkpoint's.
     """
 
     network: FocalNetClassifier | FocalNetBackbone
@@ -33,9 +39,10 @@ class Conversion:
     source: str
     variant: str | None
     notes: list[str]
+    arrays: dict
 
 
-def from_tensors(source, variant=None, flags=None, labels=None):
+def from_tensors(source, variant=None, flags=None, labels=None, entry=None, published=False):
     """The network whose weights a checkpoint holds.
 
     Args:
@@ -45,6 +52,10 @@ def from_tensors(source, variant=None, flags=None, labels=None):
         flags: dict of `convert.architecture.FLAGS`, for what the weights cannot tell.
         labels: function from the number of classes to their names; None for those that belong to the
             checkpoint.
+        entry: str. Which weights to take where there are several, such as "ema"; see `chosen_tensors`.
+            Defaults to the trained ones.
+        published: bool. Whether these are known to be the weights of the paper, so that the variant decides
+            what weights cannot tell, and not the library that copied them. Defaults to `False`.
 
     Returns:
         A `Conversion`.
@@ -59,15 +70,21 @@ def from_tensors(source, variant=None, flags=None, labels=None):
     >>> from_tensors(theirs).network.depths
     (1, 1)
     """
-    source = source if isinstance(source, Source) else Source(dict(source))
-    library, arrays, notes = our_arrays(source.tensors)
-    known = _known_flags(library, source.tensors, source.config)
+    source = _unwrapped(source if isinstance(source, Source) else Source(dict(source)), entry)
+    library, arrays, keys, notes = _our_arrays(source.tensors)
     shapes = {path: array.shape for path, array in arrays.items()}
-    found = recognise(shapes, known, variant, flags)
+
+    def claims(found, channels, num_classes):
+        return claims_of(library, source, keys, found, channels, num_classes, published)
+
+    found = recognise(shapes, claims, variant, flags)
+    checked_preprocessing(source.config, source.preprocessing)
     image_converter, note = converter_of(
         found.variant, found.num_classes, found.channels, source.config, source.preprocessing
     )
     notes = [f"format: {library}", *source.notes, *notes, *found.notes, note]
+    notes += _add_missing_norms(arrays, found, library, keys)
+    _check_arrays(arrays, variable_shapes(found.backbone, found.channels, found.num_classes), library)
     with weights_follow():
         network = FocalNetBackbone(**found.backbone, image_shape=(None, None, found.channels))
         if found.num_classes is not None:
@@ -75,20 +92,41 @@ def from_tensors(source, variant=None, flags=None, labels=None):
             names, note = class_names_of(count, source.config) if labels is None else (labels(count), "")
             notes += [note] if note else []
             network = FocalNetClassifier(network, count, image_converter, names)
-    _assign(network, arrays, library)
-    return Conversion(network, image_converter, library, found.variant, notes)
+    variables = {variable.path: variable for variable in network.weights}
+    for path, array in arrays.items():
+        variables[path].assign(np.asarray(array, "float32"))
+    return Conversion(network, image_converter, library, found.variant, notes, arrays)
+
+
+def _unwrapped(source, entry):
+    """A source without what wrappers put before its keys, where its reader has not taken that off."""
+    chosen = chosen_tensors(source.tensors, entry)
+    if not chosen.tensors or not chosen.prefix:
+        return source
+    return dataclasses.replace(
+        source,
+        tensors=chosen.tensors,
+        prefix=source.prefix + chosen.prefix,
+        left=[*source.left, *chosen.left],
+        notes=[*source.notes, *chosen.notes],
+    )
 
 
 def our_arrays(tensors):
     """The arrays of another library by the paths of ours, as views.
 
     Returns:
-        (library, arrays by path, notes).
+        (library, arrays by path).
 
     Raises:
         ValueError: listing keys that no FocalNet has.
     """
-    library, tensors, notes = with_standard_keys(tensors)
+    return _our_arrays(tensors)[:2]
+
+
+def _our_arrays(tensors):
+    """(library, arrays by path, keys of the library, notes)."""
+    library, tensors, keys, notes = _standard_keys(tensors)
     arrays, unknown = {}, []
     for key, tensor in tensors.items():
         found = our_path(library, key)
@@ -98,7 +136,73 @@ def our_arrays(tensors):
             arrays[found[0]] = found[1].to_ours(tensor)
     if unknown:
         raise ValueError(f"The checkpoint ({library}) has keys that no FocalNet has: {listed(unknown)}.")
-    return library, arrays, notes
+    return library, arrays, keys, notes
+
+
+def _standard_keys(tensors):
+    """(library, tensors by the keys of the table, keys of the library, notes).
+
+    A bare `FocalNetModel` of transformers, timm's `features_only` models and upstream's detection backbones
+    get the keys of classifiers. What a pre-training adds is left out.
+    """
+    notes = []
+    if any(key.startswith("embeddings.") for key in tensors):
+        tensors = {f"focalnet.{key}": array for key, array in tensors.items()}
+    tensors = {re.sub(r"^layers_(\d+)\.", r"layers.\1.", key): array for key, array in tensors.items()}
+    known = {source: sum(our_path(source, key) is not None for key in tensors) for source in FORMATS}
+    library = max(FORMATS, key=known.get)
+    if known[library] < len(tensors) / 2 or not tensors:
+        raise ValueError(
+            "These are not the weights of a FocalNet that focalnets knows (official, timm or transformers): "
+            f"{listed(sorted(tensors))}."
+        )
+    if library == "transformers":
+        idle = {key for key in tensors if key.startswith("decoder.") or key.endswith("embeddings.mask_token")}
+        if idle:
+            tensors = {key: array for key, array in tensors.items() if key not in idle}
+            notes.append("masked image modeling: the backbone is taken, its decoder and mask token are left")
+    keys = list(tensors)
+    if library == "official" and (stages := _normed_stages(tensors)):
+        last = _stages(tensors) - 1
+        # The norm of the last stage is the classifiers' final one.
+        tensors = {re.sub(rf"^norm{last}\.", "norm.", key): array for key, array in tensors.items()}
+        names = ", ".join(f"norm{stage}" for stage in stages)
+        notes.append(f"detection or segmentation backbone: norms of stages ({names}), no head")
+    return library, tensors, keys, notes
+
+
+def _normed_stages(tensors):
+    return sorted({int(key[4 : key.index(".")]) for key in tensors if re.match(r"norm\d{1,4}\.", key)})
+
+
+def _stages(tensors):
+    """How many stages there are blocks of."""
+    return len({key.split(".")[1] for key in tensors if key.startswith("layers.") and ".blocks." in key})
+
+
+def _add_missing_norms(arrays, found, library, keys):
+    """Norms that only our backbone has: those of stages that a detector did not use. Returns notes.
+
+    They start at scale 1 and shift 0. What the checkpoint's own model gives out does not depend on them.
+    """
+    features = library == "timm" and found.num_classes is None
+    if not features and not found.backbone.get("pyramid_norm") and not _normed_stages(keys):
+        return []
+    if not features:
+        found.backbone["pyramid_norm"] = True
+    width, count = found.backbone["embed_dim"], len(found.backbone["depths"])
+    paths = {"norm": width * 2 ** (count - 1)}
+    if not features:
+        paths |= {f"stage{stage}_norm": width * 2 ** (stage - 1) for stage in range(1, count)}
+    missing = [path for path in paths if f"{path}/gamma" not in arrays and f"{path}/beta" not in arrays]
+    if count > 16:  # nothing is made for sizes that no network has
+        return []
+    for path in missing:
+        arrays[f"{path}/gamma"] = np.ones(paths[path], "float32")
+        arrays[f"{path}/beta"] = np.zeros(paths[path], "float32")
+    if not missing:
+        return []
+    return [f"norms that the checkpoint lacks, since its model has none, start at 1 and 0: {listed(missing)}"]
 
 
 def to_tensors(network, library):
@@ -134,7 +238,10 @@ def differences_elsewhere(network, library):
     backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
     found = []
     if library == "timm" and backbone.normalize_modulator:
-        found.append("timm never normalises the modulator: its outputs will differ.")
+        found.append(
+            "timm does not normalize the modulator by itself: outputs will differ unless its model is made "
+            "with normalize_modulator=True."
+        )
     epsilons = {backbone.norm_epsilon, backbone.embedding_norm_epsilon}
     if library != "transformers" and epsilons != {1e-5}:
         others = " and ".join(f"{epsilon:g}" for epsilon in sorted(epsilons - {1e-5}))
@@ -150,6 +257,8 @@ def differences_elsewhere(network, library):
 def _cannot(backbone, library):
     if backbone.norm_placement == "mlp_only":
         return "it has a norm before modulation, and the tutorial's has none"
+    if backbone.activation != "gelu" and library != "transformers":
+        return f"its MLPs have GELU; these {backbone.activation}"
     if backbone.focal_factor != 2:
         return f"its kernels grow by 2 from level to level; these by {backbone.focal_factor}"
     if backbone.pyramid_norm and library != "official":
@@ -163,36 +272,20 @@ def _cannot(backbone, library):
     return None
 
 
-def _known_flags(library, tensors, config):
-    """What the checkpoint's own config and keys tell of what has no weights."""
-    if library == "timm":
-        # `normalize_modulator` is no argument of timm's published models: the variant decides it.
-        return {"norm_placement": "post" if any("norm1_post" in key for key in tensors) else "pre"}
-    if library == "transformers" and config.get("model_type") == "focalnet":
-        return {
-            "normalize_modulator": config.get("normalize_modulator", False),
-            "norm_placement": "post" if config.get("use_post_layernorm", False) else "pre",
-            "drop_path_rate": config.get("drop_path_rate", 0.1),
-            "norm_epsilon": config.get("layer_norm_eps", 1e-5),
-            "dropout_rate": config.get("hidden_dropout_prob", 0.0),
-        }
-    return {}
-
-
-def _assign(network, arrays, library):
-    variables = {variable.path: variable for variable in network.weights}
+def _check_arrays(arrays, shapes, library):
+    """ValueError unless the arrays are those of a network with these shapes of variables, and finite."""
     for text, paths in (
-        ("lacks weights of", sorted(set(variables) - set(arrays))),
-        ("has weights without a place in", sorted(set(arrays) - set(variables))),
+        ("lacks weights of", sorted(set(shapes) - set(arrays))),
+        ("has weights without a place in", sorted(set(arrays) - set(shapes))),
     ):
         if paths:
             post = any("norm1_post" in path for path in paths)
-            keys = [their_key(library, path, post)[0] for path in paths]
+            keys = [(their_key(library, path, post) or [path])[0] for path in paths]
             raise ValueError(f"The checkpoint {text} the network that it seems to be: {listed(keys)}.")
     wrong = [
-        f"{path} {array.shape}, not {tuple(variables[path].shape)}"
+        f"{path} {array.shape}, not {shapes[path]}"
         for path, array in arrays.items()
-        if array.shape != tuple(variables[path].shape)
+        if array.shape != shapes[path]
     ]
     if wrong:
         raise ValueError(f"Weights of the checkpoint have other shapes than its network: {listed(wrong)}.")
@@ -200,5 +293,3 @@ def _assign(network, arrays, library):
     bad = [path for path, array in arrays.items() if not np.isfinite([array.min(), array.max()]).all()]
     if bad:
         raise ValueError(f"Weights of the checkpoint are not finite, it is damaged: {listed(bad)}.")
-    for path, array in arrays.items():
-        variables[path].assign(np.asarray(array, "float32"))

@@ -5,6 +5,7 @@ import glob
 import logging
 
 from focalnets._io import expanded
+from focalnets.convert.sources import is_checkpoint_name
 from focalnets.data.files import has_image_suffix, head_of_file, holds_images, is_image_file
 from focalnets.names import unknown_name
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
@@ -47,7 +48,7 @@ def means_pictures(word):
     if path.is_dir():
         if any((path / name).is_file() for name in ("config.json", "run.json")):  # a preset, or a run
             return False
-        if any(child.suffix in (".safetensors", ".pth", ".pt") for child in path.iterdir()):
+        if any(is_checkpoint_name(child) for child in path.iterdir()):
             return False
         return holds_images(path)
     return glob.has_magic(word) and not path.exists()

@@ -13,7 +13,7 @@ _NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or a commit: h
 _LARGEST_LISTING = 2**26  # bytes
 _MOST_ANSWERS = 1000
 _FIRST_CHOICES = ("model.safetensors", "pytorch_model.bin")
-_SUFFIXES = (".safetensors", ".pth", ".bin")
+_SUFFIXES = (".safetensors", ".pth", ".bin", ".pth.tar")
 
 
 def fetch(repository, filename, revision, cache, offline):

@@ -26,30 +26,43 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
     Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, centre
     crop; timm's `default_cfgs`: 0.9 of the picture at 224 pixels, all of it at 384.
     """
-    if isinstance(config.get("pretrained_cfg"), dict):
-        timm = config["pretrained_cfg"]
-        return _described(
-            ImageConverter(
-                tuple(timm["input_size"][1:]),
-                crop_fraction=timm["crop_pct"],
-                interpolation=timm["interpolation"],
-                mean=timm["mean"],
-                std=timm["std"],
-            ),
-            "from timm's config.json",
-        )
-    if "image_mean" in preprocessing:
+    preprocessing = {name: value for name, value in preprocessing.items() if value is not None}
+    timm = config.get("pretrained_cfg")
+    if isinstance(timm, dict) and timm.get("input_size") is not None:
+        timm = {name: value for name, value in timm.items() if value is not None}
+        arguments = {  # timm's defaults where a field is absent
+            "crop_fraction": timm.get("crop_pct", 0.875),
+            "interpolation": timm.get("interpolation", "bicubic"),
+            "mean": timm.get("mean", IMAGENET_MEAN),
+            "std": timm.get("std", IMAGENET_STD),
+        }
+        converter = ImageConverter(tuple(timm["input_size"][1:]), **arguments)
+        return _checked(_described(converter, "from timm's config.json"), channels)
+    if "image_mean" in preprocessing and "image_std" in preprocessing:
         size, fraction = _sizes(preprocessing)
-        return _described(
-            ImageConverter(
-                size,
-                crop_fraction=fraction,
-                interpolation=_RESAMPLE.get(preprocessing.get("resample"), "bicubic"),
-                mean=preprocessing["image_mean"],
-                std=preprocessing["image_std"],
-            ),
-            "from transformers' preprocessor_config.json",
+        # transformers computes (pixel * factor - mean) / std; ours divides pixels by 255 first.
+        factor = (
+            255 * preprocessing.get("rescale_factor", 1 / 255)
+            if preprocessing.get("do_rescale", True)
+            else 255
         )
+        mean, std = preprocessing["image_mean"], preprocessing["image_std"]
+        if not preprocessing.get("do_normalize", True):
+            mean, std = [0.0] * len(mean), [1.0] * len(std)
+        converter = ImageConverter(
+            size,
+            crop_fraction=fraction,
+            interpolation=_RESAMPLE.get(preprocessing.get("resample"), "bicubic"),
+            mean=[value / factor for value in mean],
+            std=[value / factor for value in std],
+        )
+        origin = "from transformers' preprocessor_config.json"
+        given = preprocessing.get("size")
+        if isinstance(given, dict) and "height" in given and not preprocessing.get("do_center_crop"):
+            origin += (
+                ", which resizes images to this shape; here their middle is taken, ASSUMED to be as good"
+            )
+        return _checked(_described(converter, origin), channels)
     if channels != 3:
         return None, "preprocessing: none, the checkpoint is not for RGB pictures; inputs come normalised"
     published = {row.architecture for row in CHECKPOINTS.values() if row.data.startswith("ImageNet")}
@@ -59,6 +72,17 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
     fraction = 1.0 if size > 224 else 224 / 256
     converter = ImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
     return _described(converter, f"as {variant} was evaluated")
+
+
+def _checked(described, channels):
+    """ValueError unless the means are those of as many channels as the network's images have."""
+    converter, _ = described
+    if len(converter.mean) != channels:
+        raise ValueError(
+            f"The preprocessing beside the weights is for {len(converter.mean)} channels, the weights for "
+            f"{channels}. Put the right file beside the weights, or remove it."
+        )
+    return described
 
 
 def transformers_preprocessing(converter):
@@ -101,14 +125,26 @@ def _sizes(preprocessing):
     """(image size, crop fraction) that transformers' preprocessor_config.json means."""
     if not preprocessing.get("do_resize", True) and not preprocessing.get("do_center_crop"):
         return None, 1.0
-    size, crop = preprocessing.get("size", {}), preprocessing.get("crop_size", {})
-    edge = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-    side = crop.get("height", edge) if isinstance(crop, dict) else crop
-    side = side if preprocessing.get("do_center_crop") else edge
+    height, width = _sides(preprocessing.get("size"))
+    if preprocessing.get("do_center_crop"):
+        crop_height, crop_width = _sides(preprocessing.get("crop_size", preprocessing.get("size")))
+    else:
+        crop_height, crop_width = height, width
+    if None in (height, crop_height):
+        return None, 1.0
+    edge, side = min(height, width), min(crop_height, crop_width)
     fraction = side / edge
     if math.floor(side / fraction) != edge:  # 48 / (48 / 59) is a little less than 59
         fraction = math.nextafter(fraction, 0)
-    return (side, side), fraction
+    return (crop_height, crop_width), fraction
+
+
+def _sides(size):
+    """(height, width) of a size in transformers' file, (None, None) if it says neither."""
+    if not isinstance(size, dict):
+        return size, size
+    edge = size.get("shortest_edge")
+    return size.get("height", edge), size.get("width", size.get("height", edge))
 
 
 def _described(converter, origin):
