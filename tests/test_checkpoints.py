@@ -1,9 +1,14 @@
 """Checkpoints as people have them: under wrappers, from detectors, damaged, hostile, with settings beside."""
 
 import argparse
+import collections
+import datetime
 import json
+import pathlib
 import random
 import re
+import sys
+import types
 
 import keras
 import numpy as np
@@ -165,9 +170,6 @@ def test_a_model_pickled_whole_is_read_without_its_code(tmp_path):
             self.weight = torch.nn.Parameter(torch.ones(2))
 
     Block.__qualname__, Block.__module__ = "Block", "somebodys_code"
-    import sys
-    import types
-
     module = types.ModuleType("somebodys_code")
     module.Block = Block
     sys.modules["somebodys_code"] = module
@@ -179,6 +181,42 @@ def test_a_model_pickled_whole_is_read_without_its_code(tmp_path):
 
     flat = flattened(read_pickle(tmp_path / "whole.pth"))
     assert flat["model.0.weight"].tolist() == [1, 1]
+
+
+@torch_only
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_beside_the_weights_are_read_as_data(tmp_path, weights, zipped, monkeypatch):
+    """As timm, yacs, mmengine and Lightning store them; their packages are not needed."""
+    import torch
+
+    class CfgNode(dict):
+        pass
+
+    CfgNode.__module__, CfgNode.__qualname__ = "somebodys.config", "CfgNode"
+    module = types.ModuleType("somebodys.config")
+    module.CfgNode = CfgNode
+    settings = CfgNode(MODEL=CfgNode(NAME="tiny"))
+    settings.frozen = True
+    content = {
+        "model": {key: torch.from_numpy(value) for key, value in weights.items()},
+        "args": argparse.Namespace(model="focalnet_tiny_srf", lr=None, sizes=[1, 2]),
+        "config": settings,
+        "history": np.arange(5.0),
+        "folder": pathlib.PurePosixPath("a/b"),
+        "when": datetime.datetime(2026, 1, 1),
+        "lists": collections.defaultdict(list, {"a": [1]}),
+        "last": collections.deque([1, 2]),
+        "names": {"a", "b"},
+    }
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "somebodys", types.ModuleType("somebodys"))
+        patch.setitem(sys.modules, "somebodys.config", module)
+        torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=zipped)
+    found = read_source(tmp_path / "net.pth")
+    assert set(found.tensors) == set(weights)
+    assert vars(found.stored["args"])["model"] == "focalnet_tiny_srf"
+    assert found.stored["config"]["MODEL"]["NAME"] == "tiny"
+    assert found.stored["last"] == [1, 2]
 
 
 @torch_only

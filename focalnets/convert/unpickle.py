@@ -9,6 +9,7 @@ them. A file that names functions of Python itself is refused: no training scrip
 import collections
 import contextlib
 import io
+import pickle
 import pickletools
 import sys
 import tarfile
@@ -20,17 +21,19 @@ from focalnets._io import listed
 
 # What of Python's own library is data and not a function that acts.
 _DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid"}
+_BUILT_IN = (
+    "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",
+    "set", "slice", "str", "tuple",
+)  # fmt: skip
 _DATA = {
-    *(
-        f"builtins.{name}"
-        for name in ("bytearray", "complex", "frozenset", "object", "range", "set", "slice")
-    ),
+    *(f"builtins.{name}" for name in _BUILT_IN),
     "copyreg._reconstructor",
     "functools.partial",
     "types.SimpleNamespace",
     "_codecs.encode",
 }
-_DICTS = {"collections.defaultdict"}  # made by a call, and filled as a dict
+# What a call makes that is filled afterwards: torch fills dicts and lists alone.
+_FILLED = {"collections.defaultdict": collections.OrderedDict, "collections.deque": list}
 
 
 class _Object:
@@ -85,6 +88,11 @@ def read_pickle(path):
         raise ValueError(str(error)) from None
     except MemoryError:
         raise
+    except pickle.UnpicklingError as error:
+        if "Can only" not in str(error):  # torch's words for an object that it does not fill
+            raise damaged(path, error) from error
+        others = sorted(name for name in names if not name.startswith(("torch.", "collections.")))
+        raise ValueError(_refusal(torch, path, is_zip, names, others)) from None
     except Exception as error:  # torch and pickle raise whatever a damaged byte leads to
         raise damaged(path, error) from error
 
@@ -148,7 +156,7 @@ def _names_in(file, path):
 def _load(torch, path, is_zip, names):
     if not is_zip and tarfile.is_tarfile(path):
         raise _RefusedError(f"{path} is a tar archive, expected a file of weights. Unpack it first.")
-    stubs = [(_Named(collections.OrderedDict if name in _DICTS else _Object), name) for name in names]
+    stubs = [(_Named(_FILLED.get(name, _Object)), name) for name in names]
     with warnings.catch_warnings(), torch.serialization.safe_globals([*stubs, _Object]):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
@@ -166,7 +174,9 @@ def _refusal(torch, path, is_zip, names, acting):
     with contextlib.suppress(Exception):
         content = _load(torch, path, is_zip, names)
     entry = ""
-    if isinstance(content, dict) and content:
+    if content is None:  # nothing is known of it but that it is usually a dict of dicts and objects
+        load = f"{{key: value for key, value in {load}.items() if hasattr(value, 'keys')}}"
+    elif isinstance(content, dict) and content:
         dicts = [key for key, value in content.items() if isinstance(value, dict) and value]
         chosen = next((key for key in ("state_dict", "model") if key in dicts), (dicts or [None])[0])
         entry = "" if chosen is None else f"[{chosen!r}]"
