@@ -766,6 +766,44 @@ def test_a_chunked_body_that_breaks_off_is_no_file(serve, monkeypatch, tmp_path)
     assert not list(tmp_path.rglob("weights.pth"))
 
 
+@pytest.mark.parametrize("kind", ["url", "hub"])
+@pytest.mark.parametrize("verb", ["predict", "convert"])
+def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path, capsys, kind, verb):
+    numpy_format = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("huggingface_hub")
+    from focalnets import FocalNetBackbone, FocalNetClassifier
+    from focalnets.convert.tensors import to_tensors
+
+    numpy_format.save_file(
+        to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 5), "timm"), tmp_path / "model.safetensors"
+    )
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    contents = [whole[: len(whole) // 2]]
+
+    def answer(handler):
+        if "model.safetensors" in handler.path:
+            handler.send(200, headers | {"Content-Length": len(contents[0])}, contents[0])
+        else:
+            handler.send(404, {"X-Error-Code": "EntryNotFound", "Content-Length": 0})
+
+    headers = {"X-Repo-Commit": "c" * 40, "ETag": '"abc"'}
+    server = serve(answer)
+    address = server.url.replace("weights.pth", "model.safetensors")
+    if kind == "hub":
+        monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/weights.pth"))
+        address = "hf://timm/focalnet/model.safetensors"
+    line = ["convert", address, str(tmp_path / "out")]
+    line = line if verb == "convert" else ["predict", address, "docs/seven.png"]
+    assert main(line) == 2
+    assert "It was removed from the cache: run again" in capsys.readouterr().err
+    contents[0] = whole
+    assert main(line) == 0, capsys.readouterr().err
+    broken = tmp_path / "mine.safetensors"
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert main(["convert", str(broken), str(tmp_path / "mine")]) == 2
+    assert broken.exists(), "the user's own file"
+
+
 def test_a_whole_revision_reaches_the_hub(serve_hub, caplog):
     server = serve_hub({"model.safetensors": b""})
     with pytest.raises(OSError, match="has no revision 'refs/pr/3'"):

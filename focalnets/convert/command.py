@@ -8,7 +8,7 @@ import tempfile
 from focalnets.convert.architecture import is_doubtful
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
 from focalnets.convert.grow import grow
-from focalnets.convert.open import checkpoint_file, ready_preset
+from focalnets.convert.open import checkpoint_file, dropping_damaged, ready_preset
 from focalnets.convert.options import checked_out, read_flags
 from focalnets.names import say
 from focalnets.output.inputs import paths_among
@@ -66,17 +66,18 @@ def _to_preset(arguments, out):
             copy_preset(ready, partial)
         return ["copied: it is a preset already"]
     file, published = checkpoint_file(arguments.source)
-    return convert_checkpoint(
-        file,
-        out,
-        arguments.variant or published,
-        read_flags(arguments.set),
-        labels,
-        arguments.force,
-        arguments.entry,
-        published is not None,
-        _inputs(arguments),
-    )
+    with dropping_damaged(arguments.source, file):
+        return convert_checkpoint(
+            file,
+            out,
+            arguments.variant or published,
+            read_flags(arguments.set),
+            labels,
+            arguments.force,
+            arguments.entry,
+            published is not None,
+            _inputs(arguments),
+        )
 
 
 def _as_preset(arguments, folder):

@@ -1,5 +1,6 @@
 """A name, directory, file, URL or hub id -> a local preset directory: downloaded and converted once."""
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -10,7 +11,9 @@ from focalnets._io import locked
 from focalnets.convert.architecture import is_doubtful
 from focalnets.convert.convert import convert_checkpoint
 from focalnets.convert.sources import is_checkpoint_name
-from focalnets.hub import cache_directory, download, fetch_hugging_face, hub_address, local_file
+from focalnets.convert.unpickle import DamagedError
+from focalnets.hub import download, fetch_hugging_face, hub_address, local_file, private_directory
+from focalnets.hub.transfer import sha256_of
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
@@ -62,7 +65,22 @@ def preset_directory(source):
     source = located(source)
     if (ready := ready_preset(source)) is not None:
         return ready
-    return _converted(*checkpoint_file(source), pathlib.Path(str(source)).name)
+    file, variant = checkpoint_file(source)
+    with dropping_damaged(source, file):
+        return _converted(file, variant, pathlib.Path(str(source)).name)
+
+
+@contextlib.contextmanager
+def dropping_damaged(source, file):
+    """Remove the download `file` of `source` if it turns out to be damaged: the next run fetches it anew."""
+    try:
+        yield
+    except DamagedError as error:
+        if os.path.exists(source):  # the user's own file
+            raise
+        for path in (file.resolve(), file):  # the hub's client has a link to a blob
+            path.unlink(missing_ok=True)
+        raise ValueError(f"{error} It was removed from the cache: run again to download it anew.") from error
 
 
 def ready_preset(source):
@@ -167,11 +185,11 @@ def _download(source, sha256=None):
 def _converted(file, variant, name):
     """The preset directory made of a file, kept as long as the file does not change."""
     file = pathlib.Path(file).absolute()
-    lines = [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in _files_that_count(file)]
+    lines = [f"{path} {sha256_of(path)}" for path in _files_that_count(file)]
     key = "\n".join((*lines, str(variant)))
-    directory = cache_directory() / "presets" / f"{name}-{hashlib.sha256(os.fsencode(key)).hexdigest()[:12]}"
+    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
+    directory = private_directory("presets") / f"{name}-{digest}"
     if not store.is_preset_directory(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock"), f"converting {name}"):
             if not store.is_preset_directory(directory):
                 for line in convert_checkpoint(file, directory, variant, published=variant is not None):

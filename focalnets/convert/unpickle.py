@@ -101,6 +101,10 @@ class _RefusedError(Exception):
     """A file that is not damaged and not read."""
 
 
+class DamagedError(ValueError):
+    """A file that is cut short or damaged, so that another copy of it may be whole."""
+
+
 def damaged(path, error):
     """The ValueError for a file that cannot be read."""
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -108,7 +112,7 @@ def damaged(path, error):
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
         return ValueError(f"{path} is a pointer of Git LFS, not the file itself. Run `git lfs pull`.")
-    return ValueError(
+    return DamagedError(
         f"{path} is damaged, cut short, or no checkpoint ({reason}). Download or copy it anew; "
         "a .pth or .safetensors file is expected."
     )
