@@ -1,5 +1,6 @@
 """Output directories: nothing of others is ever lost, and OUT is always the old one or the new one."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from focalnets.cli import main
 from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
 from focalnets.data.inputs import data_paths
-from focalnets.output import files, rename
+from focalnets.output import files, rename, replace
 from focalnets.output.manifest import MANIFEST
 from focalnets.output.replace import new_directory
 from focalnets.presets.labels import read_labels
@@ -231,6 +232,9 @@ def hostile_manifest(out, verb, patch):
     kind = record["kind"]
     for name in ("../other.txt", str(out.parent / "other.txt"), "thesis.txt", ".", "a/../thesis.txt"):
         record["files"][name] = {"kind": kind, "size": None, "sha256": None}
+    digest = hashlib.sha256(b"mine").hexdigest()  # a file whose content is known
+    for name in ("../other.txt", str(out.parent / "other.txt")):
+        record["files"][f"{name}"] = {"kind": kind, "size": 4, "sha256": digest}
     (out / MANIFEST).write_text(json.dumps(record))
     return (), ["thesis.txt"]
 
@@ -239,6 +243,12 @@ def edited_file(out, verb, patch):
     with open(out / WRITTEN[verb], "ab") as file:
         file.write(b" and a note of mine")
     return (), f"changed since: {WRITTEN[verb]}"
+
+
+def edited_file_of_equal_size(out, verb, patch):
+    content = (out / WRITTEN[verb]).read_bytes()
+    (out / WRITTEN[verb]).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    return (), "changed since|does not look like"
 
 
 def foreign_file_with_a_name_of_ours(out, verb, patch):
@@ -353,6 +363,7 @@ ARRANGEMENTS = [
     output_of_an_earlier_version,
     hostile_manifest,
     edited_file,
+    edited_file_of_equal_size,
     foreign_file_with_a_name_of_ours,
     our_file_replaced_by_a_link,
     clone_of_a_model_repository,
@@ -573,6 +584,28 @@ def test_new_directory_with_force_keeps_files_that_appear_meanwhile(tmp_path):
     with pytest.raises(FileExistsError, match=r"labels\.json.*complete"):
         place_config(out, "newer", lambda: write(out, **{"labels.json": "mine"}), force=True)
     assert [(out / name).read_text() for name in ("config.json", "labels.json")] == ["new", "mine"]
+
+
+@pytest.mark.parametrize("stuck", ["thesis.txt", "out"])
+def test_new_directory_puts_files_of_others_back_if_it_cannot_be_placed(stuck, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write_preset(out)
+    write(out, **{"a.txt": "mine", "notes__b.txt": "mine", "thesis.txt": "mine"})
+    before = everything(out)
+    rename_new, exchange = replace.rename_new, replace.exchange
+
+    def fails(source, target, *more):
+        if stuck in (source.name, target.name):
+            raise PermissionError(13, "in use")
+        return (exchange if more else rename_new)(source, target, *more)
+
+    monkeypatch.setattr(replace, "rename_new", fails)
+    monkeypatch.setattr(replace, "exchange", fails)
+    with pytest.raises(OSError, match=r"in use.*complete"):
+        place_config(out, "new", lambda: None, force=True)
+    assert everything(out) == before
+    assert sorted(os.listdir(tmp_path)) == ["out", "out-2"]
+    assert names(tmp_path / "out-2") == ["config.json"]
 
 
 def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):

@@ -33,13 +33,12 @@ def refuse_inputs(directory, inputs):
             if path.parent in seen:
                 continue
             seen.add(path.parent)  # of a million images in a folder, one says it all
-        for one in {path.absolute(), path.resolve()}:  # by its own name, and by where a link leads
-            if _identity(one) == own:
-                _refuse(directory, "is", given)
-            if own in _identities(one):
-                _refuse(directory, "contains", given)
-            if one.is_dir() and _identity(one) in above:
-                _refuse(directory, "lies inside", given)
+        if _identity(path) == own:
+            _refuse(directory, "is", given)
+        if own in _identities(path):
+            _refuse(directory, "contains", given)
+        if path.is_dir() and _identity(path) in above:
+            _refuse(directory, "lies inside", given)
 
 
 def paths_among(words):

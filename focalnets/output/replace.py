@@ -126,8 +126,12 @@ def _put(folder, target, kind):
     if clash:
         refuse_names(target, kind, ours, clash)
     kept = [name for name in kept_entries(target, ours) if name not in files and kind not in WHOLLY_OURS]
-    _move(kept, target, new)
-    exchange(new, target, folder / "old")
+    try:
+        _move(kept, target, new)
+        exchange(new, target, folder / "old")
+    except BaseException:
+        _move([name for name in kept if os.path.lexists(new / name)], new, target)
+        raise
     others = {name: entry for name, entry in before.files.items() if name not in ours | files}
     if others := sealed(target, others):
         write_manifest(target, Manifest(kind, {**read_manifest(target).files, **others}))
