@@ -1,4 +1,4 @@
-"""Files, threads, progress: the only helper module. It knows `schema` only, and no keras."""
+"""Files, threads, progress: the only helper module. It knows `names` and `schema` only, and no keras."""
 
 import collections
 import concurrent.futures
@@ -12,6 +12,7 @@ import stat
 import sys
 import time
 
+from focalnets.names import say
 from focalnets.schema import read_json  # noqa: F401 - many parts take it from here
 
 
@@ -141,7 +142,7 @@ def locked(path, text):
         while not lock(file):
             if not said and time.monotonic() - start > 2:
                 said = True
-                print(f"waiting for another process that is {text}", file=sys.stderr)
+                say(f"waiting for another process that is {text}", file=sys.stderr)
             time.sleep(0.1)
         yield
 

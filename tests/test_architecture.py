@@ -10,7 +10,7 @@ ROOT = pathlib.Path(focalnets.__file__).parent
 # Each part may import the parts named, and itself. `lazily` are the declared exceptions: imports inside
 # a function that would run against the order if they stood on top.
 ALLOWED = {
-    "_io": {"schema"},
+    "_io": {"names", "schema"},
     "arguments": set(),
     "config": set(),
     "names": set(),

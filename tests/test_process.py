@@ -140,8 +140,9 @@ def hostile_preset(tmp_path_factory):
     import focalnets
 
     network = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
-    network.class_names = ("@sum", "\x1b[31mred", "a\tb", *"3456789")
-    network.image_converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    names = ("@sum", "\x1b[31mred", "a\tb", *"3456789")
+    converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    network = focalnets.FocalNetClassifier(network.backbone, 10, converter, names)
     network.save_to_preset(directory := tmp_path_factory.mktemp("presets") / "hostile")
     return directory
 

@@ -9,8 +9,6 @@ from focalnets.names import say
 
 def run_cache(arguments):
     """Resize a data set once, for epochs that decode nothing."""
-    if arguments.image_size < 1:
-        raise ValueError(f"image_size must be at least 1; got {arguments.image_size}.")
     dataset = open_dataset(
         arguments.data,
         1 if arguments.grey else 3,

@@ -56,8 +56,6 @@ def run(arguments):
             "class, drawn by file name). Use --split all to evaluate every image.",
             file=sys.stderr,
         )
-    if arguments.html and arguments.out is None:
-        raise ValueError("--html writes its page into a directory: name one with --out.")
     directory = None
     if arguments.out is not None:
         inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]

@@ -18,8 +18,6 @@ from focalnets.training.suitability import recipe_for, report_choice
 
 def run(arguments):
     """Carry out a recipe with the changes asked for, or resume a run, and say where everything is."""
-    if (arguments.out is None) == (arguments.resume is None):
-        raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
     verbose = 1 if sys.stdout.isatty() else 2
     directory, start = arguments.resume or arguments.out, time.time()
     try:
