@@ -136,6 +136,8 @@ def _examine_jpeg2000(image, raw, head):
     bits = max(components) + 1
     if bits > 8 and count > 1:  # Pillow 13 rounds the brightest values up to 256, which become 0
         raise UnsupportedError(f"JPEG 2000 colors of {bits} bits are not supported; save 8 bits, or PNG")
+    if bits < 8 and image.mode in ("P", "PA"):  # Pillow shifts the indices as if they were samples
+        raise UnsupportedError(f"JPEG 2000 palettes of {bits} bits are not supported; save a PNG")
     return Stored(raw, wide=bits == 16, bits=bits if bits < 8 else None)
 
 
