@@ -307,7 +307,8 @@ def test_a_model_survives_an_error_in(net, images, verb, place):
                 np.testing.assert_array_equal(one, other)
     else:  # a step was taken before
         assert np.isfinite(found).all()
-        assert place == "data" or not np.array_equal(found, expected)
+        if place == "callback":  # data may be read ahead of the first step
+            assert not np.array_equal(found, expected)
     assert np.isfinite(net.evaluate(images, LABELS, verbose=0)).all()
 
 
