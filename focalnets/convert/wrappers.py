@@ -41,8 +41,8 @@ def flattened(content):
     """Dotted key -> value for everything in nested dicts, and in the attributes of stored objects.
 
     >>> from focalnets.convert.wrappers import flattened
-    >>> flattened({"state_dict": {"norm.weight": 1}, "epoch": 3})
-    {'state_dict.norm.weight': 1, 'epoch': 3}
+    >>> sorted(flattened({"state_dict": {"norm.weight": 1}, "epoch": 3}))
+    ['epoch', 'state_dict.norm.weight']
     """
     flat, waiting = {}, collections.deque([("", content, ())])
     while waiting:
