@@ -553,7 +553,9 @@ def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
         found, FocalNetClassifier.from_preset("focalnet_nano_cifar10").get_weights(), strict=True
     ):
         np.testing.assert_array_equal(value, right)
-    options = (["--set", "norm_placement=post"], ["--labels", "names.txt"], ["--variant", "focalnet_nano"])
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    labels = ["--labels", str(tmp_path / "names.txt")]
+    options = (["--set", "norm_placement=post"], labels, ["--variant", "focalnet_nano"], ["--entry", "ema"])
     for source in ("focalnet_nano_cifar10", str(out)):
         for option in (*options, ["--half", *options[0]]):
             assert main(["convert", source, str(tmp_path / "again"), *option]) == 2
