@@ -1,6 +1,7 @@
 """`compile` of a classifier: defaults, and losses and metrics that expect probabilities."""
 
 import functools
+import re
 import warnings
 
 import keras
@@ -109,22 +110,27 @@ RIGHT_METRICS = [
 ]
 
 
-@pytest.mark.parametrize("loss", WRONG_LOSSES, ids=str)
+def without_addresses(value):
+    """Names of cases must be the same in each process that pytest-xdist starts."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+@pytest.mark.parametrize("loss", WRONG_LOSSES, ids=without_addresses)
 def test_losses_on_probabilities_are_warned_of(loss):
     assert "which expects probabilities, but the classifier returns logits" in probability_problem(loss, None)
 
 
-@pytest.mark.parametrize("loss", RIGHT_LOSSES, ids=str)
+@pytest.mark.parametrize("loss", RIGHT_LOSSES, ids=without_addresses)
 def test_losses_on_logits_are_not(loss):
     assert probability_problem(loss, None) is None
 
 
-@pytest.mark.parametrize("chosen", WRONG_METRICS, ids=str)
+@pytest.mark.parametrize("chosen", WRONG_METRICS, ids=without_addresses)
 def test_metrics_on_probabilities_are_warned_of(chosen):
     assert "expects probabilities" in probability_problem(None, chosen)
 
 
-@pytest.mark.parametrize("chosen", RIGHT_METRICS, ids=str)
+@pytest.mark.parametrize("chosen", RIGHT_METRICS, ids=without_addresses)
 def test_metrics_on_logits_are_not(chosen):
     assert probability_problem(None, chosen) is None
 
