@@ -19,7 +19,7 @@ ALLOWED = {
     "pixel_range": set(),
     "resizing": set(),
     "schema": set(),
-    "output": {"_io", "schema"},
+    "output": {"_io", "names", "schema"},
     "hub": {"_io", "schema", "output"},
     "ops": {"config"},
     "layers": {"ops"},

@@ -19,6 +19,7 @@ import stat
 from dataclasses import asdict, dataclass, replace
 
 from focalnets._io import listed
+from focalnets.names import printable
 from focalnets.output.known import WHOLLY_OURS, files_of_earlier_version, is_known
 from focalnets.output.workplace import PREFIX, workplace
 from focalnets.schema import read_record
@@ -219,4 +220,5 @@ def _kept(directory, above, ours, folders_of_ours):
 
 def describe_kept(directory, kept):
     """A line that lists what `--force` left in a directory."""
-    return f"kept in {directory}, because focalnets did not write it: {listed(kept, most=20)}"
+    names = listed([printable(name) for name in kept], most=20)
+    return f"Kept in {printable(directory)}, because focalnets did not write it: {names}"
