@@ -86,6 +86,7 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
         net.compile(
             optimizer or keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
             keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
+            metrics=None,  # a classifier of ours would compute the accuracy, too
         )
 
         def step():

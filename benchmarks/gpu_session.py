@@ -186,7 +186,8 @@ def train_step(part):
     net = build_architecture(
         ARCHITECTURES["focalnet_pico"], image_converter=focalnets.ImageConverter(mean=(0.3,), std=(0.37,))
     )
-    net.compile(keras.optimizers.AdamW(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(keras.optimizers.AdamW(3e-3), loss, metrics=None)  # `train_on_batch` returns the loss alone
     losses = [float(net.train_on_batch(digits.images[:128], digits.labels[:128])) for _ in range(10)]
     fell = losses[-1] < losses[0]
     part.write("train-step", {"first_loss": losses[0], "last_loss": losses[-1], "ok": fell})
@@ -283,7 +284,7 @@ def speed(part):
     net, x, y = _net_and_batch(part, batch)
     many_x, many_y = np.concatenate([x] * FIT_STEPS), np.concatenate([y] * FIT_STEPS)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    net.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.05), loss)
+    net.compile(keras.optimizers.AdamW(1e-3, weight_decay=0.05), loss, metrics=None)
 
     def fit():
         net.fit(many_x, many_y, batch_size=batch, verbose=0)

@@ -23,7 +23,7 @@ from focalnets.output.replace import check_new_directory
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
 from focalnets.presets.resolve import check_preset
-from focalnets.training.command import asked_recipe
+from focalnets.training.command import asked_recipe, check_resume_options
 from focalnets.training.recipe import data_for
 
 _SMALL_FILE = 2**20  # bytes
@@ -53,6 +53,7 @@ def _check_train(arguments):
     if (arguments.out is None) == (arguments.resume is None):
         raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
     if arguments.resume is not None:
+        check_resume_options(arguments)
         path = expanded(arguments.resume)
         if not (path / "run.json").is_file():
             hint = "" if path.exists() else did_you_mean(path, sibling_names(path))

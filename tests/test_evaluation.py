@@ -211,4 +211,4 @@ def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--data", "digits", "--html"]) == 2
     assert "--out" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--data", "digits", "--limit", "0"]) == 2
-    assert "limit must be at least 1; got 0" in capsys.readouterr().err
+    assert "--limit: expected a whole number of at least 1, got '0'" in capsys.readouterr().err

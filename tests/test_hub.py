@@ -34,6 +34,7 @@ from focalnets.hub import (
     local_file,
     transfer,
 )
+from focalnets.output.files import write_json
 
 CONTENT = random.Random(0).randbytes(600_001)
 OTHER = random.Random(1).randbytes(600_001)
@@ -289,7 +290,7 @@ def test_a_process_killed_before_the_renaming_needs_no_second_download(serve, tm
     server = serve(file())
     path = download(server.url)
     path.rename(f"{path}.part")
-    _io.write_json(f"{path}.part.json", {"url": server.url, "version": '"one"', "size": len(CONTENT)})
+    write_json(f"{path}.part.json", {"url": server.url, "version": '"one"', "size": len(CONTENT)})
     assert download(server.url).read_bytes() == CONTENT
     assert len(server.asked) == 1
 

@@ -235,12 +235,12 @@ def test_a_bar_appears_on_a_terminal_after_two_seconds(monkeypatch):
     assert short.getvalue() == ""
 
 
-def test_ctrl_c_ends_with_a_word(run, monkeypatch, capsys):
+def test_ctrl_c_ends_with_a_word(run, pictures, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("focalnets.inference.command.find_pictures", interrupted)
-    assert main(["predict", str(run.directory), "x.png"]) == 130
+    assert main(["predict", str(run.directory), str(pictures)]) == 130
     assert capsys.readouterr().err == "focalnets: stopped.\n"
 
 

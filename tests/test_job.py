@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from focalnets import FocalNetClassifier, ImageConverter, open_dataset, train
+from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, train
 from focalnets.training import outcome, records
 from focalnets.training.job import Job
 from focalnets.training.prepare import training_splits
@@ -45,9 +45,9 @@ def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
 
 
 def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
-    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
-    net.class_names = tuple("0123456789")
-    net.image_converter = ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    backbone = FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
+    converter = ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    net = FocalNetClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
     net.save_to_preset(tmp_path / "preset")
     digits = open_dataset("digits", channels=1).splits["train"]
     recipe = dataclasses.replace(

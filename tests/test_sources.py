@@ -41,8 +41,9 @@ def classes(tmp_path):
 def preset(tmp_path_factory):
     backbone = FocalNetBackbone(8, (1,), image_shape=(None, None, 3))
     network = FocalNetClassifier(backbone, 3, ImageConverter((8, 8)), class_names=tuple(COLORS))
-    network.save_to_preset(tmp_path_factory.mktemp("presets") / "colors")
-    return str(tmp_path_factory.getbasetemp() / "presets0" / "colors")
+    directory = tmp_path_factory.mktemp("presets") / "colors"
+    network.save_to_preset(directory)
+    return str(directory)
 
 
 # === One class, one image, an empty split ===

@@ -137,9 +137,7 @@ def _print_shares(rows):
 
 
 def _some(split, limit):
-    """So many images of a split, each class by its share."""
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1; got {limit}.")
+    """`limit` images of a split, each class by its fraction of the images."""
     if limit >= len(split):
         return split
     generator = np.random.default_rng(0)

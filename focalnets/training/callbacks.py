@@ -88,7 +88,7 @@ class TrainMonitor(keras.callbacks.Callback):
     >>> net.compile()
     >>> monitor = TrainMonitor(digits.images[:3], tempfile.mkdtemp() + "/monitor")
     >>> history = net.fit(digits.images, digits.labels, callbacks=[monitor], verbose=0)
-    >>> sorted(path.name for path in monitor.directory.iterdir())[:2]
+    >>> sorted(path.name for path in monitor.directory.glob("epoch*"))[:2]
     ['epoch0001.npz', 'epoch0001.stage1_block2.png']
     """
 

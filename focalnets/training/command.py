@@ -96,7 +96,12 @@ def asked_recipe(arguments):
     return dataclasses.replace(recipe, **changes)
 
 
-def _resume(arguments, verbose):
+def check_resume_options(arguments):
+    """Refuse options that a resumed run cannot take.
+
+    Raises:
+        ValueError: naming the options.
+    """
     fields = {field.name: field.default for field in dataclasses.fields(arguments)}
     for free in ("resume", "data", "max_minutes", "backend", "debug"):
         del fields[free]
@@ -104,8 +109,12 @@ def _resume(arguments, verbose):
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
-            f"A run goes on as it was begun: {options} and --resume exclude each other; begin a new run."
+            f"{options} and --resume exclude each other: a run resumes with the options it was started with. "
+            "Start a new run instead."
         )
+
+
+def _resume(arguments, verbose):
     if arguments.backend is None:
         backend = read_run(expanded(arguments.resume))["backend"]
         if backend in ("torch", "jax", "tensorflow"):
