@@ -62,7 +62,7 @@ def _default(text, name=None):
 
 
 PRESET, DATA, RECIPE, ARCHITECTURE = map(_value, ("PRESET", "DATA", "RECIPE", "ARCHITECTURE"))
-DIR, FILE, PATH, NAME, SPLIT = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT"))
+DIR, FILE, PATH, NAME, SPLIT, ENTRY = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT", "ENTRY"))
 INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >= 0)
 COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
 SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
@@ -299,7 +299,7 @@ class ConvertArguments:
     """Name of the architecture (`focalnets presets`)."""
     set: Changes = ()
     """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
-    entry: Annotated[OptionalStr, _default("the trained weights, not their average")] = None
+    entry: Annotated[OptionalStr, ENTRY, _default("the trained weights, not their average")] = None
     """Weights to convert where a file holds several: --entry ema, --entry state_dict_ema."""
     labels: Annotated[OptionalStr, FILE, _default("those of the checkpoint")] = None
     """Text file of class names: one name per line, or a name and its index."""

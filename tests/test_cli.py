@@ -47,6 +47,7 @@ def test_help_imports_no_backend(argv):
     assert "focalnets" in ran.stdout
     if len(argv) == 2:
         assert "Example: focalnets" in ran.stdout
+    assert "{None}" not in ran.stdout, "an option of arguments.py has no _value"
 
 
 def test_presets_lists_every_architecture(capsys):

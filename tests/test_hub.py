@@ -837,6 +837,19 @@ def test_the_hub_offline(serve_hub, monkeypatch):
     assert server.asked == []
 
 
+@pytest.mark.parametrize("variable", ["FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"])
+def test_the_hub_offline_in_a_new_process(tmp_path, variable):
+    """In this one, all modules of the client may be imported already."""
+    command = [sys.executable, "-m", "focalnets", "predict", "hf://foo/bar", "docs/seven.png"]
+    root = pathlib.Path(focalnets.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "HF_HOME": str(tmp_path), variable: "1"}
+    environment.pop("FOCALNETS_CACHE", None)
+    ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
+    assert ran.returncode == 1
+    (line,) = ran.stderr.splitlines()
+    assert f"weights of hf://foo/bar is not in the cache {tmp_path / 'hub'}, and {variable} forbids" in line
+
+
 def test_the_hub_is_not_there(serve_hub, monkeypatch):
     serve_hub({}).stop()
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits half a minute in all

@@ -31,12 +31,12 @@ def fetch(repository, filename, revision, cache, offline):
     for path in (filename, revision):  # the client makes paths in its cache of both
         _refuse_outside(path)
     try:
-        import huggingface_hub
+        from huggingface_hub import HfApi, constants  # the package itself has not imported its modules
     except ImportError as error:
         raise ImportError("hf:// needs Hugging Face's client: pip install 'focalnets[hub]'.") from error
-    cache = pathlib.Path(huggingface_hub.constants.HF_HUB_CACHE) if cache is None else cache
+    cache = pathlib.Path(constants.HF_HUB_CACHE) if cache is None else cache
     # Asked for each time: the client itself reads the variable only when it is imported.
-    hub = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     where = {"repo_id": repository, "revision": revision}
     if filename is None:
         with _explained(where, "weights", cache, offline):
