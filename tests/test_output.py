@@ -1,5 +1,6 @@
 """Output directories: nothing of others is ever lost, and OUT is always the old one or the new one."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -77,7 +78,12 @@ def test_new_directory_failing_to_be_placed_loses_neither_old_nor_new(tmp_path, 
 
 # === Arrangements: what lies in or around OUT when --force is given ===
 
-EVALUATION = {"top1": 1.0, "per_class": {}, "split": "test", "reliability": []}
+EVALUATION = {
+    **{"data": "digits", "split": "test", "images": 1, "top1": 1.0, "top5": 1.0, "loss": 0.0},
+    **{"ece": 0.0, "per_class": {}, "reliability": []},
+}
+# The least that makes a preset of a config.json.
+PRESET = {"format": "focalnets preset", "format_version": 1, "backbone": {}, "files": ["model.weights.h5"]}
 
 
 def _array(path, **arrays):
@@ -87,7 +93,7 @@ def _array(path, **arrays):
 
 def write_run(out, force=False, inputs=()):
     directory = files.new_run_directory(out, force, inputs)
-    files.write_json(directory / "recipe.json", {"architecture": "x", "augmentation": {}})
+    files.write_json(directory / "recipe.json", dataclasses.asdict(load_recipe("digits")))
     files.shared_directory(directory / "panels", "run")
     with files.writing(directory / "panels" / "stage1_block1.png") as partial:
         partial.write_bytes(os.urandom(8))
@@ -96,7 +102,7 @@ def write_run(out, force=False, inputs=()):
 
 def write_preset(out, force=False, inputs=()):
     with new_directory(out, "preset", force, inputs) as partial:
-        files.write_json(partial / "config.json", {"format": "focalnets preset", "n": os.urandom(8).hex()})
+        files.write_json(partial / "config.json", {**PRESET, "n": os.urandom(8).hex()})
         (partial / "model.weights.h5").write_bytes(os.urandom(8))
 
 
@@ -222,6 +228,8 @@ def link_in_the_place_of_out(out, verb, patch):
 def output_of_an_earlier_version(out, verb, patch):
     (out / MANIFEST).unlink()
     write(out, **{"thesis.txt": "mine", "panels__note": "mine"})
+    if "transformers" in verb:  # which may have saved other weights beside our config.json
+        return (), "no list of files that focalnets wrote"
     return (), ["thesis.txt", "note" if verb == "train" else "panels/"]
 
 
@@ -637,6 +645,137 @@ def test_resumed_directory_removes_no_partial_file_of_others(tmp_path):
     files.resumed_directory(tmp_path / "run")
     assert not (tmp_path / "run" / "partial-last.npz").exists()
     assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
+
+
+def test_resumed_directory_removes_no_files_through_links_or_of_other_names(tmp_path):
+    write_run(tmp_path / "run")
+    victim = write(tmp_path / "victim", id_rsa="key", **{"partial-last.npz": "mine"})
+    (tmp_path / "run" / "partial-a").symlink_to(victim)
+    (tmp_path / "run" / "partial-best.npz").symlink_to(victim / "partial-last.npz")
+    write(tmp_path / "run", **{"partial-results.txt": "mine", "partial-history.csv": "ours"})
+    record = json.loads((tmp_path / "run" / MANIFEST).read_text())
+    digest = hashlib.sha256(b"key").hexdigest()
+    for name, size, sha256 in (
+        ("partial-a/id_rsa", None, None),
+        ("partial-a/id_rsa", 3, digest),
+        ("partial-best.npz", None, None),
+        ("partial-results.txt", None, None),
+        ("partial-history.csv", None, None),
+    ):
+        record["files"][name] = {"kind": "run", "size": size, "sha256": sha256}
+        (tmp_path / "run" / MANIFEST).write_text(json.dumps(record))
+        files.resumed_directory(tmp_path / "run")
+    assert sorted(os.listdir(victim)) == ["id_rsa", "partial-last.npz"]
+    assert (tmp_path / "run" / "partial-best.npz").is_symlink()
+    assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
+    assert not (tmp_path / "run" / "partial-history.csv").exists()
+
+
+def test_a_partial_file_that_is_not_listed_is_kept_and_blocks_nothing(tmp_path):
+    """Nothing is written under such a name any more."""
+    write_run(tmp_path / "run")
+    write(tmp_path / "run", **{"partial-last.npz": "mine"})
+    files.resumed_directory(tmp_path / "run")
+    write_run(tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "partial-last.npz").read_text() == "mine"
+
+
+RESEMBLING = {
+    "a recipe of others": {"recipe.json": {"architecture": "resnet50", "augmentation": {"flip": True}}},
+    "a run of others": {"run.json": {"fingerprint": "x", "backend": "torch"}},
+    "an evaluation of others": {"evaluation.json": {"top1": 0.5, "per_class": {}, "split": "test"}},
+    "a preset of others": {"config.json": {"format": "focalnets preset"}},
+    "tuned weights": {"config.json": {"focalnets_version": "1.0", "model_type": "focalnet"}},
+}
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+@pytest.mark.parametrize("resembling", RESEMBLING)
+def test_force_takes_no_directory_without_manifest_for_ours_that_resembles_it(resembling, verb, tmp_path):
+    out = write(
+        tmp_path / "out", **{"last.npz": "mine", "confusion.png": "mine", "model.safetensors": "mine"}
+    )
+    write(out, **{name: json.dumps(value) for name, value in RESEMBLING[resembling].items()})
+    before = everything(tmp_path)
+    if verb != "explain":  # which writes beside such files, and replaces none
+        with pytest.raises((ValueError, FileExistsError), match=r"no list of files|focalnets did not write"):
+            WRITERS[verb](out, force=True)
+        assert everything(tmp_path) == before
+    else:
+        WRITERS[verb](out, force=True)
+        assert before.items() <= everything(tmp_path).items()
+
+
+EARLIER_RUN = {
+    **{"data": "digits", "on_bad_image": "error", "keep": "auto", "monitor_every": 1, "tensorboard": False},
+    **{"backend": "torch", "keras": "3.12.0", "focalnets": "0.1.0", "fingerprint": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    "record", [{"recipe.json": dataclasses.asdict(load_recipe("digits"))}, {"run.json": EARLIER_RUN}]
+)
+def test_force_replaces_a_run_of_an_earlier_version(record, tmp_path):
+    out = write(tmp_path / "out", **{"last.npz": "ours", "history.csv": "ours"})
+    write(out, **{name: json.dumps(value) for name, value in record.items()})
+    write_run(out, force=True)
+    assert names(out) == ["panels", "recipe.json"]
+
+
+@pytest.mark.parametrize("verb", ["train", "convert"])
+def test_force_keeps_files_that_the_preset_of_an_earlier_version_does_not_list(verb, tmp_path):
+    out = tmp_path / "out"
+    WRITERS[verb](out)
+    (out / MANIFEST).unlink()
+    write(out, **{"config.json": json.dumps(PRESET), "model.weights.h5": "ours", "labels.json": "mine"})
+    before = everything(tmp_path)
+    with pytest.raises(FileExistsError, match=r"did not write.*: labels\.json\. Move"):
+        WRITERS[verb](out, force=True)
+    assert everything(tmp_path) == before
+    write(out, **{"config.json": json.dumps({**PRESET, "files": ["model.weights.h5", "labels.json"]})})
+    WRITERS[verb](out, force=True)
+    assert not (out / "labels.json").exists()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o2770, 0o755])
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("verb", ["convert", "convert --to transformers", "cache"])
+def test_force_keeps_the_mode_of_a_directory(verb, exchanges, mode, tmp_path, monkeypatch):
+    if not exchanges:
+        monkeypatch.setattr(rename, "_renameat2", lambda *_: False)
+    (tmp_path / "empty").mkdir()
+    WRITERS[verb](tmp_path / "full")
+    write(tmp_path / "full", **{"thesis.txt": "mine"})
+    for out in (tmp_path / "empty", tmp_path / "full"):
+        out.chmod(mode)
+        group = out.stat().st_gid
+        WRITERS[verb](out, force=True)
+        assert (stat.S_IMODE(out.stat().st_mode), out.stat().st_gid) == (mode, group)
+        assert (out / WRITTEN[verb]).stat().st_gid == group
+
+
+def test_convert_keeps_the_mode_of_a_folder_that_a_note_lies_in(tmp_path):
+    write_run(tmp_path / "run")
+    write(tmp_path / "run", panels__note="mine")
+    (tmp_path / "run" / "panels").chmod(0o700)
+    write_preset(tmp_path / "run", force=True)
+    assert (tmp_path / "run" / "panels" / "note").read_text() == "mine"
+    assert stat.S_IMODE((tmp_path / "run" / "panels").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("folder", ["panels", "monitor", "tensorboard"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_a_run_refuses_what_lies_in_the_place_of_its_folders_before_it_trains(folder, kind, tmp_path):
+    write_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "panels")
+    place = tmp_path / "run" / folder
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(tmp_path if kind == "link" else "nowhere")
+    for check in (lambda run: files.check_run_directory(run, force=True), files.resumed_directory):
+        with pytest.raises(OSError, match=rf"{folder} (is a symbolic link|exists and is a file)"):
+            check(tmp_path / "run")
 
 
 def test_seal_keeps_a_file_that_was_edited_after_the_run(tmp_path):

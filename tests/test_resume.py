@@ -237,10 +237,13 @@ def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             train(EVERYTHING, out=tmp_path / "run", **QUIET)
     assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
-    (tmp_path / "run" / "partial-last.npz").write_bytes(b"half")  # as a real crash leaves it
+    left = tmp_path / "run" / ".focalnets-work-killed"  # as a real crash leaves it
+    left.mkdir(mode=0o700)
+    (left / "lock").write_bytes(b"")
+    (left / "last.npz").write_bytes(b"half")
     resume(tmp_path / "run", verbose=0)
     assert_same_run(tmp_path / "run", whole)
-    assert not list((tmp_path / "run").glob("partial-*"))
+    assert not list((tmp_path / "run").glob(".focalnets-work-*"))
 
 
 def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsys):

@@ -153,7 +153,7 @@ def transformers_config(network):
     classes = getattr(network, "num_classes", 0)
     labels = names or [f"LABEL_{index}" for index in range(classes)]
     return {
-        "focalnets_version": __version__,  # by which we know a directory that we may replace
+        "focalnets_version": __version__,
         "model_type": "focalnet",
         "architectures": ["FocalNetForImageClassification" if classes else "FocalNetBackbone"],
         "image_size": _image_side(network),

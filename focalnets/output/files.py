@@ -12,6 +12,7 @@ import os
 import pathlib
 
 from focalnets.output.inputs import refuse_inputs
+from focalnets.output.known import FOLDERS, is_partial
 from focalnets.output.manifest import (
     Entry,
     Manifest,
@@ -24,6 +25,7 @@ from focalnets.output.manifest import (
     read_manifest,
     remove_files,
     sealed,
+    unlisted,
     write_manifest,
 )
 from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
@@ -75,8 +77,23 @@ def check_run_directory(directory, force=False, inputs=()):
         raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
     ours = our_files(directory, NETWORKS)
     if not ours:
-        raise ValueError(f"{directory} does not look like a run; --force will not delete it.")
+        raise ValueError(
+            f"{directory} does not look like a run{unlisted(directory)}; --force will not delete it."
+        )
     refuse_names(directory, "run", ours)
+    _refuse_folders(directory)
+
+
+def _refuse_folders(directory):
+    """Refuse links and files in the place of folders that a run writes into, before it trains for days."""
+    for folder in (directory / name for name in FOLDERS):
+        if folder.is_symlink():
+            raise _link_error(folder)
+        refuse_file(folder)
+
+
+def _link_error(link):
+    return OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")
 
 
 def resumed_directory(directory):
@@ -85,10 +102,10 @@ def resumed_directory(directory):
     manifest = manifest_of(directory)
     if read_manifest(directory) is None:
         write_manifest(directory, manifest)
-    partial = [name for name in manifest.files if name.startswith("partial-")]
-    remove_files(directory, partial)  # of a write that a crash cut short
+    remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
     listed = {name for name in manifest.files if not (directory / name).is_symlink()}
     refuse_names(directory, "run", listed)
+    _refuse_folders(directory)
     return directory
 
 
@@ -142,7 +159,7 @@ def shared_directory(directory, kind):
         if read_manifest(directory) is None:
             write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
     elif directory.is_symlink():
-        raise OSError(f"{directory} is a symbolic link, through which nothing is written. Move it away.")
+        raise _link_error(directory)
     return directory
 
 
@@ -252,7 +269,7 @@ def _claim(directory, names, kind=None):
         if link is None and (directory / name).is_symlink():
             link = directory / name
         if link is not None:
-            raise OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")
+            raise _link_error(link)
         entry = manifest.files.get(name)
         if entry is None and os.path.lexists(directory / name):
             raise FileExistsError(f"{directory / name} is not a file of focalnets. Move it away.")

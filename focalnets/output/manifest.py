@@ -134,6 +134,13 @@ def our_files(directory, kinds):
     }
 
 
+def unlisted(directory):
+    """Words for an error: that a directory has no manifest. Empty if it has one."""
+    if read_manifest(directory) is not None:
+        return ""
+    return " (it has no list of files that focalnets wrote; if it is yours to replace, move it away)"
+
+
 def _is_ours(directory, name, entry):
     path = directory / name
     if path.is_symlink() or not path.is_file() or linked_parent(directory, name) is not None:
@@ -147,7 +154,7 @@ def _is_ours(directory, name, entry):
 
 def remove_files(directory, names):
     """Delete files and the folders that become empty; config.json first, without which no preset is whole."""
-    directory = pathlib.Path(directory)
+    directory, names = pathlib.Path(directory), list(names)
     for name in sorted(names, key=lambda name: (name != "config.json", name)):
         (directory / name).unlink(missing_ok=True)
     for folder in {parent for name in names for parent in pathlib.PurePosixPath(name).parents[:-1]}:

@@ -4,7 +4,7 @@ import os
 import pathlib
 
 from focalnets._io import expanded, listed, reason
-from focalnets.output.known import is_known, shallow_files
+from focalnets.output.known import is_known, is_partial, shallow_files
 
 # A directory of such a name is a file that was meant.
 _FILE_SUFFIXES = frozenset(
@@ -60,7 +60,8 @@ def refuse_names(directory, kind, ours, names=None):
         names: Names of the files to be written. All that the kind of output may have by default.
     """
     if names is None:
-        names = [name for name in shallow_files(directory) if is_known(kind, name)]
+        known = [name for name in shallow_files(directory) if is_known(kind, name)]
+        names = [name for name in known if not is_partial(name)]
     clash = sorted(name for name in set(names) - set(ours) if os.path.lexists(directory / name))
     if clash:
         raise FileExistsError(

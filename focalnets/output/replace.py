@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import shutil
+import stat
 
 from focalnets._io import reason
 from focalnets.output.inputs import refuse_inputs
@@ -31,6 +32,7 @@ from focalnets.output.manifest import (
     read_manifest,
     remove_files,
     sealed,
+    unlisted,
     write_manifest,
 )
 from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
@@ -65,6 +67,8 @@ def new_directory(directory, kind, force=False, inputs=()):
     with workplace(target.parent, _tag(target), lambda folder: _settle(folder, target)) as folder:
         new = folder / "new"
         new.mkdir()
+        if target.is_dir():
+            _take_permissions(new, target)
         yield new
         write_manifest(new, Manifest(kind, sealed(new, {name: Entry(kind) for name in all_files(new)})))
         try:
@@ -96,7 +100,7 @@ def _check(target, kind, force, inputs):
         raise FileExistsError(f"{target} exists already; choose another name or remove it.")
     ours = our_files(target, _replaced_by(kind))
     if occupied and not ours:
-        words = "run or preset" if kind in NETWORKS else kind
+        words = ("run or preset" if kind in NETWORKS else kind) + unlisted(target)
         raise ValueError(
             f"{target} does not look like a {words}; it will not be replaced. Choose another name."
         )
@@ -144,10 +148,22 @@ def _same(new, target, name):
     return other.is_file() and not other.is_symlink() and filecmp.cmp(one, other, shallow=False)
 
 
+def _take_permissions(directory, of):
+    """Group and mode of another directory, before files are made that may inherit the group."""
+    state = os.stat(of)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):  # of a group that this user is not in
+            os.chown(directory, -1, state.st_gid)
+    os.chmod(directory, stat.S_IMODE(state.st_mode) | stat.S_IRWXU)
+
+
 def _move(names, source, target):
     """Rename entries (a folder ends in a slash) from one directory into another; none is replaced."""
     for name in names:
-        make_directory((target / name).parent)
+        folder = (target / name).parent
+        if not folder.is_dir():
+            make_directory(folder)
+            _take_permissions(folder, (source / name).parent)
         rename_new(source / name, target / name)
 
 
