@@ -50,28 +50,41 @@ def said(call):
 
 
 @pytest.mark.parametrize(
-    ("change", "range_"),
+    ("change", "range_", "advice"),
     [
-        (lambda x: x / 255, "from 0 to 1;"),
-        (lambda x: x / 127.5 - 1, "from -1 to 1;"),
-        (lambda x: (x / 255 - IMAGENET[0]) / IMAGENET[1], "from -2.101 to 2.64;"),
-        (lambda x: x - x.mean((0, 1, 2)), None),  # centered: still hundreds
-        (lambda x: x * 1.0, None),
-        (lambda x: x * 1.06 - 4, None),  # what bicubic resizing of floats gives
-        (lambda x: x * 0.0, None),  # black
-        (lambda x: x.astype("uint8"), None),
-        (lambda x: (x / 255).astype("uint8"), None),
-        (lambda x: (x * 257).astype("int32"), "from 0 to 65535;"),
+        (lambda x: x / 255, "from 0 to 1;", "remove Rescaling(1 / 255)"),
+        (lambda x: x / 127.5 - 1, "from -1 to 1;", "remove Rescaling(1 / 255)"),
+        (
+            lambda x: (x / 255 - IMAGENET[0]) / IMAGENET[1],
+            "from -2.101 to 2.64;",
+            "remove Rescaling(1 / 255)",
+        ),
+        (lambda x: x - 128, "from -128 to 127;", "remove the subtraction of a mean"),
+        (
+            keras.applications.resnet.preprocess_input,
+            "from -122.7 to 151.06;",
+            "remove the subtraction of a mean",
+        ),
+        (lambda x: (x - 128).astype("int16"), "from -128 to 127;", "remove the subtraction of a mean"),
+        (lambda x: x.astype("uint8").view("int8"), "from -128 to 127;", "images.view('uint8')"),
+        (lambda x: x * 1.0, None, ""),
+        (lambda x: x * 1.06 - 4, None, ""),  # what bicubic resizing of floats gives
+        (lambda x: x * 1.3 - 40, None, ""),  # and Lanczos
+        (lambda x: x * 0.0, None, ""),  # black
+        (lambda x: x.astype("uint8"), None, ""),
+        (lambda x: (x / 255).astype("uint8"), None, ""),
+        (lambda x: (x * 257).astype("int32"), "from 0 to 65535;", "look like 16 bits: divide by 257."),
+        (lambda x: x * 4, "from 0 to 1020;", "Scale them to 8 bits."),
     ],
 )
-def test_range_is_told_from_values(net, change, range_, images):
+def test_range_is_told_from_values(net, change, range_, advice, images):
     x = change(images.astype("float32"))
     texts = said(lambda: net.predict(x, verbose=0))
     assert [range_] * (range_ is not None) == [
         re.search(r"from \S+ to \S+;", text).group() for text in texts if "expected pixels" in text
     ]
     if range_:
-        assert "remove Rescaling(1 / 255)" in texts[0]
+        assert advice in texts[0]
 
 
 @pytest.mark.core

@@ -216,10 +216,7 @@ class FocalNetClassifier(GuardedModel):
         pixels = sample(images)
         problem = None if pixels is None else range_problem(pixels)
         if problem is not None:
-            yield (
-                f"{problem} This classifier normalizes them itself: remove Rescaling(1 / 255), a division by "
-                "255 or any other normalization before it."
-            )
+            yield problem
 
     def trained_on(self, size):
         """Record the (height, width) of the images of a training; see `GuardedModel`."""
