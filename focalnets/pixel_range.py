@@ -32,10 +32,11 @@ def range_problem(pixels):
     >>> import numpy as np
     >>> from focalnets.pixel_range import range_problem
     >>> range_problem(np.array([0.0, 0.5, 1.0]))
-    'The images have values from 0 to 1; expected pixels from 0 to 255. The classifier normalizes them itself: \
-remove Rescaling(1 / 255), a division by 255 or any other normalization before it.'
+    'The images have values from 0 to 1; expected pixels from 0 to 255. The classifier normalizes them \
+itself: remove Rescaling(1 / 255), a division by 255 or any other normalization before it.'
     >>> range_problem(np.array([0.0, 65535.0]))
-    'The images have values from 0 to 65535; expected pixels from 0 to 255. They look like 16 bits: divide by 257.'
+    'The images have values from 0 to 65535; expected pixels from 0 to 255. They look like 16 bits: \
+divide by 257.'
     >>> range_problem(np.array([-124.0, 151.0]))
     'The images have values from -124 to 151; expected pixels from 0 to 255. The classifier normalizes them \
 itself: remove the subtraction of a mean before it.'

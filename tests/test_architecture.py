@@ -68,6 +68,7 @@ LAZILY = {
     ("models", "presets"),  # save_to_preset
     ("models", "convert"),  # from_preset
     ("models", "inference"),  # preprocess
+    ("models", "training"),  # compile
 }
 ANYWHERE = {"__version__"}
 BACKEND_FILES = {

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, open_dataset
+from focalnets import AdamW, FocalNetBackbone, FocalNetClassifier, open_dataset
 from focalnets.models.compiling import probability_problem
 
 losses, metrics = keras.losses, keras.metrics
@@ -24,7 +24,8 @@ def test_defaults_learn_digits():
     digits = open_dataset("digits", channels=1).splits["train"].take(range(600))
     net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False, seed=0)
     net.compile()
-    assert isinstance(net.optimizer, keras.optimizers.AdamW)
+    assert isinstance(net.optimizer, AdamW)
+    assert (float(net.optimizer.learning_rate), net.optimizer.decay) == (pytest.approx(5e-4), 0.05)
     assert net.loss.get_config()["from_logits"] is True
     history = net.fit(digits.images.astype("float32") / 16, digits.labels, epochs=6, verbose=0).history
     assert history["accuracy"][-1] > 0.25

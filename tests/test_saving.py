@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -108,6 +109,22 @@ def test_every_kind_of_model_is_saved_and_loaded(data, tmp_path, kind, ending):
     found, expected = (keras.tree.flatten(one.predict(x, verbose=0)) for one in (again, model))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.core
+def test_a_file_compiled_by_default_names_no_class_of_one_backend(data, tmp_path):
+    """As Keras' AdamW does on torch: keras.src.backend.torch.optimizers, which JAX cannot load."""
+    net = classifier()
+    net.compile()
+    net.fit(*data, epochs=1, verbose=0)
+    net.save(tmp_path / "net.keras")
+    with zipfile.ZipFile(tmp_path / "net.keras") as archive:
+        config = archive.read("config.json").decode()
+    assert "focalnets>AdamW" in config
+    assert "keras.src" not in config
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    for one, other in zip(again.optimizer.variables, net.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
 @pytest.mark.core

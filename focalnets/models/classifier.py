@@ -126,7 +126,7 @@ class FocalNetClassifier(GuardedModel):
         """Configure the classifier for training, with defaults for fine-tuning.
 
         Args:
-            optimizer: as in `keras.Model.compile`. Defaults to "auto", `keras.optimizers.AdamW` with
+            optimizer: as in `keras.Model.compile`. Defaults to "auto", `focalnets.AdamW` with
                 learning rate 5e-4 and weight decay 0.05.
             loss: as in `keras.Model.compile`. Defaults to "auto",
                 `SparseCategoricalCrossentropy(from_logits=True)`: labels are integers.

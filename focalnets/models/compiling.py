@@ -50,8 +50,13 @@ _HALF_BY_DEFAULT = (
 
 
 def default_optimizer():
-    """AdamW with a rate for fine-tuning; Keras' own, so that files load wherever Keras is."""
-    return keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    """`focalnets.AdamW` with a rate for fine-tuning.
+
+    Keras' own would be stored by the name of its class for torch, which no other backend can load.
+    """
+    from focalnets.training.adamw import AdamW
+
+    return AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
 
 def default_loss():
