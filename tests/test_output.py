@@ -114,7 +114,7 @@ def write_checkpoint(out, force=False, inputs=()):
 
 def write_cache(out, force=False, inputs=()):
     with new_directory(out, "cache", force, inputs) as partial:
-        index = {"focalnets_cache": 1, "images": {}, "class_names": [os.urandom(8).hex()]}
+        index = {"focalnets_cache": 1, "images": {"train": 1}, "class_names": [os.urandom(8).hex()]}
         files.write_json(partial / "cache.json", index)
         (partial / "train.images.npy").write_bytes(os.urandom(8))
 
@@ -735,6 +735,16 @@ def test_force_keeps_files_that_the_preset_of_an_earlier_version_does_not_list(v
     write(out, **{"config.json": json.dumps({**PRESET, "files": ["model.weights.h5", "labels.json"]})})
     WRITERS[verb](out, force=True)
     assert not (out / "labels.json").exists()
+
+
+def test_force_keeps_files_of_a_split_that_the_cache_of_an_earlier_version_does_not_have(tmp_path):
+    write_cache(tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).unlink()
+    write(tmp_path / "out", **{"val.labels.npy": "mine"})
+    before = everything(tmp_path)
+    with pytest.raises(FileExistsError, match=r"did not write.*: val\.labels\.npy\. Move"):
+        write_cache(tmp_path / "out", force=True)
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o2770, 0o755])

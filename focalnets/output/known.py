@@ -135,7 +135,9 @@ def _is_evaluation(directory):
 def _files_not_written(directory):
     """Names of ours that the JSON file which would list or accompany such a file does not speak of."""
     names, config = set(shallow_files(directory)), _object(directory / "config.json")
-    others = set()
+    splits = _object(directory / "cache.json").get("images")
+    splits = splits if isinstance(splits, dict) else {}
+    others = {name for name in names if name.endswith(".npy") and name.split(".")[0] not in splits}
     if not _is_evaluation(directory):
         others |= {name for name in names if re.fullmatch(_EVALUATION, name)}
     if not _is_preset(config):
