@@ -1,5 +1,6 @@
 """What `fit`, `evaluate` and `predict` say of the first batch, and what a mistake leaves behind."""
 
+import itertools
 import re
 import warnings
 
@@ -26,6 +27,11 @@ def build(image_size=(8, 8), channels=3, converter=True):
     net = FocalNetClassifier(backbone, 2, converter, class_names=("a", "b"))
     net.compile()
     return net
+
+
+def some_on_every_backend(cases, core):
+    """All cases for torch, those in `core` for JAX and TensorFlow, too: each compiles for seconds there."""
+    return [pytest.param(*case, marks=[pytest.mark.core] * (case in core)) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +93,9 @@ def test_range_is_told_from_values(net, change, range_, advice, images):
         assert advice in texts[0]
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict", "predict_on_batch"])
+@pytest.mark.parametrize(
+    "verb", ["fit", "evaluate", pytest.param("predict", marks=pytest.mark.core), "predict_on_batch"]
+)
 def test_each_verb_warns_once_per_call(net, images, verb):
     x = images.astype("float32") / 255
     arguments = {"fit": (x, LABELS), "evaluate": (x, LABELS)}.get(verb, (x,))
@@ -143,9 +150,13 @@ def backends_own(x, y=None):
     return Batches(*arrays)
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("source", [Batches, generator, backends_own])
-@pytest.mark.parametrize("verb", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    ("source", "verb"),
+    some_on_every_backend(
+        itertools.product([Batches, generator, backends_own], ["fit", "evaluate", "predict"]),
+        [(Batches, "fit"), (backends_own, "predict")],
+    ),
+)
 def test_data_of_every_kind_are_looked_at(net, images, source, verb):
     if keras.backend.backend() == "tensorflow" and verb != "predict":
         pytest.skip("TensorFlow's fit and evaluate hide the batches of a data set: said in models/guarded.py")
@@ -290,9 +301,13 @@ def state(net):
     return [keras.ops.convert_to_numpy(v) for v in (*net.variables, *net.optimizer.variables)]
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "fit"])
-@pytest.mark.parametrize("place", ["first batch", "later batch", "data", "callback"])
+@pytest.mark.parametrize(
+    ("verb", "place"),
+    some_on_every_backend(
+        itertools.product(["evaluate", "predict", "fit"], ["first batch", "later batch", "data", "callback"]),
+        [("predict", "first batch"), ("fit", "later batch"), ("evaluate", "data"), ("fit", "callback")],
+    ),
+)
 def test_a_model_survives_an_error_in(net, images, verb, place):
     """On JAX, Keras 3.15 loses all weights: "'NoneType' object is not callable" ever after."""
     net.fit(images, LABELS, verbose=0)

@@ -90,8 +90,7 @@ def test_compiled_models_go_on_training_in_a_new_process(data, tmp_path):
             assert np.isfinite(found["loss"]).all(), file
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.parametrize("ending", [pytest.param("keras", marks=pytest.mark.core), "h5"])
 @pytest.mark.parametrize("kind", ["classifier", "backbone", "modulation", "sequential", "functional"])
 def test_every_kind_of_model_is_saved_and_loaded(data, tmp_path, kind, ending):
     net = classifier()
