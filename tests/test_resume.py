@@ -140,7 +140,7 @@ def send_in_batch(patch, last, *numbers):
     ("number", "last", "max_minutes", "state"),
     [
         (signal.SIGINT, 5, None, (0, 5)),
-        pytest.param(signal.SIGTERM, 16, 60, (1, 3), marks=pytest.mark.core),
+        (signal.SIGTERM, 16, 60, (1, 3)),
         (signal.SIGTERM, 26, None, (2, 0)),  # in the last batch of an epoch: after its validation
     ],
 )
