@@ -70,7 +70,7 @@ def test_pictures_are_recognised_without_naming_a_preset(capsys, caplog):
     found = {pathlib.Path(row["picture"]).stem: row["classes"][0]["name"] for row in rows}
     assert len(found) == 10
     assert sum(name == best for name, best in found.items()) >= 8
-    assert f"no preset named: taking {DEFAULT}, trained on CIFAR-10" in caplog.text
+    assert f"No preset given. Using {DEFAULT}, trained on CIFAR-10." in caplog.text
 
 
 def test_which_word_is_the_preset(tmp_path):

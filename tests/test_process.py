@@ -87,7 +87,7 @@ def test_full_disk_behind_standard_output_is_one_line():
 def test_signal_stops_a_verb_with_the_code_of_a_shell(name, code):
     command = focalnets("predict", "-")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stderr.readline()  # "no preset named": it is running, and waits for names
+        process.stderr.readline()  # "No preset given": it is running, and waits for names
         process.send_signal(getattr(signal, name))
         _, error = process.communicate(timeout=60)
     assert process.returncode == code

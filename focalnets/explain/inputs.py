@@ -29,7 +29,7 @@ def preset_and_pictures(first, others):
     if not means_pictures(first):
         return first, tuple(others)
     _log.warning(
-        "no preset named: taking %s, trained on %s; name another before the pictures",
+        "No preset given. Using %s, trained on %s. To use another one, give it before the images.",
         DEFAULT,
         CHECKPOINTS[DEFAULT].data,
     )
