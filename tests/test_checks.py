@@ -121,7 +121,7 @@ def answers(tmp_path_factory):
     (folder / "runs/mine/config.json").write_text("{}")
     for name in ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "full/file", "pictures/a/1.png"):
         (folder / name).write_text("")
-    (folder / "table.csv").write_text("file,class\n")
+    (folder / "table.csv").write_text("name,class\n")
     lines = "\n".join(json.dumps(words.split()) for words, *_ in MISTAKES)
     ran = subprocess.run(
         [sys.executable, "-c", ALL_IN_ONE],

@@ -291,7 +291,7 @@ def test_table_and_arrays(folder, tmp_path):
     grey = open_dataset(str(tmp_path / "a.npz"), channels=1).splits["train"].images
     np.testing.assert_array_equal(grey[0, ..., 0], np.asarray(Image.fromarray(split.images[0]).convert("L")))
 
-    table.write_text("file,label\n")
+    table.write_text("name,label\n")
     with pytest.raises(ValueError, match="columns path and label"):
         open_dataset(str(table))
     np.savez(tmp_path / "b.npz", images=split.images)

@@ -26,6 +26,7 @@ from image_writers import (
 )
 from PIL import Image
 
+from focalnets.data import samples as samples_module
 from focalnets.data.decode import check_image, read_image
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "images"
@@ -63,7 +64,7 @@ def ramp(bits):
     ).round()
 
 
-TWELVE = "look like unscaled 12-bit values"
+EIGHT, TEN, TWELVE, THIRTEEN, FOURTEEN = (f"look like unscaled {bits}-bit" for bits in (8, 10, 12, 13, 14))
 UNSUPPORTED = "not supported"
 
 # === PNG ===
@@ -102,7 +103,16 @@ same("dark-12-of-16-scaled.png", png(scaled(GRAY // 20, 12) << 4, 16, 0, chunks=
 same("black16.png", png(0 * scaled(GRAY, 16), 16, 0), 0 * GRAY)
 error("gray-12-of-16.png", png(scaled(GRAY, 12), 16, 0), "16-bit pixels of at most 4095 of 65535 " + TWELVE)
 error("rgb-12-of-16.png", png(scaled(RGB, 12), 16, 2), TWELVE)
-error("rgb-8-of-16.png", png(scaled(RGB, 8), 16, 2), TWELVE)
+error("rgb-8-of-16.png", png(scaled(RGB, 8), 16, 2), EIGHT)
+for bits, text in ((8, EIGHT), (10, TEN), (13, THIRTEEN), (14, FOURTEEN)):
+    error(f"gray-{bits}-of-16.png", png(scaled(GRAY, bits), 16, 0), text)
+error("rgb-10-of-16.png", png(scaled(RGB, 10), 16, 2), TEN)
+dark = GRAY // 5  # at most 51
+for bits in (8, 10, 12):
+    same(f"dark-{bits}-shifted-to-16.png", png(scaled(dark, bits) << (16 - bits), 16, 0), dark)
+    same(f"dark-{bits}-stretched-to-16.png", png(scaled(dark, bits) * 65535 // (2**bits - 1), 16, 0), dark)
+same("darker-8-stretched-to-16.png", png(scaled(GRAY // 20, 8) * 257, 16, 0), GRAY // 20)
+same("dark-16.png", png(scaled(dark, 16) + 99, 16, 0), dark)
 error("rgb-alpha-12-of-16.png", png(scaled(np.dstack([RGB, ALPHA + 99]), 12), 16, 6), TWELVE)
 
 # === TIFF ===
@@ -117,10 +127,7 @@ for order in "<>":
             samples = scaled(GRAY, bits)
             same(f"gray{bits}-{form}.tif", form_of(samples, bits, 1), at(GRAY, bits))
             inverse = form_of(2**bits - 1 - samples, bits, 0)
-            if bits == 16 and order == ">":
-                error(f"white-is-zero{bits}-{form}.tif", inverse, UNSUPPORTED)
-            else:
-                same(f"white-is-zero{bits}-{form}.tif", inverse, at(GRAY, bits))
+            same(f"white-is-zero{bits}-{form}.tif", inverse, at(GRAY, bits))
         for bits in (8, 16):
             for planar in (1, 2):
                 for tile in (None, 16):
@@ -154,11 +161,9 @@ for order in "<>":
         same(f"gray-12-of-16-stated-{form}.tif", form_of(twelve, 16, 1, tags=[(281, 3, [4095])]), GRAY)
         error(f"gray-12-of-16-{form}.tif", form_of(twelve, 16, 1), TWELVE)
         error(f"rgb-12-of-16-{form}.tif", form_of(scaled(RGB, 12), 16, 2), TWELVE)
-        error(f"rgb-8-of-16-{form}.tif", form_of(scaled(RGB, 8), 16, 2), TWELVE)
-        if order == "<":
-            same(f"gray12-{form}.tif", form_of(twelve, 12, 1), GRAY)
-        else:
-            error(f"gray12-{form}.tif", form_of(twelve, 12, 1), UNSUPPORTED)
+        error(f"rgb-8-of-16-{form}.tif", form_of(scaled(RGB, 8), 16, 2), EIGHT)
+        error(f"gray-14-of-16-{form}.tif", form_of(scaled(GRAY, 14), 16, 1), FOURTEEN)
+        same(f"gray12-{form}.tif", form_of(twelve, 12, 1), GRAY)
         signed = GRAY.astype(int) - 128
         for samples, bits in ((np.int8(signed), 8), (np.int16(signed * 256), 16), (np.int32(signed), 32)):
             text = UNSUPPORTED if order == ">" and bits == 8 else "signed pixels"
@@ -294,6 +299,18 @@ def test_read_image_gives_the_same_pixels_in_every_form(name):
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= tolerance
     check_image(io.BytesIO(data), name)
+
+
+@pytest.mark.parametrize("color_type", [0, 2])
+def test_read_image_reports_images_that_are_dark_or_of_fourteen_bits(color_type, monkeypatch, caplog):
+    """Where the samples are not saturated, or colors, nothing tells the two apart."""
+    monkeypatch.setattr(samples_module, "_reported_dark", set())
+    samples = scaled(GRAY if color_type == 0 else RGB, 0, 15_000)
+    for name in ("first.png", "second.png"):
+        read_image(io.BytesIO(png(samples, 16, color_type)), name=name)
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("first.png: 16-bit pixels of at most ")
+    assert "unscaled values of 13 or 14 bits, multiply all images by 8 or 4" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -10,6 +10,7 @@ import focalnets
 from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
 from focalnets.cli import main
 from focalnets.data.decode import read_image
+from focalnets.inference.images import read_image_like
 
 BUNDLED = "focalnet_nano_cifar10"
 
@@ -76,6 +77,41 @@ def test_one_image_gives_the_same_answer_in_every_form(folder, net):
         assert {(one.classes, one.probabilities) for one in answers} == {
             (answers[0].classes, answers[0].probabilities)
         }, path
+
+
+def test_pil_images_are_upright_like_their_files(tmp_path):
+    tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6
+    whole = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tag + b"\x28\x01\x02\0\x02\0\0\0" + b"2\0\0\0\0\0\0\0"
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 4)).astype("uint8").repeat(8, 0).repeat(8, 1)
+    for mode, suffix in (
+        ("RGB", "jpg"),
+        ("L", "jpg"),
+        ("RGB", "png"),
+        ("RGBA", "png"),
+        ("LA", "png"),
+        ("RGB", "tif"),
+    ):
+        image = Image.fromarray(pixels, "RGBA").convert(mode)
+        for exif in (whole, broken):
+            path = tmp_path / f"phone.{suffix}"
+            image.save(path, exif=whole if suffix == "tif" else exif)
+            expected = read_image(path)
+            assert expected.shape == (56, 40, 3)
+            with Image.open(path) as lazy:
+                found = [
+                    read_image_like(form, 3, "image 0") for form in (lazy, opened(path), opened(path).copy())
+                ]
+            for one in found:
+                np.testing.assert_array_equal(np.asarray(one), expected, err_msg=f"{mode} {suffix}")
+
+
+def test_a_truncated_pil_image_is_named(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype("uint8")).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with Image.open(path) as image, pytest.raises(ValueError, match=r"^image 0: .*truncated"):
+        read_image_like(image, 3, "image 0")
 
 
 def test_preprocess_gives_what_the_command_line_computes_with(folder, net):

@@ -188,6 +188,65 @@ def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
         open_dataset(str(table))
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    ("heading", "row"),
+    [
+        ("path,label,split", "{0},{1},{2}"),
+        ("split,class,file_name", "{2}, {1} , {0} "),
+        ("Image Path,Category,Set", "{0},{1},{2}"),
+        ("image,path,subset,class,label", "7,{0},{2},9,{1}"),
+    ],
+)
+def test_tables_are_read_with_every_separator_and_heading(heading, row, separator, classes, tmp_path):
+    rows = [
+        ("classes/blue/0.png", "a", "train"),
+        ("classes\\red\\0.png", "b", "train"),  # as Windows writes it
+        ("classes/green/0.png", "b", "test"),
+    ]
+    lines = [heading, *(row.format(*cells) for cells in rows)]
+    table = tmp_path / ("table.tsv" if separator == "\t" else "table.csv")
+    table.write_text("\n".join(lines).replace(",", separator))
+    dataset = open_dataset(str(table))
+    assert dataset.class_names == ("a", "b")
+    train, test = dataset.splits["train"], dataset.splits["test"]
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [1])
+    assert train.images[:, 0, 0].tolist() == [[0, 0, 255], [255, 0, 0]]
+
+
+def test_tables_with_a_column_too_many_are_refused(classes, tmp_path):
+    table = tmp_path / "table.csv"
+    for heading, words in {
+        "file,image,label": "the columns file and image. Expected one column of each path",
+        "path,class,category": "the columns class and category. Expected one column of each label",
+        "name,label": "first line with the columns path and label .* it has: name,label",
+    }.items():
+        table.write_text(f"{heading}\nclasses/blue/0.png,a,b\n")
+        with pytest.raises(ValueError, match=words):
+            open_dataset(str(table))
+    # A column that names no splits is not one of splits.
+    table.write_text("path,label,set\nclasses/blue/0.png,a,1\nclasses/red/0.png,b,2\n")
+    assert open_dataset(str(table)).drawn_from == 2
+
+
+def test_tables_list_an_image_once(classes, tmp_path, caplog):
+    table = tmp_path / "table.csv"
+    rows = "path,label,split\nclasses/blue/0.png,a,train\nclasses/red/0.png,b,train\n"
+    for again, words in {
+        "classes/red/0.png,a,train": "line 3 as the class 'b' of the split train, in line 4 as the class 'a'",
+        "classes/./red//0.png,b,test": "of the split train, in line 4 as the class 'b' of the split test",
+    }.items():
+        table.write_text(rows + again)
+        with pytest.raises(ValueError, match=words):
+            open_dataset(str(table))
+    table.write_text("path\n" + "classes/blue/0.png\nclasses/red/0.png\nclasses/blue/1.png\n" * 2)
+    assert open_dataset(str(table)).drawn_from == 3
+    table.write_text(rows + "classes/red/0.png,b,Training")
+    caplog.clear()
+    assert len(open_dataset(str(table)).splits["train"]) == 2
+    assert caplog.messages == ["Left out 1 line that lists an image again: classes/red/0.png."]
+
+
 def test_a_class_that_differs_in_case_between_splits_is_explained(tmp_path):
     for name in ("train/Cat", "test/cat"):
         (tmp_path / "data" / name).mkdir(parents=True)
@@ -207,6 +266,36 @@ def test_npz_splits_have_the_names_of_folders(tmp_path, caplog):
     np.savez(tmp_path / "b.npz", **arrays, x_val=images, y_val=labels)
     with pytest.raises(ValueError, match="two splits that mean val: valid and val"):
         open_dataset(str(tmp_path / "b.npz"))
+
+
+def test_npz_arrays_have_the_names_of_medmnist_as_well(tmp_path):
+    images, labels = np.arange(48, dtype="uint8").reshape(3, 4, 4), np.array([[0], [1], [0]], "uint8")
+    arrays = {
+        "train_images": images,
+        "train_labels": labels,
+        "val_images": images[:2],
+        "val_labels": labels[:2],
+    }
+    arrays |= {
+        "X_test": images[1:],
+        "Y_test": labels[1:],
+        "image_mean": np.zeros(3),
+        "label_names": np.zeros(2),
+    }
+    np.savez(tmp_path / "a.npz", **arrays)
+    dataset = open_dataset(str(tmp_path / "a.npz"), channels=1)
+    assert {name: split.labels.tolist() for name, split in dataset.splits.items()} == {
+        "train": [0, 1, 0],
+        "val": [0, 1],
+        "test": [1, 0],
+    }
+    np.testing.assert_array_equal(dataset.splits["test"].images[..., 0], images[1:])
+    np.savez(tmp_path / "b.npz", **arrays, x_train=images)
+    with pytest.raises(ValueError, match=r"has train_images and x_train\. Expected one array of images"):
+        open_dataset(str(tmp_path / "b.npz"))
+    np.savez(tmp_path / "c.npz", train_images=images)
+    with pytest.raises(ValueError, match=r"needs images train_images .* as many labels train_labels"):
+        open_dataset(str(tmp_path / "c.npz"))
 
 
 def test_huge_labels_and_equal_names_are_refused(tmp_path):

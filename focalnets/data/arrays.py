@@ -8,12 +8,15 @@ import numpy as np
 
 from focalnets.data.left_out import OTHER_SPLITS, LeftOut, count
 from focalnets.data.names import KERAS_DATASETS
-from focalnets.data.naming import named_splits
+from focalnets.data.naming import named_splits, split_for
 from focalnets.data.splits import stratified_draw
 from focalnets.npz import read_npz
 
 # Classes of an .npz without class names: each costs a name, a row of the head and one of the figures.
 MAX_CLASSES = 100_000
+
+# One of these words, beside that of the split, is the name of an array in an .npz.
+_IMAGES, _LABELS = {"x", "image", "images"}, {"y", "label", "labels"}
 
 # Compressed images are a tenth of their size, masks a hundredth; a bomb is a thousandth.
 _MOST_EXPANSION, _ALLOWANCE = 200, 2**28  # times the file's size; bytes that are allowed in any case
@@ -71,7 +74,8 @@ def _first_line(error):
 def npz(path):
     """Arrays x_train, y_train and so on of a file; plain arrays only, nothing is unpickled.
 
-    The names of splits follow `naming.split_for`: x_valid and x_validation are the split val.
+    The names of splits follow `naming.split_for`: x_valid and x_validation are the split val. The arrays may
+    also be called train_images and train_labels.
     """
     try:
         arrays = read_npz(path, _MOST_EXPANSION, _ALLOWANCE)
@@ -80,14 +84,6 @@ def npz(path):
         if "holds objects" in reason:
             raise ValueError(f"{path} holds objects, not plain arrays; save it anew without them.") from error
         raise ValueError(f"{path} is no .npz file, or a damaged one ({reason}): write it anew.") from error
-    for name in [name for name in arrays if name.startswith("x_")]:
-        labels = arrays.get(f"y_{name[2:]}")
-        if labels is None or np.ndim(arrays[name]) < 3 or len(labels) != len(arrays[name]):
-            raise ValueError(
-                f"{path} needs images {name} (N, H, W, C) and as many labels y_{name[2:]}; it has "
-                + ", ".join(f"{key} {value.shape}" for key, value in sorted(arrays.items()))
-            )
-        checked_labels(name[2:], labels, len(labels), np.inf)
     parts, left_out = _named_parts(path, arrays)
     if "train" not in parts:
         raise ValueError(f"{path} holds {', '.join(sorted(arrays))}; it needs x_train and y_train.")
@@ -106,10 +102,35 @@ def npz(path):
 
 def _named_parts(path, arrays):
     """({split: (images, labels)}, tuple of `LeftOut`)."""
-    stored = [name[2:] for name in arrays if name.startswith("x_")]
-    found, others = named_splits(stored, path)
-    parts = {split: (arrays[f"x_{name}"], arrays[f"y_{name}"]) for split, name in found.items()}
-    return parts, count(OTHER_SPLITS, [f"x_{name}" for name in others])
+    images, labels = _named_like(path, arrays, _IMAGES), _named_like(path, arrays, _LABELS)
+    for split, name in images.items():
+        found = arrays.get(labels.get(split))
+        if np.ndim(arrays[name]) < 3 or np.shape(found)[:1] != arrays[name].shape[:1]:
+            expected = labels.get(split, f"y_{split}" if name == f"x_{split}" else f"{split}_labels")
+            raise ValueError(
+                f"{path} needs images {name} (N, H, W, C) and as many labels {expected}; it has "
+                + ", ".join(f"{key} {value.shape}" for key, value in sorted(arrays.items()))
+            )
+        checked_labels(split, found, len(found), np.inf)
+    found, others = named_splits(images, path)
+    parts = {split: (arrays[images[name]], arrays[labels[name]]) for split, name in found.items()}
+    return parts, count(OTHER_SPLITS, [images[name] for name in others])
+
+
+def _named_like(path, arrays, words):
+    """The arrays of splits with one of `words` in their name: name of the split -> name."""
+    found = {}
+    for name in arrays:
+        split = "_".join(part for part in name.split("_") if part.casefold() not in words)
+        if split == name or (split_for(split) is None and not name.startswith(("x_", "y_"))):
+            continue
+        if split in found:
+            raise ValueError(
+                f"{path} has {found[split]} and {name}. Expected one array of images and one of labels per "
+                "split. Leave one of them out."
+            )
+        found[split] = name
+    return found
 
 
 def checked_labels(split, labels, images, classes):

@@ -49,7 +49,7 @@ def read_image(source, channels=3, name=None):
         EXIF orientation is applied; transparency is laid on white; palette, grayscale and CMYK become RGB (or
         grayscale) by Pillow's conversion; 16-bit samples keep their high byte, or the high 8 of the bits that
         the file states; of an animation the first frame is read, of an icon the largest. Samples whose range
-        nothing states (signed, float, 32-bit, unscaled 12-bit in 16) are refused. Color profiles and gamma
+        nothing states (signed, float, 32-bit, unscaled in 16 bits) are refused. Color profiles and gamma
         are ignored. Damaged metadata is ignored.
 
     Raises:
@@ -68,7 +68,11 @@ def open_image(source, channels=3, name=None, smallest=None):
             which for photographs of many megapixels is several times as fast; its pixels differ a little
             from those of a full decoding. None to decode every pixel.
     """
-    return _with_file(source, name, lambda image, stream: _decoded(image, stream, channels, smallest))
+
+    def decoded(image, stream, name):
+        return _decoded(image, stream, name, channels, smallest)
+
+    return _with_file(source, name, decoded)
 
 
 def check_image(source, name=None):
@@ -93,7 +97,7 @@ def as_image(pixels):
 
 
 def _with_file(source, name, use):
-    """`use(opened PIL image, stream)`; whatever goes wrong is a ValueError that starts with the name.
+    """`use(opened PIL image, stream, name)`; whatever goes wrong is a ValueError that starts with the name.
 
     Where it fails, it is tried once more without the file's metadata. Decoders may raise anything at all for
     a damaged file (struct.error, RuntimeError, zlib.error, MemoryError, ...), so that everything is caught.
@@ -130,7 +134,7 @@ def _why(error):
 
 def _use(stream, name, use):
     with _opened(stream, name) as image:
-        return use(image, stream)
+        return use(image, stream, name)
 
 
 def _opened(stream, name):
@@ -168,11 +172,10 @@ def _register_heif():
     pillow_heif.register_heif_opener()
 
 
-def _decoded(image, stream, channels, smallest):
+def _decoded(image, stream, name, channels, smallest):
     mode = "RGB" if channels == 3 else "L"
     how = examine(image, stream)
-    # Pillow turns TIFF files itself, at the end of decoding; their size is that of the upright image already.
-    turned = 1 if image.format == "TIFF" else orientation(image.info)
+    turned = orientation_of(image)
     size = None
     if smallest is not None and turned >= 5:
         size = smallest(image.width, image.height)
@@ -181,11 +184,23 @@ def _decoded(image, stream, channels, smallest):
     if image.format == "JPEG":  # HEIF would take a thumbnail from the file
         image.draft(mode, size)
     image.load()
-    image = as_8_bits(image, how, mode)
+    return upright(as_8_bits(image, how, mode, name), turned)
+
+
+def orientation_of(image):
+    """EXIF orientation of an opened PIL image, 1 to 8; damaged metadata count as 1.
+
+    Pillow turns TIFF files itself, at the end of decoding; their size is that of the upright image already.
+    """
+    return 1 if image.format == "TIFF" else orientation(image.info)
+
+
+def upright(image, turned):
+    """A decoded PIL image put upright, where `turned` is what `orientation_of` said before."""
     return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
 
 
-def _checked(image, stream):
+def _checked(image, stream, name):
     examine(image, stream)
     ending, within = _ENDINGS.get(image.format, (b"", 0))
     tail = _tail(stream, within)

@@ -1,8 +1,6 @@
-"""Listings: the images of a folder or table, and how to open each."""
+"""Listings: the images of a folder, and how to open each."""
 
-import csv
 import functools
-import io
 import os
 import re
 from collections.abc import Callable
@@ -12,7 +10,7 @@ from focalnets._io import open_regular
 from focalnets.data.formats import HEAD, IMAGE_SUFFIXES, is_image
 from focalnets.data.layout import read_layout
 from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, UNREADABLE, LeftOut, LeftOutCounter
-from focalnets.data.naming import SPLITS, class_name, is_system_name, split_for
+from focalnets.data.naming import is_system_name
 
 # Files with these suffixes are not opened to find out whether they are images: data sets have many of them.
 _OTHER_SUFFIXES = frozenset(
@@ -180,61 +178,6 @@ def head_of_file(name):
     """The first bytes of a regular file."""
     with open_regular(name) as stream:
         return stream.read(HEAD)
-
-
-# === Tables ===
-
-
-def list_table(path):
-    """The images of a CSV file with a column `path`, relative to the file, and maybe `label` and `split`.
-
-    Without a column `label`, the paths are read like a folder.
-    """
-    lines = _table_lines(path)
-    if not lines or "label" in lines[0][1]:
-        return Listing([_labelled(path, *line) for line in lines], open_regular)
-    if "split" in lines[0][1]:
-        raise ValueError(f"{path} has a column split and none for the label; add the column label.")
-    full = {line["path"]: str(path.parent / line["path"]) for _, line in lines}
-    found = [(parts_of(name), whole) for name, whole in full.items()]
-    return list_tree(str(path), found, head_of_file, open_regular)
-
-
-def _table_lines(path):
-    """(number, dict) of each line."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it anew as CSV in UTF-8.") from error
-    rows = csv.reader(io.StringIO(text, newline=""))
-    try:
-        names = [name.strip().lower() for name in next(rows, [])]
-        if "path" not in names:
-            raise ValueError(
-                f"{path} needs a first line with the columns path and label (and maybe split); it has: "
-                f"{', '.join(names) or 'nothing'}."
-            )
-        lines = []
-        for row in rows:
-            if row:
-                line = dict(zip(names, row, strict=False))
-                if not all(line.get(column, "").strip() for column in {"path", "label"} & set(names)):
-                    raise ValueError(f"{path}, line {rows.line_num}: path or label is missing.")
-                lines.append((rows.line_num, line))
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {rows.line_num}: {error}.") from error
-    return lines
-
-
-def _labelled(path, number, line):
-    text = line.get("split", "").strip()
-    split = split_for(text) if text else ""
-    if split is None:
-        raise ValueError(
-            f"{path}, line {number}: the split is {text!r}; expected {', '.join(SPLITS)}, or another name of "
-            "these such as validation."
-        )
-    return split, class_name(line["label"]), str(path.parent / line["path"])
 
 
 def file_name(name):

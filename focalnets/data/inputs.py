@@ -3,8 +3,8 @@
 import os
 
 from focalnets._io import expanded
-from focalnets.data.files import list_table
 from focalnets.data.names import NAMES
+from focalnets.data.tables import TABLE_SUFFIXES, list_table
 
 
 def data_paths(spec):
@@ -24,7 +24,7 @@ def data_paths(spec):
     if not spec or spec in NAMES or str(spec).lower().startswith(("hf://", "tfds:")):
         return []
     path = expanded(spec)
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return [path, *sorted({os.path.dirname(name) for *_, name in list_table(path).rows})]
     return [path, *_links(path, 2)] if path.is_dir() else [path]
 

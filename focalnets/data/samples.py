@@ -5,13 +5,17 @@ with fewer significant bits, values that mean white at 0, color maps of another 
 scale than the pixels, and samples whose range nobody states.
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from focalnets.data.metadata import png_chunks
+from focalnets.names import printable
+
+_log = logging.getLogger("focalnets")
 
 # TIFF tags (TIFF 6.0, section 8).
 _BITS, _PHOTOMETRIC, _MAXIMUM, _PLANAR, _COLOR_MAP = 258, 262, 281, 284, 320
@@ -19,8 +23,16 @@ _SAMPLE_FORMAT, _SUBSAMPLING = 339, 530
 
 _SIGNED = "signed pixels have no known range; save it with unsigned 8 or 16 bits"
 
-# 16-bit samples that all stay below this value are taken for unscaled samples of at most 12 bits.
-_TWELVE_BITS = 4096
+# Layouts that Pillow reads in files of the other byte order only. Samples of 12 bits are packed the same way.
+TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 1, (1,), 1, (12,), ()), ("I;16", "I;12"))
+
+# 16-bit samples that all stay below the first value are taken for unscaled samples of at most 12 bits. Below
+# the second, it depends on the samples; see `_check_range`.
+_TWELVE_BITS, _FOURTEEN_BITS = 2**12, 2**14
+
+# Fewer different samples tell nothing by their low bits.
+_LEAST_LEVELS = 8
 
 # Bytes at the start of a file in which PNG and JPEG 2000 state the significant bits.
 _HEAD = 65_536
@@ -141,7 +153,7 @@ def _examine_jpeg2000(image, raw, head):
     return Stored(raw, wide=bits == 16, bits=bits if bits < 8 else None)
 
 
-def as_8_bits(image, stored, mode):
+def as_8_bits(image, stored, mode, name="image"):
     """A decoded image as a PIL image of mode "RGB" or "L".
 
     Transparency is laid on white. Of 16-bit samples the high byte is kept, or the high 8 of the bits that the
@@ -151,10 +163,11 @@ def as_8_bits(image, stored, mode):
         image: decoded PIL image of any mode.
         stored: what `examine` returned for it.
         mode: "RGB" or "L".
+        name: str. How a warning calls the image. Defaults to "image".
 
     Raises:
-        UnsupportedError: if the samples are floats or have 32 bits, or if all 16-bit samples stay below 4096
-            and the file does not state how many bits count.
+        UnsupportedError: if the samples are floats or have 32 bits, or if 16-bit samples look like unscaled
+            ones of 8 to 14 bits and the file does not state how many bits count.
     """
     if image.mode == "LAB":
         raise UnsupportedError("CIE Lab colors are not converted; save it as RGB")
@@ -164,12 +177,12 @@ def as_8_bits(image, stored, mode):
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype("uint16")
         clear = None if transparency is None else values == transparency
-        image = Image.fromarray(_high_bytes(values, stored))
+        image = Image.fromarray(_high_bytes(values, stored, name))
         if clear is not None and clear.any():
             image.paste(255, mask=Image.fromarray(clear))
     else:
         if stored.wide and image.mode != "CMYK":
-            _refuse_twelve_bits(image)
+            _check_high_bytes(image, name)
         if stored.bits is not None:  # fewer than 8, which Pillow has only shifted
             top = 256 - 2 ** (8 - stored.bits)
             image = image.point(
@@ -179,14 +192,14 @@ def as_8_bits(image, stored, mode):
     return image if image.mode == mode else image.convert(mode)
 
 
-def _high_bytes(values, stored):
+def _high_bytes(values, stored, name):
     bits = stored.bits
     if stored.scaled and bits is not None:  # by the standard; but some writers leave the samples as they are
         below = values & (2 ** (16 - bits) - 1)
         if values.max() >= 2**bits or below.max() <= 1:
             bits = None
-    if stored.wide and 0 < values.max() < _TWELVE_BITS:
-        _refuse(f"16-bit pixels of at most {values.max()} of 65535")
+    if stored.wide:
+        _check_range(values, name)
     if bits is None:
         return ((65535 - values if stored.white_is_zero else values) >> 8).astype("uint8")
     top = 2**bits - 1
@@ -194,20 +207,68 @@ def _high_bytes(values, stored):
     return np.round((top - values if stored.white_is_zero else values) * (255 / top)).astype("uint8")
 
 
-def _refuse_twelve_bits(image):
-    """Pillow has dropped the low bytes already. A wide image that is black in all is refused as well."""
+def _check_range(values, name):
+    """Refuse 16-bit samples that look unscaled; report those that may be unscaled or dark.
+
+    Samples that somebody has scaled to 16 bits show it: their low bits are zero or repeat the high ones.
+    Unscaled samples show it where they are saturated, at 8191 (13 bits) or 16383 (14 bits).
+    """
+    highest = int(values.max())
+    if not 0 < highest < _FOURTEEN_BITS or _are_scaled(values, 8 if highest < _TWELVE_BITS else 12):
+        return
+    if highest < _TWELVE_BITS or highest in (2**13 - 1, 2**14 - 1):
+        bits = next(bits for bits in (8, 10, 12, 13, 14) if highest < 2**bits)
+        _refuse(f"16-bit pixels of at most {highest} of 65535", bits)
+    _report_dark(name, f"at most {highest} of 65535")
+
+
+def _are_scaled(values, most):
+    """Whether 16-bit samples are ones of 8 to `most` bits, shifted or stretched."""
+    levels = np.flatnonzero(np.bincount(values.ravel()))
+    if len(levels) < _LEAST_LEVELS:
+        return False
+    for bits in range(8, most + 1):
+        high = levels >> (16 - bits)
+        stretched = high * (65535 / (2**bits - 1))
+        for scaled in (high << (16 - bits), np.floor(stretched), np.round(stretched)):
+            if (levels == scaled).all():
+                return True
+    return False
+
+
+def _check_high_bytes(image, name):
+    """`_check_range` for colors, of which Pillow has dropped the low bytes: a wide image that is black in all
+    is refused as well."""
     colors = image.getextrema()
     colors = colors if isinstance(colors[0], tuple) else (colors,)
     highest = max(most for _, most in colors[:3])
     if highest <= _TWELVE_BITS // 256:
-        _refuse(f"16-bit pixels of at most {highest}/255 of their range")
+        bits = next((bits for bits in (8, 10) if highest < 2 ** (bits - 8)), 12)
+        _refuse(f"16-bit pixels of at most {highest}/255 of their range", bits)
+    if highest < _FOURTEEN_BITS // 256:
+        _report_dark(name, f"at most {highest}/255 of their range")
 
 
-def _refuse(what):
+def _refuse(what, bits):
     raise UnsupportedError(
-        f"{what} look like unscaled 12-bit values and would become black; multiply them (by 16 for 12 bits) "
-        "to fill 16 bits, or save 8 bits"
+        f"{what} look like unscaled {bits}-bit values and would become "
+        f"{'black' if bits <= 12 else 'too dark'}; multiply all images by the same number to fill 16 bits "
+        "(8-bit values by 257, 10-bit by 64, 12-bit by 16, 13-bit by 8, 14-bit by 4), or save 8 bits"
     )
+
+
+_reported_dark = set()  # the name of the first one
+
+
+def _report_dark(name, what):
+    if not _reported_dark:
+        _reported_dark.add(name)
+        _log.warning(
+            "%s: 16-bit pixels of %s are read as a dark image. If they are unscaled values of 13 or 14 bits, "
+            "multiply all images by 8 or 4 to fill 16 bits. Other images may be like it: this is said once.",
+            printable(name),
+            what,
+        )
 
 
 def _with_color_map(image):

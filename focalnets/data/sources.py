@@ -6,6 +6,7 @@ import zipfile
 from focalnets._io import expanded
 from focalnets.data import arrays, cache, files, libraries, tars, zips
 from focalnets.data.names import NAMES
+from focalnets.data.tables import TABLE_SUFFIXES, list_table
 from focalnets.names import did_you_mean, sibling_names
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -56,8 +57,8 @@ def read_source(spec):
         raise ValueError(f"{os.fspath(spec)!r} is not a data set: {_missing(spec, path)}")
     if suffix.endswith(".npz"):
         return arrays.npz(path)
-    if suffix.endswith(".csv"):
-        return files.list_table(path)
+    if suffix.endswith(TABLE_SUFFIXES):
+        return list_table(path)
     if zipfile.is_zipfile(path) or suffix.endswith(".zip"):
         return zips.list_zip(path)
     if suffix.endswith(_TAR_SUFFIXES) or tars.is_tar(path):

@@ -4,14 +4,14 @@ Files are read by the rules of `data/decode.py`, and so is everything else: one 
 every form.
 """
 
-import contextlib
 import io
 import os
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from focalnets.data.decode import open_image
+from focalnets._io import reason
+from focalnets.data.decode import open_image, orientation_of, upright
 from focalnets.data.pictures import NO_PREPROCESSING, find_pictures
 from focalnets.pixel_range import range_problem, sample_pixels
 
@@ -52,11 +52,10 @@ def read_image_like(image, channels, name):
     try:
         if not isinstance(image, Image.Image):
             image = _from_array(image)
-        with contextlib.suppress(Exception):  # metadata never costs an image
-            image = ImageOps.exif_transpose(image)
-        return _in_mode(image, channels)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+        image.load()  # which may find more metadata
+        return upright(_in_mode(image, channels), orientation_of(image))
+    except Exception as error:  # a PIL image may be a damaged file that nobody has decoded yet
+        raise ValueError(f"{name}: {reason(error)}") from error
 
 
 def stack_images(images, converter, channels):
