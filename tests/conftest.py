@@ -7,6 +7,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import focalnets  # noqa: F401  isort: skip
 import pathlib
+import signal
 
 import keras
 import matplotlib.figure
@@ -14,6 +15,12 @@ import numpy as np
 import pytest
 
 matplotlib.use("Agg")
+
+# `nohup` and a shell's `&` hand down ignored signals, also to the processes that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 pytest.register_assert_rewrite("contract", "reference")
 
 

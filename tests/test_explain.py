@@ -60,16 +60,18 @@ def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures
     assert block.receptive_fields == (3, 7, 13)  # chained kernels of 3, 5 and 7
     render.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
     picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB"))
-    axes = np.array(figures["panel.png"].axes[:12]).reshape(2, 6)
-    for row, line in enumerate(axes):
-        np.testing.assert_array_equal(line[0].images[0].get_array(), images[row])
-        for level, axis in enumerate(line[1:5]):
-            np.testing.assert_array_equal(axis.images[0].get_array(), block.gates[row, ..., level])
+    tiles = np.array(figures["panel.png"].axes[0].images, dtype=object).reshape(2, 6)
+    for row, line in enumerate(tiles):
+        np.testing.assert_array_equal(line[0].get_array(), images[row])
+        for level, tile in enumerate(line[1:5]):
+            np.testing.assert_array_equal(tile.get_array(), block.gates[row, ..., level])
             largest = np.abs(block.gates).max()
-            assert axis.images[0].get_clim() == (-largest, largest)
-            assert axis.images[0].get_cmap().name == "RdBu_r"
-        np.testing.assert_array_equal(line[5].images[0].get_array(), block.modulator_norm[row])
-        assert line[5].images[0].get_clim() == (0, block.modulator_norm.max())
+            assert tile.get_clim() == (-largest, largest)
+            assert tile.get_cmap().name == "RdBu_r"
+        np.testing.assert_array_equal(line[5].get_array(), block.modulator_norm[row])
+        assert line[5].get_clim() == (0, block.modulator_norm.max())
+        tops = {tile.get_extent()[3] for tile in line}
+        assert len(tops) == 1, "one row per image"
     # 3 levels: input, 3 gates, global gate, norm = 6 columns; colours of both scales reach both ends.
     assert picture.shape[1] == round(100 * (1.6 * 6 + 2.4))
     import matplotlib
@@ -91,8 +93,8 @@ def test_scales_are_anchored_at_zero(tmp_path, figures):
     render.draw_panels(tmp_path / "panel.png", images, block, [""], "")
     epochs = {1: gates, 2: 0 * gates}
     render.draw_filmstrip(tmp_path / "film.png", images, epochs, {1: norms, 2: 0 * norms}, [""], "")
-    axes = figures["panel.png"].axes + figures["film.png"].axes
-    shown = [axis.images[0] for axis in axes if axis.images]
+    shown = [*figures["panel.png"].axes[0].images, *figures["film.png"].axes[0].images]
+    assert len(shown) == 4 + 1 + 2 * 3
     scales = {image.get_cmap().name: image.get_clim() for image in shown}
     assert scales["RdBu_r"] == (-gates.max(), gates.max())
     assert scales["viridis"] == (0, norms.max())

@@ -3,6 +3,7 @@
 import matplotlib.cm
 import matplotlib.colors
 import matplotlib.figure
+import matplotlib.image
 import matplotlib.ticker
 import numpy as np
 
@@ -10,6 +11,7 @@ from focalnets.output.files import writing
 
 # Gates have either sign: white is 0, and equal colors mean equal amounts. Norms start at 0.
 _GATES, _NORMS = "RdBu_r", "viridis"
+_IMAGE = {"norm": matplotlib.colors.Normalize(0, 255), "cmap": "gray"}
 
 
 def draw_panels(path, images, block_maps, titles, heading):
@@ -34,44 +36,28 @@ def draw_panels(path, images, block_maps, titles, heading):
         "global gate",
         "modulator norm",
     ]
-    gate_scale = _scale(block_maps.gates, signed=True)
-    norm_scale = _scale(block_maps.modulator_norm)
+    gates = {"norm": _scale(block_maps.gates, signed=True), "cmap": _GATES}
+    norms = {"norm": _scale(block_maps.modulator_norm), "cmap": _NORMS}
 
-    count = len(images)
     aspect = images.shape[1] / images.shape[2]
-    height = 1.55 * aspect * count + 0.9
-    figure = matplotlib.figure.Figure(figsize=(1.6 * len(columns) + 2.4, height), dpi=100)
-    figure.suptitle(label(heading, 80), y=1 - 0.2 / height)
-    grid = figure.subplots(
-        count,
-        len(columns),
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.09,
-            "right": 0.84,
-            "bottom": 0.02,
-            "top": 1 - 0.75 / height,
-            "wspace": 0.06,
-            "hspace": 0.06,
-        },
-    )
-    for row in range(count):
-        grid[row, 0].imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
-        grid[row, 0].set_ylabel(label(titles[row], 14), rotation=0, ha="right", va="center")
-        for level in range(levels + 1):
-            grid[row, level + 1].imshow(block_maps.gates[row, ..., level], norm=gate_scale, cmap=_GATES)
-        grid[row, -1].imshow(block_maps.modulator_norm[row], norm=norm_scale, cmap=_NORMS)
-    for title, axis in zip(columns, grid[0], strict=True):
-        axis.set_title(title, fontsize=9)
-    for axis in grid.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-    for left, scale, colours, name in (
-        (0.86, gate_scale, _GATES, "gate value"),
-        (0.93, norm_scale, _NORMS, "modulator norm"),
-    ):
-        axis = figure.add_axes((left, 0.02, 0.012, 0.96 - 0.75 / height))
-        mappable = matplotlib.cm.ScalarMappable(scale, colours)
+    left, top, pitch = 1.2, 0.75, 1.6  # inches
+    width, height = pitch * len(columns) + 2.4, top + 1.55 * aspect * len(images) + 0.15
+    figure, canvas = _canvas(width, height, heading)
+    for row, image in enumerate(images):
+        y = top + 1.55 * aspect * row
+        canvas.text(
+            left - 0.1, y + 0.75 * aspect, label(titles[row], 14), fontsize=9, ha="right", va="center"
+        )
+        maps = [(block_maps.gates[row, ..., level], gates) for level in range(levels + 1)]
+        tiles = [(image.squeeze(), _IMAGE), *maps, (block_maps.modulator_norm[row], norms)]
+        for column, (values, colors) in enumerate(tiles):
+            _tile(canvas, left + pitch * column, y, 1.5, 1.5 * aspect, values, **colors)
+    for column, title in enumerate(columns):
+        canvas.text(left + pitch * column + 0.75, top - 0.08, title, fontsize=9, ha="center")
+    right = left + pitch * len(columns)
+    for x, colors, name in ((right + 0.05, gates, "gate"), (right + 0.7, norms, "norm")):
+        axis = figure.add_axes((x / width, 0.15 / height, 0.12 / width, 1 - (top + 0.2) / height))
+        mappable = matplotlib.cm.ScalarMappable(**colors)
         figure.colorbar(mappable, cax=axis).ax.tick_params(labelsize=7)
         axis.set_title(name, fontsize=7)
     save_figure(figure, path)
@@ -94,44 +80,28 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
     if len(epochs) > most_frames:
         epochs = [epochs[i] for i in np.linspace(0, len(epochs) - 1, most_frames).round().astype(int)]
     count, levels = min(len(images), most_images), gates[epochs[0]].shape[-1]
-    rows, columns = count * (levels + 1), len(epochs) + 1
-    gate_scale = _scale([gates[epoch][:count] for epoch in epochs], signed=True)
-    norm_scale = _scale([norms[epoch][:count] for epoch in epochs])
-    height = 1.05 * rows * images.shape[1] / images.shape[2] + 0.8
-    figure = matplotlib.figure.Figure(figsize=(1.1 * columns + 1.8, height), dpi=100)
-    figure.suptitle(label(f"{heading}, by epoch", 80), y=1 - 0.2 / height)
-    grid = figure.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        gridspec_kw={
-            "left": 0.14,
-            "right": 0.98,
-            "bottom": 0.01,
-            "top": 1 - 0.65 / height,
-            "wspace": 0.05,
-            "hspace": 0.05,
-        },
-    )
-    for axis in grid.flat:
-        axis.set_xticks([])
-        axis.set_yticks([])
-        axis.set_frame_on(False)
+    gate_colors = {"norm": _scale([gates[epoch][:count] for epoch in epochs], signed=True), "cmap": _GATES}
+    norm_colors = {"norm": _scale([norms[epoch][:count] for epoch in epochs]), "cmap": _NORMS}
     names = [*(f"gate {level + 1}" for level in range(levels - 1)), "global gate", "norm"]
+    aspect = images.shape[1] / images.shape[2]
+    left, top, pitch, side = 1.1, 0.65, 1.1, 1.04  # inches
+    block = 1.05 * aspect * len(names) + 0.2  # one image, with room for its title
+    width, height = left + pitch * (len(epochs) + 1) + 0.1, top + block * count
+    figure, canvas = _canvas(width, height, f"{heading}, by epoch")
     for image in range(count):
+        y = top + block * image
+        canvas.text(left + side / 2, y - 0.04, label(titles[image], 14), fontsize=8, ha="center")
+        _tile(canvas, left, y, side, side * aspect, images[image].squeeze(), **_IMAGE)
         for place, name in enumerate(names):
-            row = grid[image * len(names) + place]
-            row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-            if place == 0:
-                row[0].imshow(images[image].squeeze(), cmap="gray", vmin=0, vmax=255)
-                row[0].set_title(label(titles[image], 14), fontsize=8, pad=2)
-            for axis, epoch in zip(row[1:], epochs, strict=True):
-                if name == "norm":
-                    axis.imshow(norms[epoch][image], norm=norm_scale, cmap=_NORMS)
-                else:
-                    axis.imshow(gates[epoch][image, ..., place], norm=gate_scale, cmap=_GATES)
-                if image == place == 0:
-                    axis.set_title(f"epoch {epoch}", fontsize=8, pad=2)
+            row = y + 1.05 * aspect * place
+            canvas.text(left - 0.1, row + side * aspect / 2, name, fontsize=8, ha="right", va="center")
+            for column, epoch in enumerate(epochs, 1):
+                is_gate = place < levels
+                values = gates[epoch][image, ..., place] if is_gate else norms[epoch][image]
+                colors = gate_colors if is_gate else norm_colors
+                _tile(canvas, left + pitch * column, row, side, side * aspect, values, **colors)
+    for column, epoch in enumerate(epochs, 1):
+        canvas.text(left + pitch * column + side / 2, top - 0.04, f"epoch {epoch}", fontsize=8, ha="center")
     save_figure(figure, path)
 
 
@@ -154,6 +124,24 @@ def draw_curves(path, history):
         axis.grid(alpha=0.3)
         axis.legend()
     save_figure(figure, path)
+
+
+def _canvas(width, height, heading):
+    """A figure of `width` by `height` inches, and one axis over all of it in inches from the upper left.
+
+    An axis per tile, with its ticks and labels, takes matplotlib ten times as long as the tile.
+    """
+    figure = matplotlib.figure.Figure(figsize=(width, height), dpi=100)
+    figure.suptitle(label(heading, 80), y=1 - 0.2 / height)
+    canvas = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    canvas.set_axis_off()
+    return figure, canvas
+
+
+def _tile(canvas, left, top, width, height, values, **colors):
+    """Draw an image or map at a place of the canvas, all in inches."""
+    extent = (left, left + width, top + height, top)
+    canvas.add_image(matplotlib.image.AxesImage(canvas, data=values, extent=extent, **colors))
 
 
 def save_figure(figure, path):
