@@ -36,6 +36,21 @@ def listed(names, most=10):
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
+def plural(count, one, several=None):
+    """The noun for a number of things, without the number.
+
+    Args:
+        count: int.
+        one: str. The noun for 1.
+        several: str or None. The noun for all other numbers. Defaults to None, which adds an s.
+
+    >>> from focalnets._io import plural
+    >>> [f"{count} {plural(count, 'class', 'classes')}" for count in (0, 1, 2)]
+    ['0 classes', '1 class', '2 classes']
+    """
+    return one if count == 1 else several or f"{one}s"
+
+
 def parallel_map(function, items, workers, ahead=None):
     """Yield `function(item)` for each item, in order, computed by threads a bounded number ahead.
 

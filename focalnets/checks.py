@@ -12,7 +12,7 @@ from focalnets._io import expanded, read_json
 from focalnets.convert.options import check_combinations, checked_out, read_flags
 from focalnets.data.cache import is_cache, write_cache
 from focalnets.data.inputs import data_paths
-from focalnets.data.names import NAMES
+from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
 from focalnets.explain.inputs import chosen_blocks, means_pictures
@@ -144,11 +144,12 @@ def _check_backend(name):
 
 
 def _check_data(spec):
-    """Names and paths; also what a small file lists. Folders and archives may be large."""
+    """Names and paths; also what a small file lists, and files of a kind that holds no data set. Folders and
+    archives may be large."""
     if spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
         return
     path = expanded(spec)
-    small = path.is_file() and path.stat().st_size < _SMALL_FILE
+    small = path.is_file() and (path.stat().st_size < _SMALL_FILE or not kind_of_data_file(path))
     if small or not path.exists() or (path / "run.json").is_file():
         read_source(spec)
 
@@ -166,7 +167,8 @@ def _check_preset_and_pictures(arguments):
 
 
 def _may_lead_somewhere(word):
-    return word == "-" or glob.has_magic(word) or os.path.lexists(expanded(word))
+    path = expanded(word)
+    return word == "-" or glob.has_magic(word) or (os.path.lexists(path) and not kind_of_data_file(path))
 
 
 def _blocks(preset):

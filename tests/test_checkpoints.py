@@ -545,7 +545,7 @@ def test_settings_of_another_network_are_refused():
         ({"embed_dim": 96}, "say embed_dim = 96, but the weights have 8"),
         ({"depths": [2, 2, 6, 2]}, r"say depths = \(2, 2, 6, 2\), but the weights have \(1, 1\)"),
         ({"hidden_act": "mish"}, "`hidden_act` is 'mish', expected one of gelu"),
-        ({"id2label": {"0": "cat"}}, "say id2label = 1 names, but the weights have 3 classes"),
+        ({"id2label": {"0": "cat"}}, "say id2label = 1 name, but the weights have 3 classes"),
     ):
         with pytest.raises(ValueError, match=words):
             from_tensors(Source(theirs, {"model_type": "focalnet", **settings}))

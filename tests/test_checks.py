@@ -52,7 +52,11 @@ MISTAKES = [
     ("train --out r --recipe digits --preset runs/mine", "--preset cannot be used with it"),
     ("train --out r --data pictrues", "'pictrues' is not a data set", "Did you mean 'pictures'?"),
     ("train --out r --data cifra10", "'cifra10' is not a data set", "Did you mean 'cifar10'"),
-    ("train --out r --data cat.jpg", "'cat.jpg' is not a data set: files of this kind are not read"),
+    (
+        "train --out r --data cat.jpg",
+        "'cat.jpg' is a single image, not a data set",
+        "predict PRESET cat.jpg.",
+    ),
     ("train --out r --data table.csv", "table.csv needs a first line with the column"),
     (
         "train --out r --recipe cifar10_small",
@@ -77,6 +81,8 @@ MISTAKES = [
     ),
     ("predict", "No picture given"),
     ("predict runs/mine", "No picture given"),
+    ("predict table.csv", "table.csv is a table, not an image.", "evaluate PRESET --data table.csv."),
+    ("predict runs/mine photos.zip", "photos.zip is an archive, not an image.", "Unpack it to classify"),
     ("predict runs/mien cat.jpg", "Did you mean 'runs/mine'?"),
     (
         "predict focalnet_tinny_srf cat.jpg",
@@ -91,6 +97,7 @@ MISTAKES = [
     ("predict cat.jpg --engine onnxruntime --backend torch", "give one of them"),
     ("explain cat.jpg", "--out"),
     ("explain cat.jpg --out full", "full is not empty"),
+    ("explain runs/mine photos.zip --out r", "photos.zip is an archive, not an image."),
     ("explain cta.jpg --out r", "No picture found at: cta.jpg."),
     ("explain cat.jpg --out r --block stage1_blok2", "Unknown block", "Did you mean 'stage1_block2'"),
     ("explain cat.jpg --out r --stage 3", "There is no stage 3; there are 2."),
@@ -119,7 +126,8 @@ def answers(tmp_path_factory):
     for name in ("runs/mine", "full", "pictures/a"):
         (folder / name).mkdir(parents=True)
     (folder / "runs/mine/config.json").write_text("{}")
-    for name in ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "full/file", "pictures/a/1.png"):
+    files = ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "photos.zip")
+    for name in (*files, "full/file", "pictures/a/1.png"):
         (folder / name).write_text("")
     (folder / "table.csv").write_text("name,class\n")
     lines = "\n".join(json.dumps(words.split()) for words, *_ in MISTAKES)
@@ -134,7 +142,7 @@ def answers(tmp_path_factory):
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["runs", "full", "pictures", "cat.jpg", "weights.pth", "labels.txt", "mine.py", "table.csv"]
+        ["runs", "full", "pictures", "table.csv", *files]
     ), "a mistake left something behind"
     one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
     return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))

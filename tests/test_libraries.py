@@ -1,5 +1,8 @@
 """Data sets of other libraries, from small ones made here: their real code, and no download."""
 
+import socket
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -53,6 +56,33 @@ def test_hugging_face(pictures, tmp_path, monkeypatch, caplog):
     words.to_parquet(str(tmp_path / "words" / "train.parquet"))
     with pytest.raises(ValueError, match="has no column of images; its columns: text, label"):
         open_dataset(f"hf://{tmp_path / 'words'}")
+
+
+def test_hugging_face_without_a_connection_is_one_line(monkeypatch, tmp_path, capfd):
+    datasets = pytest.importorskip("datasets")
+    with socket.socket() as free:  # a port at which nobody listens
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with pytest.raises(
+        OSError, match=r"hf://some/animals could not be downloaded \(.*\)\. Check the"
+    ) as caught:
+        open_dataset("hf://some/animals")
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_hugging_face_data_that_do_not_exist_are_explained(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="'hf://' names no data set"):
+        open_dataset("hf://")
+    with pytest.raises(OSError, match=r"empty was not found \("):
+        open_dataset(f"hf://{tmp_path / 'empty'}")
+    (tmp_path / "two").mkdir()
+    datasets.Dataset.from_dict({"label": [0]}).to_parquet(str(tmp_path / "two" / "train.parquet"))
+    with pytest.raises(ValueError, match="two:nothing cannot be read: BuilderConfig 'nothing' not found"):
+        open_dataset(f"hf://{tmp_path / 'two'}:nothing")
 
 
 def test_hugging_face_rows_without_an_image_or_with_a_strange_path(pictures, tmp_path, monkeypatch, caplog):
@@ -114,8 +144,12 @@ def test_tensorflow_datasets(pictures, tmp_path, monkeypatch):
         dataset = open_dataset("tfds:black_and_red", prepare=ImageConverter((8, 8)).prepare, keep=keep)
         assert_apes_are_dark(dataset)
         assert dataset.class_names == ("zebra", "ape"), "the order of the source"
-    with pytest.raises(ValueError, match="TensorFlow Datasets has no 'black_and_blue'"):
-        open_dataset("tfds:black_and_blue")
+    for spec, words in {
+        "tfds:black_and_blue": "TensorFlow Datasets has no 'black_and_blue'",
+        "tfds:": "failed",
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{spec} cannot be read: [^\n]*{words}\.$"):
+            open_dataset(spec)
 
 
 def test_what_to_install_is_said(monkeypatch):

@@ -83,6 +83,8 @@ def test_open_dataset_reads_one_image_and_one_class(tmp_path):
     for keep in ("memory", "stream"):
         dataset = open_dataset(str(tmp_path / "one"), keep=keep)
         assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1}
+        assert repr(dataset) == "ImageDataset(train: 1 image; 1 class: cat)"
+        assert repr(dataset.splits["train"]).startswith("Split(1 image, ")
     with pytest.raises(ValueError, match=r"no class has a second picture to put there\. Use --split all"):
         open_dataset(str(tmp_path / "one"), only=("test",))
 
@@ -317,17 +319,26 @@ def test_missing_data_sets_are_explained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos.zip").write_bytes(b"")
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
+    (tmp_path / "cat.JPEG").write_bytes(png())
     for spec, words in {
         "photo.zip": "set: there is no such file or folder. Did you mean 'photos.zip'",
         "cifar-10": "there is no such file or folder. Did you mean 'cifar10'",
         "Digits": "Did you mean 'digits'?",
         "nowhere/photos/cats": "there is no folder 'nowhere'.",
         "photos.rar": "files of this kind are not read. Unpack it",
+        "photos.ra": "there is no such file or folder. Did you mean 'photos.zip'? Check the path",
         "https://somewhere.example/photos.zip": "addresses are not downloaded. Download it first",
     }.items():
         with pytest.raises(ValueError, match="is not a data set") as caught:
             open_dataset(spec)
         assert words in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"'cat.JPEG' is a single image, .* focalnets predict PRESET cat.JPEG"
+    ):
+        open_dataset("cat.JPEG")
+    for name, words in {"cat.jpg": r"Did you mean 'cat.JPEG'", "photos.png": r"or patterns\.$"}.items():
+        with pytest.raises(ValueError, match=words):
+            find_pictures([name])
     with pytest.raises(TypeError, match=r"a str; got ndarray of shape \(9, 8, 8, 3\)") as caught:
         open_dataset(np.zeros((9, 8, 8, 3), "uint8"))
     assert len(str(caught.value)) < 300

@@ -112,6 +112,7 @@ def test_train_without_a_recipe_says_which_and_writes_a_color_network(tmp_path, 
     assert "test accuracy" in capsys.readouterr().out
     assert "No recipe given. Using 'finetune'" in caplog.text
     assert "--preset focalnet_tiny_srf_imagenet1k" in caplog.text
+    assert "Of 12 images, 2 are set aside to test (a fifth of each class" in caplog.text
     network = focalnets.FocalNetClassifier.from_preset(tmp_path / "run")
     assert network.image_converter.image_size == (32, 32)
     assert len(network.image_converter.mean) == 3

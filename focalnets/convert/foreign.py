@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from focalnets._io import listed
+from focalnets._io import listed, plural
 from focalnets.schema import checked
 
 _HINT = "Copy or download the file anew, or remove it and use --set."
@@ -153,7 +153,10 @@ def transformers_settings(config, found, channels, num_classes):
     if patch not in (None, found["patch_size"]):
         raise _contradiction("patch_size", patch, found["patch_size"])
     if theirs.id2label and num_classes is not None and len(theirs.id2label) != num_classes:
-        raise _contradiction("id2label", f"{len(theirs.id2label)} names", f"{num_classes} classes")
+        names = len(theirs.id2label)
+        said = f"{names} {plural(names, 'name')}"
+        classes = f"{num_classes} {plural(num_classes, 'class', 'classes')}"
+        raise _contradiction("id2label", said, classes)
     values = {  # absent fields have transformers' defaults: `save_pretrained` leaves those out
         "normalize_modulator": bool(theirs.normalize_modulator),
         "norm_placement": "post" if theirs.use_post_layernorm else "pre",

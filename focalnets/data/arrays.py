@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from focalnets._io import plural
 from focalnets.data.left_out import OTHER_SPLITS, LeftOut, count
 from focalnets.data.names import KERAS_DATASETS
 from focalnets.data.naming import named_splits, split_for
@@ -60,14 +61,15 @@ def keras_dataset(name):
     except Exception as error:  # Keras raises a bare Exception where a download fails
         folder = pathlib.Path(os.environ.get("KERAS_HOME", "~/.keras")) / "datasets"
         raise OSError(
-            f"{name} could not be downloaded or read ({_first_line(error)}). Connect to the internet and try "
+            f"{name} could not be downloaded or read ({first_line(error)}). Connect to the internet and try "
             f"again; if it fails again, remove what an earlier download left in {folder}."
         ) from error
     names = KERAS_DATASETS[name] or [f"class {label:02}" for label in range(100)]
     return ArraySource({"train": train, "test": test}, names)
 
 
-def _first_line(error):
+def first_line(error):
+    """The first line of an error's text, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -138,15 +140,15 @@ def checked_labels(split, labels, images, classes):
     labels = np.asarray(labels)
     if labels.shape not in ((images,), (images, 1)) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"Labels must be one integer an image; the split {split} has {images} images and labels of "
-            f"shape {labels.shape}, {labels.dtype}."
+            f"Labels must be one integer an image; the split {split} has {images} "
+            f"{plural(images, 'image')} and labels of shape {labels.shape}, {labels.dtype}."
         )
     if images and not 0 <= labels.min() <= labels.max() < classes:
         if labels.min() < 0:
             raise ValueError(f"Labels must not be negative; the split {split} has {labels.min()}.")
         raise ValueError(
-            f"Labels of the split {split} run from {labels.min()} to {labels.max()}; with {classes} classes "
-            f"they must be in 0..{classes - 1}."
+            f"Labels of the split {split} run from {labels.min()} to {labels.max()}; with {classes} "
+            f"{plural(classes, 'class', 'classes')} they must be in 0..{classes - 1}."
         )
     return labels.reshape(-1).astype("int32")
 
@@ -166,4 +168,5 @@ def checked_images(split, images, channels):
         return np.repeat(images, channels, axis=-1)
     if channels == 1 and images.shape[-1] == 3:  # ITU-R 601, as Pillow
         return np.round(images @ np.array([0.299, 0.587, 0.114])).astype("uint8")[..., None]
-    raise ValueError(f"Images have {images.shape[-1]} channels; the network takes {channels}.")
+    found = images.shape[-1]
+    raise ValueError(f"Images have {found} {plural(found, 'channel')}; the network takes {channels}.")

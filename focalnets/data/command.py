@@ -1,5 +1,6 @@
 """`focalnets cache`."""
 
+from focalnets._io import plural
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
 from focalnets.data.inputs import data_paths
@@ -19,6 +20,6 @@ def run_cache(arguments):
     inputs = data_paths(arguments.data)
     write_cache(dataset, arguments.out, arguments.data, arguments.force, inputs)
     for name, split in dataset.splits.items():
-        print(f"{name}: {len(split)} images")
+        print(f"{name}: {len(split)} {plural(len(split), 'image')}")
     report_skipped(dataset.bad)
     say(f"cache: {arguments.out}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import cores, listed, parallel_map, progress
+from focalnets._io import cores, listed, parallel_map, plural, progress
 from focalnets.data import arrays
 from focalnets.data.decode import as_pixels
 from focalnets.data.files import Listing, file_name
@@ -53,8 +53,11 @@ class ImageDataset:
     drawn_from: int | None = None
 
     def __repr__(self):
-        splits = ", ".join(f"{name}: {len(split)} images" for name, split in self.splits.items())
-        return f"ImageDataset({splits}; {len(self.class_names)} classes: {listed(self.class_names, 5)})"
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        splits = ", ".join(f"{name}: {size} {plural(size, 'image')}" for name, size in sizes.items())
+        count = len(self.class_names)
+        classes = plural(count, "class", "classes")
+        return f"ImageDataset({splits}; {count} {classes}: {listed(self.class_names, 5)})"
 
     def everything(self):
         """The `Split` of all images of all splits."""
@@ -171,7 +174,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         raise ValueError(describe_bad(list(bad.values())))
     if len(good) == 0 and bad:
         raise ValueError(
-            f"None of the {len(bad)} pictures of {source} can be read; {next(iter(bad.values()))}."
+            f"No picture of {source} can be read ({len(bad)} tried); {next(iter(bad.values()))}."
         )
 
     if named:

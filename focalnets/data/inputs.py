@@ -3,8 +3,8 @@
 import os
 
 from focalnets._io import expanded
-from focalnets.data.names import NAMES
-from focalnets.data.tables import TABLE_SUFFIXES, list_table
+from focalnets.data.names import NAMES, TABLE_SUFFIXES
+from focalnets.data.tables import list_table
 
 
 def data_paths(spec):

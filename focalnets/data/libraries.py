@@ -1,12 +1,15 @@
 """Data sets of other libraries' hubs: which pictures they hold, and how to open each."""
 
+import contextlib
 import io
+import logging
 import os
 import pathlib
 
 import numpy as np
 
 from focalnets._io import open_regular
+from focalnets.data.arrays import first_line
 from focalnets.data.files import Listing
 from focalnets.data.left_out import NO_CONTENT, NO_LABEL, OTHER_SPLITS, LeftOutCounter, count
 from focalnets.data.naming import class_name, named_splits
@@ -19,14 +22,18 @@ def list_hugging_face(spec):
 
     Raises:
         ImportError: if `datasets` is not installed.
-        ValueError: if there is no column of images, or none of labels.
+        OSError: if it is not on the hub, or the hub cannot be reached.
+        ValueError: if it cannot be read, or there is no column of images, or none of labels.
     """
     try:
         import datasets
     except ImportError as error:
         raise ImportError("hf:// needs Hugging Face's datasets: pip install 'focalnets[hf]'.") from error
     name, _, configuration = spec.removeprefix("hf://").partition(":")
-    found = datasets.load_dataset(name, configuration or None)
+    if not name:
+        raise ValueError("'hf://' names no data set. Expected hf://<name>, such as hf://uoft-cs/cifar10.")
+    with _explained(spec, "HF_ENDPOINT"):
+        found = datasets.load_dataset(name, configuration or None)
     splits, others = named_splits(found, spec)
     parts = {split: found[name] for split, name in splits.items()}
     if not parts:
@@ -64,6 +71,30 @@ def list_hugging_face(spec):
     return Listing(rows, opener, tuple(map(class_name, names)) or None, left_out)
 
 
+@contextlib.contextmanager
+def _explained(spec, setting):
+    """Turn a library's errors into one line with advice, and keep reports of retries from the terminal."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except FileNotFoundError as error:  # also where it is private
+        raise OSError(
+            f"{spec} was not found ({first_line(error)}). Check the name. If it is private or gated, log in "
+            "with `hf auth login` or HF_TOKEN."
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"{spec} could not be downloaded ({first_line(error)}). Check the connection and {setting}, and "
+            "try again. What was downloaded before is read without a connection."
+        ) from error
+    except Exception as error:
+        raise ValueError(f"{spec} cannot be read: {first_line(error)}") from error
+    finally:
+        logger.setLevel(level)
+
+
 def _null_rows(part, column):
     """Indices of the rows of a `datasets.Dataset` without bytes and path in a column of undecoded images."""
     stored = part.with_format("arrow")[:][column].combine_chunks()
@@ -89,19 +120,22 @@ def list_tensorflow_datasets(spec):
 
     Raises:
         ImportError: if `tensorflow_datasets` is not installed.
-        ValueError: if the data set is unknown, or has no feature of images, or none of labels.
+        OSError: if it cannot be downloaded.
+        ValueError: if the data set is unknown or cannot be prepared, or has no feature of images, or none of
+            labels.
     """
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError("tfds: needs TensorFlow Datasets: pip install 'focalnets[tfds]'.") from error
     name = spec.removeprefix("tfds:")
-    try:
-        builder = tfds.builder(name, try_gcs=False)
-    except tfds.core.DatasetNotFoundError as error:  # its text lists all of them, some hundred lines
-        raise ValueError(f"TensorFlow Datasets has no {name!r}.") from error
-    if not pathlib.Path(builder.data_path).exists():
-        builder.download_and_prepare(file_format="array_record")
+    with _explained(spec, "the proxy"):
+        try:
+            builder = tfds.builder(name, try_gcs=False)
+        except tfds.core.DatasetNotFoundError as error:  # its text lists all of them, some hundred lines
+            raise ValueError(f"TensorFlow Datasets has no {name!r}.") from error
+        if not pathlib.Path(builder.data_path).exists():
+            builder.download_and_prepare(file_format="array_record")
     features = builder.info.features
     images = _first(spec, features, "images", lambda _, feature: isinstance(feature, tfds.features.Image))
     labels = _first(

@@ -1,4 +1,4 @@
-"""Names of the data sets that need no path, free of everything else."""
+"""Names of data sets that need no path, and of files that hold one, free of everything else."""
 
 # Data sets that Keras' own loaders serve, with their class names (None: numbers). Keras downloads them once
 # and caches them below ~/.keras/datasets.
@@ -14,3 +14,21 @@ KERAS_DATASETS = {
 
 # These names go before folders of that name: ./digits is the folder.
 NAMES = ("digits", *KERAS_DATASETS)
+
+TABLE_SUFFIXES = (".csv", ".tsv")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def kind_of_data_file(name):
+    """What a file is that holds a data set, judged by its suffix; None for all other names.
+
+    >>> from focalnets.data.names import kind_of_data_file
+    >>> kind_of_data_file("photos.ZIP"), kind_of_data_file("cat.jpg")
+    ('an archive', None)
+    """
+    name = str(name).lower()
+    if name.endswith((".zip", *TAR_SUFFIXES)):
+        return "an archive"
+    if name.endswith(TABLE_SUFFIXES):
+        return "a table"
+    return "a file of arrays" if name.endswith(".npz") else None

@@ -2,15 +2,17 @@
 
 import glob
 import pathlib
+import shlex
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import cores, expanded, parallel_map, progress
+from focalnets._io import cores, expanded, parallel_map, plural, progress
 from focalnets.data.decode import as_pixels, open_image
-from focalnets.data.files import head_of_file, sort_out, walk
+from focalnets.data.files import has_image_suffix, head_of_file, sort_out, walk
 from focalnets.data.left_out import LeftOutCounter, report
+from focalnets.data.names import kind_of_data_file
 from focalnets.names import did_you_mean, printable, say, sibling_names
 
 # An error lists so many bad files by name, and counts the rest.
@@ -41,7 +43,7 @@ def find_pictures(inputs, stdin=None):
         stdin: where "-" reads; `sys.stdin` if None.
 
     Raises:
-        ValueError: naming every input that leads to nothing.
+        ValueError: naming every input that leads to nothing, or a file that holds a data set.
 
     >>> from focalnets.data.pictures import find_pictures
     >>> find_pictures(["nowhere/*.jpg"])
@@ -64,7 +66,8 @@ def find_pictures(inputs, stdin=None):
             missing.append(text)
         found += paths
     if missing:
-        hint = did_you_mean(missing[0], sibling_names(expanded(missing[0]))) if len(missing) == 1 else ""
+        beside = [name for name in sibling_names(expanded(missing[0])) if _may_hold_images(name)]
+        hint = did_you_mean(missing[0], beside) if len(missing) == 1 else ""
         raise ValueError(f"No picture found at: {', '.join(missing)}. Give files, folders or patterns.{hint}")
     return found
 
@@ -76,9 +79,20 @@ def _expand(text):
         images, _ = sort_out(walk(path, left_out=left_out), head_of_file, left_out)
         report(left_out.result())
         return [pathlib.Path(name) for _, name in images]
+    if path.is_file() and (kind := kind_of_data_file(path)):
+        raise ValueError(
+            f"{path} is {kind}, not an image. Expected images, folders of images or patterns. "
+            + "Unpack it to classify what it holds. " * (kind == "an archive")
+            + "To compare what it holds with its labels: focalnets evaluate PRESET --data "
+            f"{shlex.quote(str(path))}."
+        )
     if path.exists() or path.is_symlink():  # a dangling link is a bad picture, not a missing one
         return [path]
     return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
+
+
+def _may_hold_images(name):
+    return has_image_suffix(name) or pathlib.Path(name).is_dir()
 
 
 def read_pictures(files, channels=3, prepare=None):
@@ -109,16 +123,16 @@ def describe_bad(bad, skip="--on-bad-image skip"):
     lines = [f"  {printable(problem)}" for problem in bad[:LISTED]]
     if len(bad) > LISTED:
         lines.append(f"  and {len(bad) - LISTED} more")
-    count = "1 picture" if len(bad) == 1 else f"{len(bad)} pictures"
     return (
-        f"{count} cannot be used:\n" + "\n".join(lines) + "\nRepair or remove them, or leave them out "
-        f"with {skip}."
+        f"{len(bad)} {plural(len(bad), 'picture')} cannot be used:\n"
+        + "\n".join(lines)
+        + f"\nRepair or remove them, or leave them out with {skip}."
     )
 
 
 def report_skipped(bad):
     """Say on standard error which bad pictures were left out; nothing if none was."""
     if bad:
-        print(f"skipped {len(bad)} bad picture{'s' * (len(bad) != 1)}:", file=sys.stderr)
+        print(f"skipped {len(bad)} bad {plural(len(bad), 'picture')}:", file=sys.stderr)
         for problem in bad:
             say(f"  {problem}", file=sys.stderr)

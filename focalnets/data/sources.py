@@ -1,15 +1,15 @@
 """The source that a word of the user's means: a name, folder, archive, table, arrays, or another library."""
 
+import functools
 import os
+import shlex
 import zipfile
 
 from focalnets._io import expanded
 from focalnets.data import arrays, cache, files, libraries, tars, zips
-from focalnets.data.names import NAMES
-from focalnets.data.tables import TABLE_SUFFIXES, list_table
+from focalnets.data.names import NAMES, TABLE_SUFFIXES, TAR_SUFFIXES, kind_of_data_file
+from focalnets.data.tables import list_table
 from focalnets.names import did_you_mean, sibling_names
-
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 _EXPECTED = (
     f"give {', '.join(NAMES)}, a folder, zip or tar of train/<class>/<image> and test/<class>/<image> (or "
@@ -61,8 +61,14 @@ def read_source(spec):
         return list_table(path)
     if zipfile.is_zipfile(path) or suffix.endswith(".zip"):
         return zips.list_zip(path)
-    if suffix.endswith(_TAR_SUFFIXES) or tars.is_tar(path):
+    if suffix.endswith(TAR_SUFFIXES) or tars.is_tar(path):
         return tars.list_tar(path)
+    if files.is_image_file(path.name, functools.partial(files.head_of_file, path)):
+        raise ValueError(
+            f"{os.fspath(spec)!r} is a single image, not a data set. Expected a folder with a subfolder of "
+            "images for each class. To classify the image: focalnets predict PRESET "
+            f"{shlex.quote(os.fspath(spec))}."
+        )
     raise ValueError(
         f"{os.fspath(spec)!r} is not a data set: files of this kind are not read. Unpack it if it is an "
         f"archive, or {_EXPECTED}"
@@ -84,4 +90,6 @@ def _missing(spec, path):
 
 
 def _meant(path):
-    return did_you_mean(path, [*NAMES, *sibling_names(path)])
+    """Names, folders and files that hold data sets, as far as they are near."""
+    beside = [name for name in sibling_names(path) if kind_of_data_file(name) or os.path.isdir(name)]
+    return did_you_mean(path, [*NAMES, *beside])

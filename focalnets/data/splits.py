@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from focalnets._io import cores, parallel_map, progress, reason
+from focalnets._io import cores, parallel_map, plural, progress, reason
 from focalnets.data.decode import as_image, as_pixels, check_image, open_image
 from focalnets.data.pictures import describe_bad
 
@@ -126,7 +126,7 @@ class Split:
 
     def __repr__(self):
         where = "in memory" if self.in_memory else "prepared when they are used"
-        return f"Split({len(self)} images, {where})"
+        return f"Split({len(self)} {plural(len(self), 'image')}, {where})"
 
     @property
     def in_memory(self):

@@ -10,7 +10,6 @@ from focalnets.data.files import Listing, head_of_file, list_tree, parts_of
 from focalnets.data.left_out import REPEATED, LeftOutCounter
 from focalnets.data.naming import SPLITS, class_name, split_for
 
-TABLE_SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = ",;\t|"
 
 # Other names of the columns, as data sets on hubs and in courses have them. A column of the right name is

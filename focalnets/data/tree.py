@@ -2,6 +2,7 @@
 
 import collections
 
+from focalnets._io import plural
 from focalnets.names import printable
 
 _FOLDERS = 6
@@ -55,7 +56,7 @@ def _lines(folder, below, direct, children):
 
 
 def _counted(count, noun):
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+    return f"{count:,} {plural(count, noun)}"
 
 
 def _suffix(name):

@@ -7,6 +7,7 @@ import logging
 from focalnets._io import expanded
 from focalnets.convert.sources import is_checkpoint_name
 from focalnets.data.files import has_image_suffix, head_of_file, holds_images, is_image_file
+from focalnets.data.names import kind_of_data_file
 from focalnets.names import unknown_name
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 
@@ -37,14 +38,18 @@ def preset_and_pictures(first, others):
 
 
 def means_pictures(word):
-    """Whether the first word of a command line is a picture, folder of pictures, pattern or "-"."""
+    """Whether the first word of a command line is a picture, folder of pictures, pattern or "-".
+
+    A file that holds a data set, such as an archive, counts as well: it is no preset.
+    """
     path = expanded(word)
     if word in CHECKPOINTS:
         return False
     if word == "-" or has_image_suffix(path.name):
         return True
     if path.is_file():
-        return is_image_file(path.name, functools.partial(head_of_file, path))
+        head = functools.partial(head_of_file, path)
+        return kind_of_data_file(path) is not None or is_image_file(path.name, head)
     if path.is_dir():
         if any((path / name).is_file() for name in ("config.json", "run.json")):  # a preset, or a run
             return False

@@ -3,6 +3,7 @@
 import matplotlib.figure
 import numpy as np
 
+from focalnets._io import plural
 from focalnets.explain.render import label, save_figure
 
 
@@ -26,7 +27,8 @@ def draw_confusion(path, evaluation):
             if count:
                 colour = "black" if shares[row, column] > 0.6 else "white"
                 axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
-    axis.set_title(f"top-1 {evaluation.top1:.2%} of {evaluation.images:,} images")
+    images = f"{evaluation.images:,} {plural(evaluation.images, 'image')}"
+    axis.set_title(f"top-1 {evaluation.top1:.2%} of {images}")
     save_figure(figure, path)
 
 

@@ -12,7 +12,7 @@ import functools
 import pathlib
 import re
 
-from focalnets._io import expanded
+from focalnets._io import expanded, plural
 
 IMAGENET_1K, IMAGENET_22K = 1000, 21842
 
@@ -80,7 +80,8 @@ def read_labels(path, num_classes):
     else:
         names = lines
     if len(names) != num_classes:
-        raise ValueError(f"{path} has {len(names)} names for {num_classes} classes.")
+        found = f"{len(names)} {plural(len(names), 'name')}"
+        raise ValueError(f"{path} has {found} for {num_classes} {plural(num_classes, 'class', 'classes')}.")
     return tuple(in_words(names))
 
 

@@ -5,6 +5,7 @@ import logging
 import pathlib
 import warnings
 
+from focalnets._io import plural
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetClassifier
@@ -66,7 +67,8 @@ def load_preset(preset, load_weights=True, num_classes=None, class_names=None, n
         _load_weights(classifier, directory / WEIGHTS)
     if not new_head:
         return classifier
-    _log.warning("new head for %d classes; that of the preset, for %d, is left out", num_classes, saved)
+    classes = plural(num_classes, "class", "classes")
+    _log.warning("new head for %d %s; that of the preset, for %d, is left out", num_classes, classes, saved)
     return FocalNetClassifier(backbone, num_classes, image_converter, **chosen)
 
 

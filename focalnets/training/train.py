@@ -10,7 +10,7 @@ import shlex
 import keras
 
 from focalnets import __version__
-from focalnets._io import expanded, machine
+from focalnets._io import expanded, machine, plural
 from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
@@ -100,6 +100,7 @@ def train(
     job = Job(recipe, settings)
     for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
         _log.warning(text)
+    _report_drawn(job)
     directory = new_run_directory(out, force, inputs)
     write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
     where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
@@ -167,8 +168,8 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
 def _other_data(job, settings):
     then, now = settings["images"], _images(job)
     what = (
-        f"{then['train']} images to train on and {then['validation']} to validate then, {now['train']} and "
-        f"{now['validation']} now"
+        f"{then['train']} {plural(then['train'], 'image')} to train on and {then['validation']} to validate "
+        f"then, {now['train']} and {now['validation']} now"
         if then != now
         else "as many images as then, but other files, labels or contents"
     )
@@ -181,6 +182,20 @@ def _other_data(job, settings):
 
 def _images(job):
     return {"train": len(job.training), "validation": len(job.validation)}
+
+
+def _report_drawn(job):
+    """Log how many images were set aside, where the data do not name their splits."""
+    if job.dataset.drawn_from is None or "test" not in job.dataset.splits:
+        return
+    _log.warning(
+        "The data have no test split. Of %d images, %d are set aside to test (a fifth of each class, drawn "
+        "by file name), %d to validate, and %d are trained on. Folders train/ and test/ choose the splits.",
+        job.dataset.drawn_from,
+        len(job.dataset.splits["test"]),
+        len(job.validation),
+        len(job.training),
+    )
 
 
 def _run(job, directory, snapshot, max_minutes, verbose):
