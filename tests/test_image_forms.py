@@ -112,6 +112,9 @@ for bits in (8, 10, 12):
     same(f"dark-{bits}-shifted-to-16.png", png(scaled(dark, bits) << (16 - bits), 16, 0), dark)
     same(f"dark-{bits}-stretched-to-16.png", png(scaled(dark, bits) * 65535 // (2**bits - 1), 16, 0), dark)
 same("darker-8-stretched-to-16.png", png(scaled(GRAY // 20, 8) * 257, 16, 0), GRAY // 20)
+sixteen = [(b"sBIT", b"\x10")]
+same("darker-16-stated.png", png(scaled(GRAY // 20, 16) + 99, 16, 0, chunks=sixteen), GRAY // 20)
+same("darker-rgb-16-stated.png", png(scaled(RGB // 20, 16) + 99, 16, 2, chunks=sixteen), RGB // 20)
 same("dark-16.png", png(scaled(dark, 16) + 99, 16, 0), dark)
 error("rgb-alpha-12-of-16.png", png(scaled(np.dstack([RGB, ALPHA + 99]), 12), 16, 6), TWELVE)
 

@@ -81,8 +81,10 @@ def examine(image, stream):
     if image.format == "TIFF":
         return _examine_tiff(image, raw)
     if image.format == "PNG" and ";16" in raw:
-        bits = _png_bits(_start(stream)) if image.mode == "I;16" else None
-        return Stored(raw, wide=bits is None, bits=bits, scaled=True)
+        bits = _png_bits(_start(stream))
+        if image.mode != "I;16" and bits != 16:  # of which Pillow drops the low bytes
+            bits = None
+        return Stored(raw, wide=bits is None, bits=bits if image.mode == "I;16" else None, scaled=True)
     if image.format == "JPEG2000":
         return _examine_jpeg2000(image, raw, _start(stream))
     if image.format == "PSD" and image.mode == "1":  # Pillow exchanges black and white
@@ -132,7 +134,7 @@ def _png_bits(head):
     """Significant bits by the chunk sBIT (PNG, third edition, 11.3.3.6)."""
     for kind, chunk in png_chunks(head):
         if kind == b"sBIT" and len(chunk) > 12:
-            return chunk[8] if 8 <= chunk[8] < 16 else None
+            return chunk[8] if 8 <= chunk[8] <= 16 else None
         if kind == b"IDAT":
             break
     return None
