@@ -26,7 +26,7 @@ from image_writers import (
 )
 from PIL import Image
 
-from focalnets.data import samples as samples_module
+from focalnets.data import bit_depth
 from focalnets.data.decode import check_image, read_image
 
 FIXTURES = pathlib.Path(__file__).parent / "fixtures" / "images"
@@ -307,7 +307,7 @@ def test_read_image_gives_the_same_pixels_in_every_form(name):
 @pytest.mark.parametrize("color_type", [0, 2])
 def test_read_image_reports_images_that_are_dark_or_of_fourteen_bits(color_type, monkeypatch, caplog):
     """Where the samples are not saturated, or colors, nothing tells the two apart."""
-    monkeypatch.setattr(samples_module, "_reported_dark", set())
+    monkeypatch.setattr(bit_depth, "_reported_dark", set())
     samples = scaled(GRAY if color_type == 0 else RGB, 0, 15_000)
     for name in ("first.png", "second.png"):
         read_image(io.BytesIO(png(samples, 16, color_type)), name=name)

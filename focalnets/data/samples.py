@@ -5,17 +5,14 @@ with fewer significant bits, values that mean white at 0, color maps of another 
 scale than the pixels, and samples whose range nobody states.
 """
 
-import logging
 import struct
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from focalnets.data.bit_depth import UnsupportedError, check_high_bytes, check_range
 from focalnets.data.metadata import png_chunks
-from focalnets.names import printable
-
-_log = logging.getLogger("focalnets")
 
 # TIFF tags (TIFF 6.0, section 8).
 _BITS, _PHOTOMETRIC, _MAXIMUM, _PLANAR, _COLOR_MAP = 258, 262, 281, 284, 320
@@ -27,22 +24,11 @@ _SIGNED = "signed pixels have no known range; save it with unsigned 8 or 16 bits
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 1, (1,), 1, (12,), ()), ("I;16", "I;12"))
 
-# 16-bit samples that all stay below the first value are taken for unscaled samples of at most 12 bits. Below
-# the second, it depends on the samples; see `_check_range`.
-_TWELVE_BITS, _FOURTEEN_BITS = 2**12, 2**14
-
-# Fewer different samples tell nothing by their low bits.
-_LEAST_LEVELS = 8
-
 # Bytes at the start of a file in which PNG and JPEG 2000 state the significant bits.
 _HEAD = 65_536
 
 # Writers of these formats leave the fourth byte empty where they have no alpha.
 _UNRELIABLE_ALPHA = ("BMP", "DIB", "TGA", "ICO", "CUR")
-
-
-class UnsupportedError(ValueError):
-    """The image is whole, as far as it was looked at, but cannot become 8-bit pixels."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class Stored:
 
     Attributes:
         raw: Pillow's name of the layout of the samples in the file, such as "RGB;16B".
-        wide: whether samples have 16 bits and the file does not say that fewer count.
+        wide: whether samples have 16 bits and the file does not say how many of them count.
         bits: significant bits of a sample; None where all or an unknown number of them count.
         scaled: whether samples of `bits` bits are meant to be scaled to 16 bits (PNG).
         white_is_zero: whether 0 means white and Pillow does not invert.
@@ -184,7 +170,7 @@ def as_8_bits(image, stored, mode, name="image"):
             image.paste(255, mask=Image.fromarray(clear))
     else:
         if stored.wide and image.mode != "CMYK":
-            _check_high_bytes(image, name)
+            check_high_bytes(image, name)
         if stored.bits is not None:  # fewer than 8, which Pillow has only shifted
             top = 256 - 2 ** (8 - stored.bits)
             image = image.point(
@@ -201,76 +187,12 @@ def _high_bytes(values, stored, name):
         if values.max() >= 2**bits or below.max() <= 1:
             bits = None
     if stored.wide:
-        _check_range(values, name)
+        check_range(values, name)
     if bits is None:
         return ((65535 - values if stored.white_is_zero else values) >> 8).astype("uint8")
     top = 2**bits - 1
     values = np.minimum(values, top)
     return np.round((top - values if stored.white_is_zero else values) * (255 / top)).astype("uint8")
-
-
-def _check_range(values, name):
-    """Refuse 16-bit samples that look unscaled; report those that may be unscaled or dark.
-
-    Samples that somebody has scaled to 16 bits show it: their low bits are zero or repeat the high ones.
-    Unscaled samples show it where they are saturated, at 8191 (13 bits) or 16383 (14 bits).
-    """
-    highest = int(values.max())
-    if not 0 < highest < _FOURTEEN_BITS or _are_scaled(values, 8 if highest < _TWELVE_BITS else 12):
-        return
-    if highest < _TWELVE_BITS or highest in (2**13 - 1, 2**14 - 1):
-        bits = next(bits for bits in (8, 10, 12, 13, 14) if highest < 2**bits)
-        _refuse(f"16-bit pixels of at most {highest} of 65535", bits)
-    _report_dark(name, f"at most {highest} of 65535")
-
-
-def _are_scaled(values, most):
-    """Whether 16-bit samples are ones of 8 to `most` bits, shifted or stretched."""
-    levels = np.flatnonzero(np.bincount(values.ravel()))
-    if len(levels) < _LEAST_LEVELS:
-        return False
-    for bits in range(8, most + 1):
-        high = levels >> (16 - bits)
-        stretched = high * (65535 / (2**bits - 1))
-        for scaled in (high << (16 - bits), np.floor(stretched), np.round(stretched)):
-            if (levels == scaled).all():
-                return True
-    return False
-
-
-def _check_high_bytes(image, name):
-    """`_check_range` for colors, of which Pillow has dropped the low bytes: a wide image that is black in all
-    is refused as well."""
-    colors = image.getextrema()
-    colors = colors if isinstance(colors[0], tuple) else (colors,)
-    highest = max(most for _, most in colors[:3])
-    if highest <= _TWELVE_BITS // 256:
-        bits = next((bits for bits in (8, 10) if highest < 2 ** (bits - 8)), 12)
-        _refuse(f"16-bit pixels of at most {highest}/255 of their range", bits)
-    if highest < _FOURTEEN_BITS // 256:
-        _report_dark(name, f"at most {highest}/255 of their range")
-
-
-def _refuse(what, bits):
-    raise UnsupportedError(
-        f"{what} look like unscaled {bits}-bit values and would become "
-        f"{'black' if bits <= 12 else 'too dark'}; multiply all images by the same number to fill 16 bits "
-        "(8-bit values by 257, 10-bit by 64, 12-bit by 16, 13-bit by 8, 14-bit by 4), or save 8 bits"
-    )
-
-
-_reported_dark = set()  # the name of the first one
-
-
-def _report_dark(name, what):
-    if not _reported_dark:
-        _reported_dark.add(name)
-        _log.warning(
-            "%s: 16-bit pixels of %s are read as a dark image. If they are unscaled values of 13 or 14 bits, "
-            "multiply all images by 8 or 4 to fill 16 bits. Other images may be like it: this is said once.",
-            printable(name),
-            what,
-        )
 
 
 def _with_color_map(image):
