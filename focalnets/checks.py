@@ -15,7 +15,7 @@ from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
-from focalnets.explain.inputs import chosen_blocks, means_pictures
+from focalnets.explain.inputs import check_no_presets, chosen_blocks, means_pictures
 from focalnets.names import did_you_mean, sibling_names
 from focalnets.output.files import check_output_directory, check_run_directory
 from focalnets.output.inputs import paths_among
@@ -160,6 +160,7 @@ def _check_preset_and_pictures(arguments):
     if preset is None or means_pictures(preset):
         preset, pictures = DEFAULT, (*([preset] if preset else []), *pictures)
     check_preset(preset)
+    check_no_presets(pictures)
     missing = [word for word in pictures if not _may_lead_somewhere(word)]
     if missing or not pictures:
         find_pictures(missing)

@@ -81,6 +81,8 @@ MISTAKES = [
     ),
     ("predict", "No picture given"),
     ("predict runs/mine", "No picture given"),
+    ("predict cat.jpg trained", "'trained' is a preset, not an image.", "first: trained IMAGE..."),
+    ("predict runs/mine cat.jpg weights.pth", "'weights.pth' is a preset, not an image."),
     ("predict table.csv", "table.csv is a table, not an image.", "evaluate PRESET --data table.csv."),
     ("predict runs/mine photos.zip", "photos.zip is an archive, not an image.", "Unpack it to classify"),
     ("predict runs/mien cat.jpg", "Did you mean 'runs/mine'?"),
@@ -123,9 +125,11 @@ MISTAKES = [
 def answers(tmp_path_factory):
     """Command line -> (exit code, its message in one line, heavy modules imported)."""
     folder = tmp_path_factory.mktemp("work")
-    for name in ("runs/mine", "full", "pictures/a"):
+    for name in ("runs/mine", "trained", "full", "pictures/a"):
         (folder / name).mkdir(parents=True)
     (folder / "runs/mine/config.json").write_text("{}")
+    (folder / "trained/config.json").write_text("{}")
+    (folder / "trained/model.weights.h5").write_text("")
     files = ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "photos.zip")
     for name in (*files, "full/file", "pictures/a/1.png"):
         (folder / name).write_text("")
@@ -142,7 +146,7 @@ def answers(tmp_path_factory):
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["runs", "full", "pictures", "table.csv", *files]
+        ["runs", "trained", "full", "pictures", "table.csv", *files]
     ), "a mistake left something behind"
     one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
     return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))

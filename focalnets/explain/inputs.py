@@ -3,6 +3,7 @@
 import functools
 import glob
 import logging
+import shlex
 
 from focalnets._io import expanded
 from focalnets.convert.sources import is_checkpoint_name
@@ -10,6 +11,7 @@ from focalnets.data.files import has_image_suffix, head_of_file, holds_images, i
 from focalnets.data.names import kind_of_data_file
 from focalnets.names import unknown_name
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
+from focalnets.presets.files import WEIGHTS
 
 _log = logging.getLogger("focalnets")
 
@@ -57,6 +59,30 @@ def means_pictures(word):
             return False
         return holds_images(path)
     return glob.has_magic(word) and not path.exists()
+
+
+def check_no_presets(words):
+    """Refuse presets among the words for pictures: curves and panels of a run are no images to classify.
+
+    A folder counts as a preset if it holds a network and its weights, so that photographs beside a
+    `config.json` stay pictures.
+
+    Raises:
+        ValueError: if one of the words means a preset, a run or a checkpoint.
+    """
+    for word in words:
+        path = expanded(word)
+        is_run = (path / "run.json").is_file()
+        is_preset = (path / "config.json").is_file() and _holds_weights(path)
+        if is_run or is_preset or (path.is_file() and is_checkpoint_name(path)):
+            raise ValueError(
+                f"{word!r} is a preset, not an image. Expected one preset, and images after it. Give the "
+                f"preset first: {shlex.quote(word)} IMAGE..."
+            )
+
+
+def _holds_weights(folder):
+    return any(child.name == WEIGHTS or is_checkpoint_name(child) for child in folder.iterdir())
 
 
 def chosen_blocks(names, block=None, stage=None):
