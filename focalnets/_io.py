@@ -187,6 +187,7 @@ def expanded(text):
     """The path that a user names: ~ is the home directory, unless there is a file ~, and ~a.jpg is a file.
 
     Raises:
+        TypeError: if it is no path.
         ValueError: if no file can have that name.
         PermissionError: if this user may not look there.
 
@@ -194,6 +195,8 @@ def expanded(text):
     >>> expanded("runs/first").as_posix()
     'runs/first'
     """
+    if not isinstance(text, str | os.PathLike):
+        raise TypeError(f"A path is a str or os.PathLike; got {text!r:.100}.")
     if "\0" in os.fspath(text):
         raise ValueError(f"{_shown(text)} contains a NUL byte. Expected the path of a file or directory.")
     path = pathlib.Path(text)

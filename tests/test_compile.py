@@ -97,6 +97,7 @@ WRONG_METRICS = [
     [metrics.BinaryAccuracy()],
     [metrics.TruePositives()],
     [metrics.PrecisionAtRecall(0.5)],
+    [metrics.MeanMetricWrapper(losses.categorical_crossentropy)],
     {"logits": [metrics.AUC()]},
 ]
 RIGHT_METRICS = [
@@ -106,6 +107,8 @@ RIGHT_METRICS = [
     [metrics.Precision(top_k=1)],
     [metrics.Recall(thresholds=0)],
     [metrics.F1Score()],  # by the largest logit
+    [metrics.MeanMetricWrapper(losses.categorical_crossentropy, from_logits=True)],
+    [metrics.MeanMetricWrapper(metrics.categorical_accuracy)],
     [metrics.SparseCategoricalCrossentropy(from_logits=True)],
     None,
 ]
@@ -165,9 +168,21 @@ def test_loading_a_compiled_model_does_not_warn_twice(tmp_path, ending):
     assert len(compile_warnings(lambda: keras.saving.load_model(path))) == 1
 
 
-def test_a_softmax_behind_the_classifier_is_no_mistake():
-    def wrap():
-        model = keras.Sequential([keras.Input((4, 4, 3)), small(), keras.layers.Softmax()])
-        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["AUC"])
+@pytest.mark.parametrize(
+    ("behind", "verb", "warned"),
+    [
+        pytest.param([], "fit", 1, marks=pytest.mark.core),
+        ([], "evaluate", 1),
+        ([keras.layers.Softmax()], "fit", 0),
+    ],
+)
+def test_the_loss_of_a_model_around_a_classifier_is_seen_when_it_starts(behind, verb, warned):
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.RandomFlip(seed=0), small(), *behind])
 
-    assert compile_warnings(wrap) == []
+    def start():
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        for _ in range(2):
+            getattr(model, verb)(np.zeros((4, 4, 4, 3)), np.arange(4) % 2, verbose=0)
+
+    found = compile_warnings(start)
+    assert [place for _, place in found] == [__file__] * warned

@@ -95,6 +95,57 @@ def test_words_of_other_libraries_are_translated(preset, arguments, words):
             FocalNetClassifier.from_preset(source, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lambda net: FocalNetClassifier(net.backbone, 2, weights="imagenet"),
+            "from_preset loads the preset's",
+        ),
+        (lambda net: FocalNetClassifier(net.backbone, classes=2), "Write num_classes=N."),
+        (lambda net: FocalNetClassifier(embed_dim=8, num_classes=2), "FocalNetBackbone(embed_dim=...)."),
+        (lambda net: FocalNetClassifier(net.backbone, 2, clas_names="ab"), "Did you mean 'class_names'"),
+        (lambda net: FocalNetBackbone(include_top=False), "Write FocalNetBackbone.from_preset(preset)"),
+        (lambda net: FocalNetBackbone(num_classes=2), "FocalNetClassifier(backbone, num_classes, image_"),
+        (
+            lambda net: FocalNetClassifier("focalnet_tiny_srf", 2),
+            "got 'focalnet_tiny_srf'. For trained weights",
+        ),
+        (lambda net: FocalNetClassifier(None, 2), "backbone must be a FocalNetBackbone; got None"),
+    ],
+)
+def test_constructors_translate_words_of_other_libraries(preset, build, words):
+    with pytest.raises(TypeError) as caught:
+        build(FocalNetClassifier.from_preset(preset))
+    assert words in str(caught.value)
+
+
+def test_paths_that_are_none_are_refused_in_words(preset):
+    net = FocalNetClassifier.from_preset(preset)
+    for call in (net.save_to_preset, net.backbone.save_to_preset, FocalNetClassifier.from_preset):
+        with pytest.raises(TypeError, match=r"A path is a str or os.PathLike; got None\."):
+            call(None)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a", "a", "b"), "class_names holds 'a' twice; expected different names"),
+        (("a", 1, "1"), "class_names holds '1' twice"),
+        ("abc", "class_names is the text 'abc'; expected a list of 3 names"),
+    ],
+)
+def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, names, words):
+    net = FocalNetClassifier.from_preset(preset)
+    with pytest.raises(ValueError, match=words):
+        net.class_names = names
+    with pytest.raises(ValueError, match=words):
+        FocalNetClassifier(net.backbone, 3, class_names=names)
+    net.class_names = np.array([7, 8, 9])
+    net.save_to_preset(tmp_path / "numbers")
+    assert FocalNetClassifier.from_preset(tmp_path / "numbers").class_names == ("7", "8", "9")
+
+
 def test_arguments_that_do_not_fit_are_refused(preset):
     with pytest.raises(ValueError, match=r"depths=.*weights decide. Write load_weights=False"):
         FocalNetClassifier.from_preset(preset, depths=(2, 2))

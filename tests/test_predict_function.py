@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,6 +174,15 @@ def test_images_that_cannot_be_used_are_named(net, image, words):
 def test_other_things_are_no_images(net):
     with pytest.raises(TypeError, match="a path, a PIL image or an array; got float"):
         net.preprocess(3.5)
+    with pytest.raises(TypeError, match=r"got generator\. Give list"):
+        focalnets.predict(net, (image for image in []))
+    with pytest.raises(TypeError, match=r"got dtype object\. Give list"):
+        focalnets.predict(net, np.array([None, "x"]))
+    with pytest.raises(ValueError, match=r"image 0: the image is empty: the shape \(0, 8, 3\)"):
+        focalnets.predict(net, np.zeros((2, 0, 8, 3), "uint8"))
+    for other in (net.backbone, keras.Sequential([net]), None):
+        with pytest.raises(TypeError, match="A preset is a name, a path or a FocalNetClassifier; got"):
+            focalnets.predict(other, np.zeros((8, 8, 3), "uint8"))
     bare = FocalNetClassifier(FocalNetBackbone(4, (1,), 1), 2)
     with pytest.raises(ValueError, match="no preprocessing"):
         bare.preprocess(np.zeros((8, 8, 3), "uint8"))
@@ -191,8 +201,9 @@ def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, capsys):
     assert "bad.png" in capsys.readouterr().err
     with pytest.raises(ValueError, match="on_bad_image must be"):
         focalnets.predict(net, files, on_bad_image="ignore")
-    with pytest.raises(ValueError, match="top must be at least 1; got 0"):
-        focalnets.predict(net, files, top=0)
+    for top in (0, None, 2.5):
+        with pytest.raises(ValueError, match=f"top must be at least 1; got {top}"):
+            focalnets.predict(net, files, top=top)
     with pytest.raises(ValueError, match="A classifier computes with Keras; got engine='openvino'"):
         focalnets.predict(net, files, engine="openvino")
 

@@ -43,12 +43,19 @@ def open_engine(preset, engine="auto"):
         (N, H, W, channels) and returns logits (N, classes).
 
     Raises:
+        TypeError: if `preset` is something else.
         ValueError: on an unknown engine, or a network that cannot be exported.
         ImportError: if the engine is not installed.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
     if not isinstance(preset, str | os.PathLike):
+        if not hasattr(preset, "classify"):
+            raise TypeError(
+                f"A preset is a name, a path or a FocalNetClassifier; got {type(preset).__name__}. A "
+                "backbone, or a model around a classifier, has no labels and preprocessing: give the "
+                "classifier."
+            )
         if engine not in ("auto", "keras"):
             raise ValueError(
                 f"A classifier computes with Keras; got engine={engine!r}. Save it with save_to_preset and "
@@ -72,7 +79,9 @@ def _automatic(preset):
         try:
             return ExportEngine(_exported(preset, usable[0]), usable[0])
         except (OSError, ValueError) as error:  # the cache cannot be written, or the export is wrong
+            engine = KerasEngine.of(preset)  # which says the same itself if the preset is damaged
             _log.warning("%s Predicting with Keras.", error)
+            return engine
     return KerasEngine.of(preset)
 
 

@@ -81,10 +81,13 @@ def _each(images):
     if isinstance(images, Image.Image):
         return [images]
     if not hasattr(images, "shape"):
-        raise TypeError(f"An image is a path, a PIL image or an array; got {type(images).__name__}.")
+        fix = " Give list(images)." if hasattr(images, "__iter__") else ""
+        raise TypeError(f"An image is a path, a PIL image or an array; got {type(images).__name__}.{fix}")
     if hasattr(images, "detach"):  # a torch tensor
         images = images.detach().cpu()
     array = np.asarray(images)
+    if array.dtype.kind in "OUSV":
+        raise TypeError(f"An array of images holds numbers; got dtype {array.dtype}. Give list(images).")
     if array.ndim == 4:
         return list(array)
     if array.ndim in (2, 3):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from focalnets._io import cores, parallel_map
 from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, report_skipped
 from focalnets.inference.images import list_images, read_image_like
-from focalnets.inference.predictor import Prediction, Predictor
+from focalnets.inference.predictor import Prediction, Predictor, check_count
 from focalnets.names import printable
 
 
@@ -73,8 +73,7 @@ def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="e
     >>> len(found), found[0].name, len(found[0].classes)
     (2, 'image 0', 2)
     """
-    if top < 1:
-        raise ValueError(f"top must be at least 1; got {top}.")
+    check_count("top", top)
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f'on_bad_image must be "error" or "skip"; got {on_bad_image!r}.')
     predictor = Predictor(preset, batch_size, engine)

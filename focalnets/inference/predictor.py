@@ -1,6 +1,7 @@
 """Predictor: a preset or run directory -> predictions for pictures of any size."""
 
 import itertools
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +59,7 @@ class Predictor:
     """
 
     def __init__(self, preset, batch_size=64, engine="keras"):
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        check_count("batch_size", batch_size)
         self.engine = open_engine(preset, engine)
         self.batch_size = batch_size
 
@@ -175,6 +175,12 @@ class Predictor:
                 classes = tuple(class_names[index] for index in best)
                 predictions.append(Prediction(names[len(predictions)], classes, shares))
         return predictions
+
+
+def check_count(name, value):
+    """ValueError unless the value of an argument is a whole number of at least 1."""
+    if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(f"{name} must be at least 1; got {value!r}.")
 
 
 def softmax(logits):

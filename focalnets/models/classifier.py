@@ -1,13 +1,19 @@
 """FocalNetClassifier: pixels or normalised images -> logits."""
 
+import collections
+import reprlib
+
 import keras
 
 from focalnets.layers.initializers import dense_initializers
+from focalnets.models.backbone import FocalNetBackbone
+from focalnets.models.batches import labels_problem
 from focalnets.models.compiling import (
     default_loss,
     default_metrics,
     default_optimizer,
     probability_problem,
+    problem_around,
 )
 from focalnets.models.guarded import GuardedModel, in_h5_files, sample, warn_user
 from focalnets.models.layers_in_front import scale_in_front
@@ -28,7 +34,8 @@ class FocalNetClassifier(GuardedModel):
         num_classes: number of logits.
         image_converter: an `ImageConverter` whose normalization becomes the first layer, so that the
             model takes pixels 0..255 (uint8 or float); None if inputs come normalized.
-        class_names: `num_classes` names, stored with the model, or None. They can be assigned later.
+        class_names: `num_classes` different names, stored with the model, or None. They can be assigned
+            later.
 
     Input: (B, H, W, channels). A network computes with any H and W unless the backbone fixes them, but
     recognizes only what has about the size that it was trained with: `preprocess` resizes and crops.
@@ -40,8 +47,9 @@ class FocalNetClassifier(GuardedModel):
     images to `image_converter.image_size`, so that a preset records it.
 
     Raises:
-        ValueError: if the number of names is not `num_classes`, or the `image_converter` normalizes another
-            number of channels than the backbone takes.
+        ValueError: if the number of names is not `num_classes`, two names are equal, or the `image_converter`
+            normalizes another number of channels than the backbone takes.
+        TypeError: if the `backbone` is something else, or there is no such argument, saying what to write.
 
     Source: paper section 3.3; `FocalNet` in upstream's `classification/focalnet.py`.
 
@@ -53,6 +61,8 @@ class FocalNetClassifier(GuardedModel):
     (2, 10)
     """
 
+    _looked_around = None  # (id of a model around this one, id of its loss)
+
     def __init__(
         self,
         backbone,
@@ -62,8 +72,12 @@ class FocalNetClassifier(GuardedModel):
         dtype=None,
         name=None,
     ):
-        if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"class_names holds {len(class_names)} names for {num_classes} classes.")
+        if not isinstance(backbone, FocalNetBackbone):
+            raise TypeError(
+                f"backbone must be a FocalNetBackbone; got {reprlib.repr(backbone)}. For trained weights, "
+                "use FocalNetClassifier.from_preset(preset, num_classes=...)."
+            )
+        class_names = _checked_names(class_names, num_classes)
         channels = backbone.image_shape[-1]
         if image_converter is not None and len(image_converter.mean) != channels:
             raise ValueError(
@@ -97,7 +111,7 @@ class FocalNetClassifier(GuardedModel):
         self.backbone = backbone
         self.num_classes = num_classes
         self.image_converter = image_converter
-        self._class_names = None if class_names is None else tuple(class_names)
+        self._class_names = class_names
         self.pooling = pooling
         self.head = head
         self.to_float32 = to_float32
@@ -118,9 +132,7 @@ class FocalNetClassifier(GuardedModel):
 
     @class_names.setter
     def class_names(self, names):
-        if names is not None and len(names) != self.num_classes:
-            raise ValueError(f"class_names holds {len(names)} names for {self.num_classes} classes.")
-        self._class_names = None if names is None else tuple(names)
+        self._class_names = _checked_names(names, self.num_classes)
 
     def compile(self, optimizer="auto", loss="auto", loss_weights=None, metrics="auto", **kwargs):
         """Configure the classifier for training, with defaults for fine-tuning.
@@ -218,6 +230,10 @@ class FocalNetClassifier(GuardedModel):
         if problem is not None:
             yield problem
 
+    def check_labels(self, labels):
+        """What is wrong with the labels of a call; see `GuardedModel`."""
+        return labels_problem(labels, getattr(self, "loss", None), self.num_classes)
+
     def trained_on(self, size):
         """Record the (height, width) of the images of a training; see `GuardedModel`."""
         if self.image_converter is not None and self.image_converter.image_size != size:
@@ -230,6 +246,24 @@ class FocalNetClassifier(GuardedModel):
                 "to 255 and normalizes them itself: remove the Rescaling."
             )
         return super().compute_output_spec(inputs, *arguments, **keywords)
+
+    def __call__(self, *arguments, **keywords):
+        self._look_around()
+        return super().__call__(*arguments, **keywords)
+
+    def _look_around(self):
+        """Warn of the loss of a user's model that returns what this classifier returns.
+
+        Keras calls a compiled model once before its first step, on every backend.
+        """
+        model = self._get_call_context().entry_layer  # what was called first, of layers in layers
+        self._maybe_reset_call_context()  # if that is this one, Keras begins anew
+        around = (id(model), id(getattr(model, "loss", None)))
+        if model is self or around == self._looked_around:
+            return
+        self._looked_around = around
+        if (problem := problem_around(model, self)) is not None:
+            warn_user(problem)
 
     def classify(self, features):
         """Logits (B, num_classes) from what the backbone returns, (B, H, W, C)."""
@@ -305,3 +339,21 @@ class FocalNetClassifier(GuardedModel):
         from focalnets.presets import store
 
         store.save_preset(self, directory)
+
+
+def _checked_names(names, num_classes):
+    """Class names as a tuple of different str; None for None."""
+    if names is None:
+        return None
+    if isinstance(names, str):
+        raise ValueError(f"class_names is the text {names!r}; expected a list of {num_classes} names.")
+    names = tuple(str(name) for name in names)
+    if len(names) != num_classes:
+        raise ValueError(f"class_names holds {len(names)} names for {num_classes} classes.")
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"class_names holds {twice[0]!r} twice; expected different names, as results are given by name. "
+            "Rename one of the two."
+        )
+    return names

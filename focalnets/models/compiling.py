@@ -10,8 +10,8 @@ from keras import tree
 LEARNING_RATE = 5e-4
 WEIGHT_DECAY = 0.05
 
-_INTEGER_LABELS = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
-_ONE_HOT_LABELS = (
+INTEGER_LABELS = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
+ONE_HOT_LABELS = (
     keras.losses.CategoricalCrossentropy,
     keras.losses.CategoricalFocalCrossentropy,
     keras.losses.categorical_crossentropy,
@@ -65,9 +65,9 @@ def default_loss():
 
 def default_metrics(loss):
     """Accuracy for the labels that the loss takes; None for a loss that is not known."""
-    if is_kind(loss, _INTEGER_LABELS):
+    if is_kind(loss, INTEGER_LABELS):
         return [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-    if is_kind(loss, _ONE_HOT_LABELS):
+    if is_kind(loss, ONE_HOT_LABELS):
         return [keras.metrics.CategoricalAccuracy(name="accuracy")]
     return None
 
@@ -88,19 +88,27 @@ probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()]).
     others = [one for one in tree.flatten(metrics) if _expects_probabilities(one, keras.metrics.get)]
     if not losses and not others:
         return None
-    names = [_name(one) for one in (*losses, *others)]
+    names = [name_of(one) for one in (*losses, *others)]
     plural = len(names) > 1
     text = (
         f"compile() got {' and '.join(names)}, which expect{'' if plural else 's'} probabilities, but the "
         "classifier returns logits."
     )
     if losses:
-        one_hot = is_kind(losses[0], _ONE_HOT_LABELS)
+        one_hot = is_kind(losses[0], ONE_HOT_LABELS)
         better = "CategoricalCrossentropy" if one_hot else "SparseCategoricalCrossentropy"
         text += f" Use keras.losses.{better}(from_logits=True), or leave the loss out."
     else:
         text += " Give it from_logits=True or a threshold on logits where it has one."
     return text + " For probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()])."
+
+
+def problem_around(model, classifier):
+    """`probability_problem` for the loss of a compiled model that returns the classifier's logits."""
+    outputs = getattr(model, "outputs", None) or ()
+    if any(output._keras_history.operation is classifier for output in outputs):
+        return probability_problem(getattr(model, "loss", None), None)
+    return None
 
 
 def is_kind(loss, kinds):
@@ -133,6 +141,9 @@ def _object_expects_probabilities(found):
         return False
     if "from_logits" in config:
         return not config["from_logits"]
+    function = getattr(found, "fn", getattr(found, "_fn", None))  # of a wrapped function
+    if function is not None and _expects_probabilities(function, keras.losses.get):
+        return True
     if config.get("top_k") is not None:
         return False
     thresholds = config.get("thresholds", config.get("threshold"))
@@ -151,7 +162,8 @@ def _resolved(identifier, get):
         return None
 
 
-def _name(identifier):
+def name_of(identifier):
+    """Name of a loss or metric in a message."""
     if isinstance(identifier, str):
         return identifier
     return getattr(identifier, "__name__", type(identifier).__name__)

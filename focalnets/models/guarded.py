@@ -4,10 +4,9 @@ What Keras 3.15 does not do, and this does:
 
 - No images in, no results out: `predict` of an empty array returns an empty array. Keras ends with an
   `UnboundLocalError` (torch), or loses the weights (JAX).
-- On JAX, Keras takes the arrays away from the variables while `fit`, `evaluate` and `predict` run, and an
-  exception leaves the model without weights. Here they return, with the values of the last complete step.
-  What cannot be restored: arrays that a step had already consumed when it failed on the device itself
-  (out of memory). The exception then says so.
+- Images and labels of a wrong shape, type or range are an error that describes them, see `batches.py`. Keras
+  prints the arrays, or takes a gray image for a batch of rows.
+- On JAX, an exception does not cost the weights, see `jax_weights.py`.
 - The first batch of each `fit`, `evaluate`, `predict` and `predict_on_batch` goes to `check_first_batch`
   before it is used. Later batches cost nothing. It is the batch itself, whatever the data come from: nothing
   is read twice. TensorFlow's `fit` and `evaluate` hide their batches, so there arrays are looked at before
@@ -16,19 +15,21 @@ What Keras 3.15 does not do, and this does:
 
 import contextlib
 import functools
+import inspect
 import itertools
 import sys
 import warnings
 
 import keras
+import numpy as np
 from keras import ops, tree
 
+from focalnets.models.batches import first_array, images_of, images_problem, is_empty
+from focalnets.models.jax_weights import keep_weights_after_errors
 from focalnets.pixel_range import sample_pixels
 
-_LOST = (
-    "The step failed on the device after JAX had taken over the memory of the weights: they are lost. Load "
-    "the model again."
-)
+if keras.backend.backend() == "jax":
+    keep_weights_after_errors()
 
 
 def in_h5_files(model):
@@ -45,7 +46,6 @@ class _Call:
         self.outer = outer  # the `fit` that validates
         self.looked = False
         self.said = set() if outer is None else outer.said
-        self.taken = []  # (variable, array) that Keras took away from it, on JAX
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -54,6 +54,16 @@ class GuardedModel(keras.Model):
     """See the module. Subclasses define `check_first_batch` and `trained_on`."""
 
     _call = None
+
+    def __new__(cls, *arguments, **keywords):
+        parameters = inspect.signature(cls.__init__).parameters
+        unknown = [name for name in keywords if name not in parameters]
+        if unknown and all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
+            from focalnets.presets.overrides import unknown_argument
+
+            known = [name for name in parameters if name != "self"]
+            raise TypeError(unknown_argument(cls.__name__, unknown[0], keywords[unknown[0]], known))
+        return super().__new__(cls, *arguments, **keywords)
 
     def check_first_batch(self, images, verb):
         """Yield a text for each thing to warn about.
@@ -68,40 +78,52 @@ class GuardedModel(keras.Model):
     def trained_on(self, size):
         """Called after the first step of a training, with the (height, width) of its images."""
 
+    def check_labels(self, labels):
+        """The text of an error about the labels of a call or batch, or None."""
+
+    def __call__(self, *arguments, **keywords):
+        if arguments and (problem := images_problem(arguments[0], self.inputs[0].shape[-1])) is not None:
+            raise ValueError(f"{type(self).__name__} got {problem}")
+        return super().__call__(*arguments, **keywords)
+
     @functools.wraps(keras.Model.fit)
-    def fit(self, x=None, *arguments, **keywords):
-        self._refuse(x, "fit")
+    def fit(self, x=None, y=None, *arguments, **keywords):
+        self._refuse("fit", x, y)
+        if isinstance(validation := keywords.get("validation_data"), list | tuple):
+            self._refuse("fit, in validation_data,", *validation[:2])
         self._rebuild_optimizer()
         with self._guarded("fit", x):
-            return super().fit(x, *arguments, **keywords)
+            return super().fit(x, y, *arguments, **keywords)
 
     @functools.wraps(keras.Model.evaluate)
-    def evaluate(self, x=None, *arguments, **keywords):
-        self._refuse(x, "evaluate")
+    def evaluate(self, x=None, y=None, *arguments, **keywords):
+        self._refuse("evaluate", x, y)
         with self._guarded("evaluate", x):
-            return super().evaluate(x, *arguments, **keywords)
+            return super().evaluate(x, y, *arguments, **keywords)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, x, *arguments, **keywords):
-        if _is_empty(x):
+        if is_empty(x):
             return self._outputs_for_none(x)
-        self._refuse(x, "predict")
+        self._refuse("predict", x)
         with self._guarded("predict", x):
             return super().predict(x, *arguments, **keywords)
 
     @functools.wraps(keras.Model.predict_on_batch)
     def predict_on_batch(self, x):
-        if _is_empty(x):
+        if is_empty(x):
             return self._outputs_for_none(x)
-        self._refuse(x, "predict_on_batch")
+        self._refuse("predict_on_batch", x)
         with self._guarded("predict_on_batch", x):
             return super().predict_on_batch(x)
 
     @functools.wraps(keras.Model.train_on_batch)
-    def train_on_batch(self, x, *arguments, **keywords):
+    def train_on_batch(self, x, y=None, *arguments, **keywords):
+        on_host = isinstance(y, np.ndarray)  # labels on a GPU would be waited for
+        self._refuse("train_on_batch", x, y if on_host else None)
         self._rebuild_optimizer()
-        result = super().train_on_batch(x, *arguments, **keywords)
-        self._record_size(_images(x))
+        result = super().train_on_batch(x, y, *arguments, **keywords)
+        self._record_size(images_of(x))
         return result
 
     def _rebuild_optimizer(self):
@@ -141,7 +163,9 @@ class GuardedModel(keras.Model):
                 batches = itertools.chain((first,), batches)
             else:  # TensorFlow's own iterator, which cannot be looked into
                 return function(*arguments)
-            images = _images(first)
+            images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
+            self._refuse(call.verb, images, labels)
+            images = images_of(images)
             self._look(images, call)
             result = function(*state, batches)
             if call.verb == "fit":
@@ -169,63 +193,30 @@ class GuardedModel(keras.Model):
         images = None
         try:
             if keras.backend.backend() == "tensorflow" and verb in ("fit", "evaluate"):
-                images = _images(getattr(x, "element_spec", x))
+                images, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(x, "element_spec", x))
+                images = images_of(images)
+                if images is not None:
+                    self._refuse(verb, images, labels)
                 self._look(images, call)
             yield
-        except BaseException as error:
-            self._give_back(call, error)
-            raise
         finally:
             self._call = outer
         if verb == "fit":
             self._record_size(images)
 
-    def _get_jax_state(self, purge_model_variables=False, **which):
-        """Keras' own method, on JAX: take the arrays out of the variables. They are remembered here."""
-        groups = (
-            ("trainable_variables", lambda: self.trainable_variables),
-            ("non_trainable_variables", lambda: self.non_trainable_variables),
-            ("optimizer_variables", lambda: self.optimizer.variables),
-            ("metrics_variables", lambda: self.metrics_variables),
-        )
-        variables = [variables() for name, variables in groups if which.get(name)]
-        state = super()._get_jax_state(purge_model_variables=purge_model_variables, **which)
-        if self._call is not None and purge_model_variables:
-            pairs = (zip(*both, strict=True) for both in zip(variables, state, strict=True))
-            self._call.taken = [pair for group in pairs for pair in group]
-        return state
-
-    def _give_back(self, call, error):
-        """On JAX, undo what `_get_jax_state` did."""
-        if not call.taken:
-            return
-        with contextlib.suppress(RuntimeError):  # of arrays that are deleted
-            self.jax_state_sync()  # what the last complete step left
-        self._jax_state = None
-        for variable, array in call.taken:
-            if variable._value is None and not array.is_deleted():
-                variable.assign(array)
-        lost = (variable._value is None or variable._value.is_deleted() for variable, _ in call.taken)
-        if any(lost):
-            error.add_note(_LOST)
-
-    def _refuse(self, x, verb):
-        """Say of an array that is not a batch of images what it is, in place of Keras, which prints it."""
-        array, channels = _first_array(x), self.inputs[0].shape[-1]
-        shape = () if array is None else tuple(array.shape)
-        if _is_empty(x):
-            got = "no batch" if array is None else f"an array of shape {shape}"
+    def _refuse(self, verb, x, y=None):
+        """ValueError for images and labels that cannot be those of a batch."""
+        if is_empty(x):
+            array = first_array(x)
+            got = "no batch" if array is None else f"an array of shape {tuple(array.shape)}"
             raise ValueError(f"{verb} got {got}; expected at least one image.")
-        without_channels = len(shape) == 3 and channels == 1  # which Keras adds
-        if array is not None and len(shape) != 4 and not without_channels:
-            one = " This looks like one image: give images[None]." if shape[2:] == (channels,) else ""
-            raise ValueError(
-                f"{verb} got an array of shape {shape}; expected (N, height, width, {channels}).{one}"
-            )
+        problem = images_problem(x, self.inputs[0].shape[-1]) or self.check_labels(y)
+        if problem is not None:
+            raise ValueError(f"{verb} got {problem}")
 
     def _outputs_for_none(self, x):
         """What `predict` returns for no images: the shapes of its outputs with 0 in front."""
-        array = _first_array(x)
+        array = first_array(x)
         shape = self.inputs[0].shape if array is None else array.shape
         spec = self.compute_output_spec(keras.KerasTensor((None, *shape[1:]), dtype=self.inputs[0].dtype))
 
@@ -256,29 +247,3 @@ def warn_user(text):
             outermost = level
         frame = frame.f_back
     warnings.warn(text, stacklevel=outermost + 1)
-
-
-def _first_array(x):
-    """The first array, or shape of one, in what Keras takes as x or as a batch; None if there is none."""
-    if isinstance(x, list | tuple | dict):
-        x = next(iter(tree.flatten(x)), None)
-    return x if hasattr(x, "shape") else None
-
-
-def _images(x):
-    """The same if it is a batch of images, (N, H, W, C)."""
-    array = _first_array(x)
-    try:
-        return array if array is not None and len(array.shape) == 4 else None
-    except ValueError:  # a TensorSpec of unknown rank
-        return None
-
-
-def _is_empty(x):
-    array = _first_array(x)
-    if array is not None:
-        return len(array.shape) > 0 and array.shape[0] == 0
-    try:
-        return len(x) == 0  # a PyDataset, a DataLoader, a tf.data.Dataset, []
-    except (TypeError, NotImplementedError):  # None, a generator, endless data
-        return False

@@ -7,16 +7,11 @@ inside the graph, so that images travel to the device as uint8, a quarter of the
 import keras
 from keras import ops
 
+from focalnets.models.batches import CONVERSIONS
 from focalnets.resizing import INTERPOLATIONS, resize_and_crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# (channels of the images, of the network): how an array is converted.
-_CONVERSIONS = {
-    (1, 3): " or np.repeat(images, 3, axis=-1)",
-    (4, 3): " or, without transparency, images[..., :3]",
-}
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -95,7 +90,7 @@ class ImageConverter(keras.layers.Layer):
             have, expected = x.shape[-1], len(self.mean)
             raise ValueError(
                 f"Images have {have} channels; expected {expected}. Convert them, with "
-                f"classifier.preprocess(images){_CONVERSIONS.get((have, expected), '')}."
+                f"classifier.preprocess(images){CONVERSIONS.get((have, expected), '')}."
             )
 
     def compute_output_spec(self, x):

@@ -38,6 +38,8 @@ CHANGE_WEIGHTS = (
     "kernel_initializer",
 )
 
+_OF_CLASSIFIERS = ("num_classes", "image_converter", "class_names")
+
 # What users of other libraries write -> what it is here.
 _IN_OTHER_LIBRARIES = {
     **dict.fromkeys(
@@ -101,8 +103,29 @@ def check_arguments(arguments, load_weights, others=()):
                 f"from_preset() got {name}={value!r}, which the preset's weights decide. Write "
                 "load_weights=False for random weights, or leave it out."
             )
-        fix = _IN_OTHER_LIBRARIES.get(name)
-        if fix is None:
-            fix = f"Its arguments are load_weights, {', '.join(known)}.{did_you_mean(name, known)}"
-        got = repr(value)
-        raise TypeError(f"from_preset() has no argument {name} (got {name}={got:.60}). {fix}")
+        raise TypeError(unknown_argument("from_preset", name, value, ("load_weights", *known)))
+
+
+def unknown_argument(function, name, value, known):
+    """The error message for an argument that a function or constructor does not have.
+
+    Args:
+        function: str. Its name.
+        name, value: what was given.
+        known: names of the arguments that it has.
+
+    >>> from focalnets.presets.overrides import unknown_argument
+    >>> unknown_argument("FocalNetClassifier", "depths", (2, 2), ("backbone", "num_classes"))
+    'FocalNetClassifier() has no argument depths (got depths=(2, 2)). It is an argument of the backbone: \
+FocalNetBackbone(depths=...).'
+    """
+    if function != "from_preset" and name in (*KEEP_WEIGHTS, *CHANGE_WEIGHTS):
+        fix = f"It is an argument of the backbone: FocalNetBackbone({name}=...)."
+    elif function != "from_preset" and name in _OF_CLASSIFIERS:
+        arguments = ", ".join(_OF_CLASSIFIERS)
+        fix = f"It is an argument of the classifier: FocalNetClassifier(backbone, {arguments})."
+    elif name in _IN_OTHER_LIBRARIES:
+        fix = _IN_OTHER_LIBRARIES[name]
+    else:
+        fix = f"Its arguments are {', '.join(known)}.{did_you_mean(name, known)}"
+    return f"{function}() has no argument {name} (got {name}={value!r:.60}). {fix}"
