@@ -13,10 +13,11 @@ from focalnets.convert.options import check_combinations, checked_out, read_flag
 from focalnets.data.cache import is_cache, write_cache
 from focalnets.data.inputs import data_paths
 from focalnets.data.names import NAMES, kind_of_data_file
+from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
 from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
 from focalnets.explain.inputs import check_no_presets, chosen_blocks, means_pictures
-from focalnets.names import did_you_mean, sibling_names
+from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.output.files import check_output_directory, check_run_directory
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import check_new_directory
@@ -25,6 +26,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_director
 from focalnets.presets.resolve import check_preset
 from focalnets.training.command import asked_recipe, check_resume_options
 from focalnets.training.recipe import data_for
+from focalnets.training.run_directory import check_run, read_recipe, read_run
 
 _SMALL_FILE = 2**20  # bytes
 _BACKENDS = ("torch", "jax", "tensorflow")
@@ -58,6 +60,9 @@ def _check_train(arguments):
         if not (path / "run.json").is_file():
             hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
             raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
+        settings = read_run(path)
+        check_run(settings, path, arguments.backend or settings["backend"], arguments.data is not None)
+        read_recipe(path)
         if arguments.data is not None:
             _check_data(arguments.data)
         return
@@ -76,6 +81,8 @@ def _check_train(arguments):
 
 def _check_evaluate(arguments):
     check_preset(arguments.preset)
+    if split_for(arguments.split) is None and arguments.split != ALL:
+        raise ValueError(unknown_name("split", arguments.split, (*SPLITS, ALL)))
     _check_data(arguments.data)
     if arguments.html and arguments.out is None:
         raise ValueError("--html writes its page into a directory: name one with --out.")
@@ -151,7 +158,7 @@ def _check_data(spec):
     path = expanded(spec)
     small = path.is_file() and (path.stat().st_size < _SMALL_FILE or not kind_of_data_file(path))
     if small or not path.exists() or (path / "run.json").is_file():
-        read_source(spec)
+        distinct_class_names(getattr(read_source(spec), "class_names", None) or ())
 
 
 def _check_preset_and_pictures(arguments):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import focalnets
@@ -68,9 +69,19 @@ MISTAKES = [
     ("train --out r --resume full", "Give either --out"),
     ("train --resume runs/mien", "has no run.json. Did you mean 'runs/mine'?"),
     ("train --resume full", "full is not a run that can be resumed"),
+    (
+        "train --resume old",
+        "The data of this run are no longer at /nowhere/photos. If they were moved: focalnets train --resume",
+    ),
+    ("train --resume old --data digits --backend torch", "was begun on jax, not on torch"),
+    ("train --out r --data twice.npz", "The classes have a name twice: cat."),
     ("train --out r --backnd torch", "--backend"),
     ("evaluate runs/mine", "--data"),
     ("evaluate runs/mien --data digits", "Did you mean 'runs/mine'?"),
+    ("evaluate nosuch.pth --data digits", "File not found: 'nosuch.pth'. Check the path."),
+    ("evaluate weihgts.pth --data digits", "File not found: 'weihgts.pth'.", "Did you mean 'weights.pth'?"),
+    ("evaluate runs/x.keras --data digits", "File not found: 'runs/x.keras'. Check the path."),
+    ("evaluate focalnet_micro_cifar10 --data digits --split tets", "Unknown split 'tets'", "mean 'test'?"),
     ("evaluate focalnet_tinny_srf --data digits", "Did you mean 'focalnet_tiny_srf'"),
     ("evaluate focalnet_micro_cifar10 --data cifra10", "is not a data set"),
     ("evaluate focalnet_micro_cifar10 --data digits --out full", "full is not empty"),
@@ -112,6 +123,7 @@ MISTAKES = [
     ("convert weights.pth r --labels lables.txt", "Did you mean 'labels.txt'?"),
     ("convert weights.pth r --set norm_placment=post", "--set", "Did you mean 'norm_placement'?"),
     ("convert weights.pth r --set norm_placement=posst", "norm_placement"),
+    ("convert nosuch.pth r", "File not found: 'nosuch.pth'. Check the path."),
     ("cache pictrues --out r", "'pictrues' is not a data set"),
     ("cache digits --out full", "full exists already; give another --out."),
     ("cache digits --out full --force", "full exists already; give another --out."),
@@ -120,20 +132,35 @@ MISTAKES = [
     ("recipes copy digits", "Say where to"),
 ]
 
+FILES = ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "photos.zip")
+
+# A run whose data are gone.
+MOVED = {
+    **{"backend": "jax", "data": "/nowhere/photos", "on_bad_image": "error", "keep": "auto"},
+    **{
+        "monitor_every": None,
+        "tensorboard": False,
+        "fingerprint": "",
+        "images": {"train": 1, "validation": 1},
+    },
+}
+
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Command line -> (exit code, its message in one line, heavy modules imported)."""
     folder = tmp_path_factory.mktemp("work")
-    for name in ("runs/mine", "trained", "full", "pictures/a"):
+    for name in ("runs/mine", "trained", "old", "full", "pictures/a"):
         (folder / name).mkdir(parents=True)
     (folder / "runs/mine/config.json").write_text("{}")
     (folder / "trained/config.json").write_text("{}")
     (folder / "trained/model.weights.h5").write_text("")
-    files = ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "photos.zip")
-    for name in (*files, "full/file", "pictures/a/1.png"):
+    for name in (*FILES, "full/file", "pictures/a/1.png"):
         (folder / name).write_text("")
     (folder / "table.csv").write_text("name,class\n")
+    (folder / "old/run.json").write_text(json.dumps(MOVED))
+    images, labels = np.zeros((2, 4, 4, 3), "uint8"), np.arange(2)
+    np.savez(folder / "twice.npz", x_train=images, y_train=labels, class_names=["cat", "cat "])
     lines = "\n".join(json.dumps(words.split()) for words, *_ in MISTAKES)
     ran = subprocess.run(
         [sys.executable, "-c", ALL_IN_ONE],
@@ -146,7 +173,7 @@ def answers(tmp_path_factory):
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["runs", "trained", "full", "pictures", "table.csv", *files]
+        ["runs", "trained", "old", "full", "pictures", *FILES, "table.csv", "twice.npz"]
     ), "a mistake left something behind"
     one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
     return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))
@@ -159,6 +186,18 @@ def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
     for text in expected:
         assert text in error
     assert heavy == []
+
+
+def test_a_recipe_file_is_executed_once_per_version(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    text = "import dataclasses, focalnets.training.recipe as r\nprint('hello')\n"
+    text += "RECIPE = dataclasses.replace(r.load_recipe('digits'), name='mine', epochs={})\n"
+    path.write_text(text.format(1))
+    command = ["train", "--recipe", str(path), "--out", str(tmp_path / "run"), "--max-minutes", "1e-9"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("hello") == 1
+    path.write_text(text.format(22))
+    assert load_recipe(path).epochs == 22
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])

@@ -344,7 +344,7 @@ def _bad_files(folder, weights):
     key = "layers.0.blocks.0.modulation.f.weight"
     yield folder / "cut.safetensors", "is damaged, cut short"
     yield folder / "empty.safetensors", "is damaged, cut short"
-    yield folder / "no.pth", "no file that is there|no preset directory"
+    yield folder / "no.pth", "File not found"
     yield altered("missing", lambda t: t.pop(key)), f"lacks weights of the network .*: {key}"
     yield altered("extra", lambda t: t.update(extra=np.ones(3, "f4"))), "keys that no FocalNet has: extra"
     yield (

@@ -127,6 +127,15 @@ def test_a_cache_that_cannot_be_written_means_keras(tmp_path, monkeypatch, caplo
     assert "Predicting with Keras" in caplog.text
 
 
+@pytest.mark.parametrize("engine", ["auto", "keras", RUNTIMES[0]])
+def test_a_damaged_preset_is_reported_once(tmp_path, cache, caplog, engine):
+    random_net().save_to_preset(tmp_path / "preset")
+    (tmp_path / "preset" / "model.weights.h5").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model\.weights\.h5"):
+        engines.open_engine(tmp_path / "preset", engine)
+    assert caplog.text == ""
+
+
 def test_a_wrong_export_is_refused(tmp_path, monkeypatch, cache):
     random_net().save_to_preset(tmp_path / "preset")
     monkeypatch.setattr("focalnets.export.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x))

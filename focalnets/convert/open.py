@@ -19,7 +19,7 @@ from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
 from focalnets.presets.load import load_backbone, load_preset
 from focalnets.presets.overrides import check_arguments
-from focalnets.presets.resolve import located
+from focalnets.presets.resolve import check_preset, located
 
 _log = logging.getLogger("focalnets")
 
@@ -121,6 +121,7 @@ def _resolved(preset, load_weights):
         return CHECKPOINTS[name].architecture, False
     if name in ARCHITECTURES or (not _is_foreign(preset) and name not in CHECKPOINTS):
         return preset, load_weights  # whatever is wrong with it, `load_preset` says it best
+    check_preset(preset)
     return preset_directory(preset), load_weights
 
 

@@ -207,7 +207,10 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
 def _check_wanted(only, there):
     for split in only or ():
         if split not in there:
-            raise ValueError(f"The data have no split {split!r}; they have: {', '.join(there)}.")
+            raise ValueError(
+                f"The data have no split {split!r}; they have: {', '.join(there)}. To evaluate, use --split "
+                f"{next(iter(there))}, or --split all for every image."
+            )
 
 
 def _labels(rows, good, class_names):

@@ -8,6 +8,7 @@ import unicodedata
 _log = logging.getLogger("focalnets")
 
 SPLITS = ("train", "val", "test")
+ALL = "all"  # word for the images of all splits together
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),

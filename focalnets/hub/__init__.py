@@ -52,7 +52,7 @@ def local_file(source):
     if (address := hub_address(text)) is not None:
         return fetch_hugging_face(**address)
     raise ValueError(
-        f"{text!r} is no file that is there, and no address of one. Expected the path of a file, "
+        f"File not found: {text!r}. Expected the path of a file, "
         "hf://organisation/name[@revision][/file], https://host/file or http://host/file."
     )
 

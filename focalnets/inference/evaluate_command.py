@@ -9,7 +9,7 @@ from focalnets._io import listed
 from focalnets.data.corruptions import SEVERITIES, corrupt, corruptions_of
 from focalnets.data.datasets import open_dataset
 from focalnets.data.inputs import data_paths
-from focalnets.data.naming import distinct_class_names, split_for
+from focalnets.data.naming import ALL, distinct_class_names, split_for
 from focalnets.data.pictures import report_skipped
 from focalnets.inference.evaluate import evaluate, figures, write_evaluation
 from focalnets.inference.evaluation_page import write_evaluation_page, write_mistakes
@@ -21,9 +21,6 @@ from focalnets.output.files import filling, new_output_directory
 from focalnets.output.inputs import paths_among
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words
-
-# Word for the images of all splits together.
-ALL = "all"
 
 
 def run(arguments):

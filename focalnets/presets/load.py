@@ -16,7 +16,6 @@ from focalnets.presets.resolve import (
     missing_preset,
     no_trained_weights,
     other_kind_of_file,
-    unknown_preset,
 )
 from focalnets.presets.store import is_preset_directory, make_converter, read_config
 
@@ -116,9 +115,7 @@ def _new_network(preset, load_weights, num_classes, arguments, **chosen):
                 f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
                 "ended its training has none yet."
             )
-        if path.name != str(preset):
-            raise ValueError(missing_preset(path))
-        raise ValueError(unknown_preset(str(preset)))
+        raise ValueError(missing_preset(str(preset)))
     architecture = find_architecture(str(preset))
     if load_weights:
         raise ValueError(no_trained_weights(str(preset)))

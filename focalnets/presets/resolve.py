@@ -1,6 +1,7 @@
 """What can be said about the source of a preset without Keras: names, paths and addresses."""
 
 import pathlib
+import re
 
 from focalnets._io import expanded
 from focalnets.names import did_you_mean, sibling_names, unknown_name
@@ -50,8 +51,7 @@ def check_preset(source):
         return
     if text in ARCHITECTURES:
         raise ValueError(no_trained_weights(text))
-    path = pathlib.Path(text)
-    raise ValueError(missing_preset(path) if path.name != text else unknown_preset(text))
+    raise ValueError(missing_preset(text))
 
 
 def other_kind_of_file(path):
@@ -87,18 +87,21 @@ _OTHER_FILES = {
 }
 
 
-def unknown_preset(name):
-    """The error message for a name that is neither a published preset nor an architecture."""
+def missing_preset(text):
+    """The error message for a word that is no name of ours and no path that exists.
+
+    >>> from focalnets.presets.resolve import missing_preset
+    >>> missing_preset("weights.pth")
+    "File not found: 'weights.pth'. Check the path."
+    """
+    path = pathlib.Path(text)
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):  # not that of focalnet_v1.2
+        return f"File not found: {str(path)!r}. Check the path.{did_you_mean(path, sibling_names(path))}"
+    if path.name != str(text):
+        hint = did_you_mean(path, sibling_names(path))
+        return f"There is no preset directory {str(path)!r}; check the path.{hint}"
     listing = f"There is no directory of that name either. {ALL_NAMES}"
-    return unknown_name(
-        "preset", name, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(pathlib.Path(name))], listing
-    )
-
-
-def missing_preset(path):
-    """The error message for the path of a preset that does not exist."""
-    hint = did_you_mean(path, sibling_names(path))
-    return f"There is no preset directory {str(path)!r}; check the path.{hint}"
+    return unknown_name("preset", text, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(path)], listing)
 
 
 def no_trained_weights(name):

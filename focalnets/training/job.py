@@ -12,6 +12,7 @@ from focalnets.data.loader import Loader
 from focalnets.explain.render import draw_curves
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import restore
+from focalnets.training.forecast import Forecast
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
 from focalnets.training.prepare import (
     class_weights,
@@ -120,7 +121,9 @@ class Job:
     def _fit(self, directory, records, snapshot, verbose):
         stop = StopOnNaN()
         stop.first_batch = 0 if snapshot is None else snapshot.batch
-        callbacks = [stop, *([Averages()] if self.recipe.ema_decay else []), records]
+        done = 0 if snapshot is None else snapshot.epoch * self.loader.batches + snapshot.batch
+        forecast = Forecast(len(self.training), self.recipe.epochs, self.total_steps, done)
+        callbacks = [stop, forecast, *([Averages()] if self.recipe.ema_decay else []), records]
         every = self.settings["monitor_every"]
         every = max(1, round(self.recipe.epochs / 10)) if every is None else every
         monitor = None

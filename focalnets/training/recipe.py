@@ -1,6 +1,7 @@
 """Recipe: everything that a training run depends on, in one record."""
 
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import pathlib
@@ -153,6 +154,13 @@ def load_recipe(name):
     'focalnet_pico'
     """
     path = recipe_file(name)
+    status = path.stat()
+    return _executed(path, path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@functools.cache
+def _executed(path, *version):
+    """The `Recipe` that a Python file defines. A file of one version is executed once in a process."""
     specification = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(specification)
     try:

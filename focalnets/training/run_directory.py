@@ -1,6 +1,8 @@
 """The JSON files of a run directory, checked when they are read. Free of Keras."""
 
+import os
 import pathlib
+import shlex
 from typing import Annotated, Literal
 
 import msgspec
@@ -44,6 +46,36 @@ def read_run(directory):
     settings = read_json(path)
     checked(settings, Run, path, "The run cannot be resumed; start a new one.")
     return settings
+
+
+def check_run(settings, directory, backend, moved=False):
+    """Refuse a run that cannot be resumed here.
+
+    Args:
+        settings: dict. What `read_run` returned.
+        directory: path of the run, for the message.
+        backend: str. Keras backend that is to resume it.
+        moved: bool. Whether another place of its data was named. Defaults to False.
+
+    Raises:
+        ValueError: if the run was started on another backend or by another focalnets, or its data were moved.
+    """
+    if settings["backend"] != backend:
+        raise ValueError(
+            f"{directory} was begun on {settings['backend']}, not on {backend}; resume it with --backend "
+            f"{settings['backend']}."
+        )
+    if "images" not in settings:
+        raise ValueError(
+            f"{directory} was begun by another focalnets, {settings.get('focalnets', 'unknown')}, which knew "
+            "its data otherwise: resume it with that, or begin anew."
+        )
+    data = settings["data"]
+    if not moved and os.path.isabs(data) and not os.path.exists(data):
+        raise ValueError(
+            f"The data of this run are no longer at {data}. If they were moved: focalnets train --resume "
+            f"{shlex.quote(str(directory))} --data NEW_PLACE."
+        )
 
 
 def read_recipe(directory):

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import pathlib
-import shlex
 
 import keras
 
@@ -21,7 +19,7 @@ from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
 from focalnets.training.recipe import Recipe, data_for, load_recipe
-from focalnets.training.run_directory import read_recipe, read_run
+from focalnets.training.run_directory import check_run, read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
 
 _log = logging.getLogger("focalnets")
@@ -137,25 +135,12 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     """
     directory = expanded(directory)
     settings, recipe = read_run(directory), read_recipe(directory)
-    if settings["backend"] != keras.backend.backend():
-        raise ValueError(
-            f"{directory} was begun on {settings['backend']}, not on {keras.backend.backend()}; resume it "
-            f"with --backend {settings['backend']}."
-        )
+    moved = data is not None
+    check_run(settings, directory, keras.backend.backend(), moved)
     resumed_directory(directory)
     snapshot = read_snapshot(directory / "last.npz")
-    if "images" not in settings:
-        raise ValueError(
-            f"{directory} was begun by another focalnets, {settings.get('focalnets', 'unknown')}, which knew "
-            "its data otherwise: resume it with that, or begin anew."
-        )
-    moved = data is not None
-    settings["data"] = _located(data) if moved else settings["data"]
-    if not moved and pathlib.Path(settings["data"]).is_absolute() and not os.path.exists(settings["data"]):
-        raise ValueError(
-            f"The data of this run are no longer at {settings['data']}. If they were moved: "
-            f"focalnets train --resume {shlex.quote(str(directory))} --data NEW_PLACE."
-        )
+    if moved:
+        settings["data"] = _located(data)
     job = Job(recipe, settings)
     if job.fingerprint() != settings["fingerprint"]:
         raise ValueError(_other_data(job, settings))
