@@ -320,6 +320,7 @@ def test_missing_data_sets_are_explained(tmp_path, monkeypatch):
     (tmp_path / "photos.zip").write_bytes(b"")
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
     (tmp_path / "cat.JPEG").write_bytes(png())
+    (tmp_path / "empty").mkdir()
     for spec, words in {
         "photo.zip": "set: there is no such file or folder. Did you mean 'photos.zip'",
         "cifar-10": "there is no such file or folder. Did you mean 'cifar10'",
@@ -336,7 +337,11 @@ def test_missing_data_sets_are_explained(tmp_path, monkeypatch):
         ValueError, match=r"'cat.JPEG' is a single image, .* focalnets predict PRESET cat.JPEG"
     ):
         open_dataset("cat.JPEG")
-    for name, words in {"cat.jpg": r"Did you mean 'cat.JPEG'", "photos.png": r"or patterns\.$"}.items():
+    for name, words in {
+        "cat.jpg": r"Did you mean 'cat.JPEG'",
+        "photos.png": r"or patterns\.$",
+        "empty": r"or patterns\.$",
+    }.items():
         with pytest.raises(ValueError, match=words):
             find_pictures([name])
     with pytest.raises(TypeError, match=r"a str; got ndarray of shape \(9, 8, 8, 3\)") as caught:

@@ -66,8 +66,7 @@ def find_pictures(inputs, stdin=None):
             missing.append(text)
         found += paths
     if missing:
-        beside = [name for name in sibling_names(expanded(missing[0])) if _may_hold_images(name)]
-        hint = did_you_mean(missing[0], beside) if len(missing) == 1 else ""
+        hint = _near(missing[0]) if len(missing) == 1 else ""
         raise ValueError(f"No picture found at: {', '.join(missing)}. Give files, folders or patterns.{hint}")
     return found
 
@@ -89,6 +88,14 @@ def _expand(text):
     if path.exists() or path.is_symlink():  # a dangling link is a bad picture, not a missing one
         return [path]
     return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
+
+
+def _near(text):
+    """A question with the images and folders that are nearly named so; "" for a folder without images."""
+    path = expanded(text)
+    if path.exists():
+        return ""
+    return did_you_mean(text, [name for name in sibling_names(path) if _may_hold_images(name)])
 
 
 def _may_hold_images(name):
