@@ -310,7 +310,7 @@ class ConvertArguments:
     half: Flag = False
     """Write the weights as float16, half the size. They are loaded as float32 again."""
     force: Flag = False
-    """Replace OUT if it is a checkpoint, a preset or a run."""
+    """Replace the checkpoint, preset or run in the directory OUT, or the file OUT, whoever wrote it."""
     backend: Backend = None
     """Keras backend."""
     debug: Flag = False
@@ -335,7 +335,7 @@ class CacheArguments:
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
     force: Flag = False
-    """Replace the cache in the --out directory."""
+    """Replace the cache in the --out directory. Directories with anything else are refused."""
     backend: Backend = None
     """Keras backend. Only data sets that Keras loads need one."""
     debug: Flag = False

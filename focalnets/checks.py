@@ -10,8 +10,8 @@ import os
 
 from focalnets._io import expanded, read_json
 from focalnets.convert.options import check_combinations, checked_out, read_flags
-from focalnets.data.cache import is_cache, write_cache
-from focalnets.data.inputs import data_paths
+from focalnets.data.cache import check_cache_directory
+from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
 from focalnets.data.pictures import find_pictures
@@ -19,7 +19,8 @@ from focalnets.data.sources import read_source
 from focalnets.explain.inputs import check_no_presets, chosen_blocks, means_pictures
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.output.files import check_output_directory, check_run_directory
-from focalnets.output.inputs import paths_among
+from focalnets.output.in_use import refuse_in_use
+from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.output.replace import check_new_directory
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
@@ -60,6 +61,7 @@ def _check_train(arguments):
         if not (path / "run.json").is_file():
             hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
             raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
+        refuse_in_use(path)
         settings = read_run(path)
         check_run(settings, path, arguments.backend or settings["backend"], arguments.data is not None)
         read_recipe(path)
@@ -74,6 +76,7 @@ def _check_train(arguments):
     data = data_for(recipe, arguments.data)
     _check_data(data)
     inputs = [*data_paths(data), *paths_among([arguments.recipe, recipe.preset])]
+    refuse_inside(arguments.out, searched_folders(data))
     check_run_directory(arguments.out, arguments.force, inputs)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
@@ -88,6 +91,7 @@ def _check_evaluate(arguments):
         raise ValueError("--html writes its page into a directory: name one with --out.")
     if arguments.out is not None:
         inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]
+        refuse_inside(arguments.out, searched_folders(arguments.data))
         check_output_directory(arguments.out, "evaluation", arguments.force, inputs)
 
 
@@ -114,6 +118,7 @@ def _check_explain(arguments):
 def _check_convert(arguments):
     check_preset(arguments.source)
     out = checked_out(arguments.source, arguments.out, arguments.to)
+    refuse_in_use(out)
     if out.exists() and not arguments.force:
         raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     if arguments.to is None:
@@ -129,10 +134,8 @@ def _check_convert(arguments):
 
 def _check_cache(arguments):
     _check_data(arguments.data)
-    out = expanded(arguments.out)
-    if out.exists() and not (arguments.force and is_cache(out)):
-        write_cache(None, arguments.out, force=arguments.force)  # it says why not, before it needs the data
-    check_new_directory(arguments.out, "cache", arguments.force, data_paths(arguments.data))
+    refuse_inside(arguments.out, searched_folders(arguments.data))
+    check_cache_directory(arguments.out, arguments.force, data_paths(arguments.data))
 
 
 _CHECKS = {

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import focalnets
 from focalnets.cli import main
 from focalnets.names import did_you_mean
+from focalnets.output.in_use import only_writer
 from focalnets.training.recipe import change, load_recipe
 
 CAT = str(pathlib.Path(__file__).parents[1] / "docs" / "cifar10" / "cat.jpg")
@@ -65,6 +67,11 @@ MISTAKES = [
     ),
     ("train --out full --recipe digits", "full is not empty"),
     ("train --out cat.jpg --recipe digits", "cat.jpg"),
+    ("train --out busy/run --recipe digits", "busy/run is being written by process {process} on "),
+    ("train --out busy/run --recipe digits --force", "busy/run is being written by process {process} on "),
+    ("train --out busy/cache --recipe digits", "busy/cache is being written by process {process} on "),
+    ("train --resume busy/run", "busy/run is being written by process {process} on "),
+    ("train --out pictures/a/r --data pictures", "pictures/a/r lies inside pictures, where images are read"),
     ("train --recipe digits", "Give either --out for a new run, or --resume"),
     ("train --out r --resume full", "Give either --out"),
     ("train --resume runs/mien", "has no run.json. Did you mean 'runs/mine'?"),
@@ -85,6 +92,8 @@ MISTAKES = [
     ("evaluate focalnet_tinny_srf --data digits", "Did you mean 'focalnet_tiny_srf'"),
     ("evaluate focalnet_micro_cifar10 --data cifra10", "is not a data set"),
     ("evaluate focalnet_micro_cifar10 --data digits --out full", "full is not empty"),
+    ("evaluate focalnet_micro_cifar10 --data digits --out busy/run --force", "busy/run is being written"),
+    ("evaluate focalnet_micro_cifar10 --data pictures --out pictures/r", "pictures/r lies inside pictures"),
     ("evaluate focalnet_micro_cifar10 --data digits --html", "name one with --out"),
     (
         "evaluate focalnet_micro_cifar10 --data digits --limit 0",
@@ -111,12 +120,15 @@ MISTAKES = [
     ("explain cat.jpg", "--out"),
     ("explain cat.jpg --out full", "full is not empty"),
     ("explain runs/mine photos.zip --out r", "photos.zip is an archive, not an image."),
+    ("explain cat.jpg --out busy/run --force", "busy/run is being written"),
     ("explain cta.jpg --out r", "No picture found at: cta.jpg."),
     ("explain cat.jpg --out r --block stage1_blok2", "Unknown block", "Did you mean 'stage1_block2'"),
     ("explain cat.jpg --out r --stage 3", "There is no stage 3; there are 2."),
     ("explain focalnet_tiny_srf_imagenet1k cat.jpg --out r --stage 5", "There is no stage 5; there are 4."),
     ("convert weihgts.pth r", "Did you mean 'weights.pth'?"),
     ("convert weights.pth full", "full exists already; choose another name, or --force"),
+    ("convert weights.pth busy/run", "busy/run is being written by process {process} on "),
+    ("convert weights.pth busy/run --force", "busy/run is being written by process {process} on "),
     ("convert weights.pth r --half --window 5", "--half writes a preset as it is"),
     ("convert weights.pth r.onnx", "'r.onnx' is the name of a .onnx file"),
     ("convert weights.pth r --variant focalnet_tini_srf", "Did you mean 'focalnet_tiny_srf'"),
@@ -126,7 +138,10 @@ MISTAKES = [
     ("convert nosuch.pth r", "File not found: 'nosuch.pth'. Check the path."),
     ("cache pictrues --out r", "'pictrues' is not a data set"),
     ("cache digits --out full", "full exists already; give another --out."),
-    ("cache digits --out full --force", "full exists already; give another --out."),
+    ("cache digits --out full --force", "full does not look like a cache", "not even with --force"),
+    ("cache digits --out busy/run --force", "busy/run is being written by process {process} on "),
+    ("cache digits --out busy/cache", "busy/cache is being written by process {process} on "),
+    ("cache pictures --out pictures/r", "pictures/r lies inside pictures, where images are read"),
     ("cache digits --out r --image-size 0", "--image-size: expected a whole number of at least 1"),
     ("recipes show digts", "Did you mean 'digits'?"),
     ("recipes copy digits", "Say where to"),
@@ -150,7 +165,7 @@ MOVED = {
 def answers(tmp_path_factory):
     """Command line -> (exit code, its message in one line, heavy modules imported)."""
     folder = tmp_path_factory.mktemp("work")
-    for name in ("runs/mine", "trained", "old", "full", "pictures/a"):
+    for name in ("runs/mine", "trained", "old", "full", "pictures/a", "busy/run"):
         (folder / name).mkdir(parents=True)
     (folder / "runs/mine/config.json").write_text("{}")
     (folder / "trained/config.json").write_text("{}")
@@ -161,19 +176,21 @@ def answers(tmp_path_factory):
     (folder / "old/run.json").write_text(json.dumps(MOVED))
     images, labels = np.zeros((2, 4, 4, 3), "uint8"), np.arange(2)
     np.savez(folder / "twice.npz", x_train=images, y_train=labels, class_names=["cat", "cat "])
+    (folder / "busy/run/run.json").write_text("")
     lines = "\n".join(json.dumps(words.split()) for words, *_ in MISTAKES)
-    ran = subprocess.run(
-        [sys.executable, "-c", ALL_IN_ONE],
-        input=lines,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=300,
-    )
+    with only_writer(folder / "busy/run", in_place=True), only_writer(folder / "busy/cache", in_place=False):
+        ran = subprocess.run(
+            [sys.executable, "-c", ALL_IN_ONE],
+            input=lines,
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            timeout=300,
+        )
     assert ran.returncode == 0, ran.stderr
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["runs", "trained", "old", "full", "pictures", *FILES, "table.csv", "twice.npz"]
+        ["runs", "trained", "old", "full", "pictures", "busy", *FILES, "table.csv", "twice.npz"]
     ), "a mistake left something behind"
     one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
     return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))
@@ -184,7 +201,7 @@ def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
     code, error, heavy = answers[words]
     assert code == 2
     for text in expected:
-        assert text in error
+        assert text.format(process=os.getpid()) in error
     assert heavy == []
 
 

@@ -243,7 +243,11 @@ def test_a_file_becomes_a_preset_and_a_file_again(tmp_path, weights, suffix, cap
     assert report["source"] == str(file)
     assert FocalNetClassifier.from_preset(tmp_path / "preset").backbone.norm_placement == "post"
     back = tmp_path / f"back{suffix}"
-    assert main(["convert", str(tmp_path / "preset"), str(back), "--to", "official"]) == 0
+    back.write_text("of others, and named in full")
+    command_back = ["convert", str(tmp_path / "preset"), str(back), "--to", "official"]
+    assert main(command_back) == 2
+    assert back.read_text() == "of others, and named in full"
+    assert main([*command_back, "--force"]) == 0
     again = read_source(back).tensors
     assert set(again) == set(weights)
     assert all(np.array_equal(again[key], weights[key]) for key in weights)

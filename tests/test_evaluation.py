@@ -175,7 +175,7 @@ def test_logits_that_are_no_numbers_are_refused():
 
 def test_pictures_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
     out = tmp_path / "out"
-    with filling(new_output_directory(out, "evaluation"), "evaluation") as partial:
+    with new_output_directory(out, "evaluation") as directory, filling(directory, "evaluation") as partial:
         for name in ("mistakes.png", "corruptions.png"):
             (partial / name).write_bytes(b"old")
     command = ["evaluate", str(run), "--data", "digits", "--limit", "1", "--html", "--force"]

@@ -17,6 +17,7 @@ from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open
 from focalnets.cli import main
 from focalnets.data.pictures import Picture
 from focalnets.data.splits import Split
+from focalnets.explain import command as explain_command
 from focalnets.explain.command import chosen_blocks
 from focalnets.explain.render import draw_curves
 from focalnets.inference.evaluate import draw_confusion, evaluate
@@ -209,6 +210,21 @@ def test_explain_writes_panels_and_the_arrays_behind_them(run, pictures, tmp_pat
     assert main([*command, "--out", str(tmp_path / "x"), "--block", "stage9"]) == 2
     assert "Available blocks: stage1_block1" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_explain_lists_the_content_of_its_files_while_it_writes(run, pictures, tmp_path, monkeypatch):
+    """Should it be killed, files that are edited afterwards are known to be of others."""
+    found, draw = [], explain_command.draw_panels
+
+    def look(path, *arguments, **keywords):
+        record = json.loads((path.parent / ".focalnets-files.json").read_text())
+        found.append({name for name, entry in record["files"].items() if entry["sha256"]})
+        return draw(path, *arguments, **keywords)
+
+    monkeypatch.setattr(explain_command, "draw_panels", look)
+    command = ["explain", str(run.directory), str(pictures), "--block", "stage1_block1"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert found[:2] == [set(), {"a.npz", "a.stage1_block1.png"}]
 
 
 def test_blocks_can_be_chosen_by_stage():

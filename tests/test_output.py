@@ -20,7 +20,9 @@ from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
 from focalnets.data.inputs import data_paths
 from focalnets.output import files, rename, replace
+from focalnets.output.in_use import only_writer
 from focalnets.output.manifest import MANIFEST
+from focalnets.output.paths import file_suffix
 from focalnets.output.replace import new_directory
 from focalnets.presets.labels import read_labels
 from focalnets.training.recipe import load_recipe
@@ -92,12 +94,17 @@ def _array(path, **arrays):
 
 
 def write_run(out, force=False, inputs=()):
-    directory = files.new_run_directory(out, force, inputs)
-    files.write_json(directory / "recipe.json", dataclasses.asdict(load_recipe("digits")))
-    files.shared_directory(directory / "panels", "run")
-    with files.writing(directory / "panels" / "stage1_block1.png") as partial:
-        partial.write_bytes(os.urandom(8))
-    files.seal(directory)
+    with files.new_run_directory(out, force, inputs) as directory:
+        files.write_json(directory / "recipe.json", dataclasses.asdict(load_recipe("digits")))
+        files.shared_directory(directory / "panels", "run")
+        with files.writing(directory / "panels" / "stage1_block1.png") as partial:
+            partial.write_bytes(os.urandom(8))
+        files.seal(directory)
+
+
+def resume(run):
+    with files.resumed_directory(run):
+        pass
 
 
 def write_preset(out, force=False, inputs=()):
@@ -120,20 +127,23 @@ def write_cache(out, force=False, inputs=()):
 
 
 def write_evaluation(out, force=False, inputs=()):
-    directory = files.new_output_directory(out, "evaluation", force, inputs)
-    with files.filling(directory, "evaluation") as partial:
+    with (
+        files.new_output_directory(out, "evaluation", force, inputs) as directory,
+        files.filling(directory, "evaluation") as partial,
+    ):
         files.write_json(partial / "evaluation.json", {**EVALUATION, "n": os.urandom(8).hex()})
         (partial / "confusion.png").write_bytes(os.urandom(8))
 
 
 def write_explanation(out, force=False, inputs=()):
     names = ["cat.npz", "cat.stage1_block1.png"]
-    directory = files.new_output_directory(out, "explanation", force, inputs, names)
-    with files.writing(directory / "cat.npz") as partial:
-        _array(partial, image=np.zeros(1), **{"stage1_block1.gates": np.frombuffer(os.urandom(8), "uint8")})
-    with files.writing(directory / "cat.stage1_block1.png") as partial:
-        partial.write_bytes(os.urandom(8))
-    files.seal(directory)
+    gates = {"stage1_block1.gates": np.frombuffer(os.urandom(8), "uint8")}
+    with files.new_output_directory(out, "explanation", force, inputs, names) as directory:
+        with files.writing(directory / "cat.npz") as partial:
+            _array(partial, image=np.zeros(1), **gates)
+        with files.writing(directory / "cat.stage1_block1.png") as partial:
+            partial.write_bytes(os.urandom(8))
+        files.seal(directory)
 
 
 WRITERS = {
@@ -551,12 +561,18 @@ def place_config(out, text, meanwhile, force=False):
         meanwhile()
 
 
+def rename_a_preset(out):
+    """As a process on another machine, whose locks are not seen here, puts its output there."""
+    write_preset(out.with_name("theirs"))
+    out.with_name("theirs").rename(out)
+
+
 APPEAR = {
     "directory": lambda out: write(out, **{"thesis.txt": "mine"}),
     "empty directory": lambda out: out.mkdir(),
     "file": lambda out: out.write_text("mine"),
     "dangling link": lambda out: out.symlink_to("nowhere"),
-    "output of another process": write_preset,
+    "output of another process": rename_a_preset,
 }
 
 
@@ -617,16 +633,20 @@ def test_new_directory_puts_files_of_others_back_if_it_cannot_be_placed(stuck, t
 
 
 def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
-    run = files.new_run_directory(tmp_path / "run")
-    write(run, **{"curves.png": "mine"})
-    with pytest.raises(FileExistsError, match=r"curves\.png"), files.writing(run / "curves.png") as partial:
-        partial.write_text("ours")
+    with files.new_run_directory(tmp_path / "run") as run:
+        write(run, **{"curves.png": "mine"})
+        with (
+            pytest.raises(FileExistsError, match=r"curves\.png"),
+            files.writing(run / "curves.png") as partial,
+        ):
+            partial.write_text("ours")
     assert (run / "curves.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["curves.png", "panels/stage1_block1.png", "partial-last.npz"])
 def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
-    run = files.new_run_directory(tmp_path / "run")
+    with files.new_run_directory(tmp_path / "run") as run:
+        pass
     victim = write(tmp_path / "elsewhere", **{"stage1_block1.png": "mine"}) / "stage1_block1.png"
     if "/" in name:
         (run / "panels").symlink_to(victim.parent)
@@ -642,7 +662,7 @@ def test_resumed_directory_removes_no_partial_file_of_others(tmp_path):
     write_run(tmp_path / "run")
     (tmp_path / "run" / MANIFEST).unlink()  # an earlier focalnets
     write(tmp_path / "run", **{"partial-last.npz": "ours", "partial-results.txt": "mine"})
-    files.resumed_directory(tmp_path / "run")
+    resume(tmp_path / "run")
     assert not (tmp_path / "run" / "partial-last.npz").exists()
     assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
 
@@ -664,7 +684,7 @@ def test_resumed_directory_removes_no_files_through_links_or_of_other_names(tmp_
     ):
         record["files"][name] = {"kind": "run", "size": size, "sha256": sha256}
         (tmp_path / "run" / MANIFEST).write_text(json.dumps(record))
-        files.resumed_directory(tmp_path / "run")
+        resume(tmp_path / "run")
     assert sorted(os.listdir(victim)) == ["id_rsa", "partial-last.npz"]
     assert (tmp_path / "run" / "partial-best.npz").is_symlink()
     assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
@@ -675,7 +695,7 @@ def test_a_partial_file_that_is_not_listed_is_kept_and_blocks_nothing(tmp_path):
     """Nothing is written under such a name any more."""
     write_run(tmp_path / "run")
     write(tmp_path / "run", **{"partial-last.npz": "mine"})
-    files.resumed_directory(tmp_path / "run")
+    resume(tmp_path / "run")
     write_run(tmp_path / "run", force=True)
     assert (tmp_path / "run" / "partial-last.npz").read_text() == "mine"
 
@@ -783,23 +803,134 @@ def test_a_run_refuses_what_lies_in_the_place_of_its_folders_before_it_trains(fo
         place.write_text("mine")
     else:
         place.symlink_to(tmp_path if kind == "link" else "nowhere")
-    for check in (lambda run: files.check_run_directory(run, force=True), files.resumed_directory):
+    for check in (lambda run: files.check_run_directory(run, force=True), resume):
         with pytest.raises(OSError, match=rf"{folder} (is a symbolic link|exists and is a file)"):
             check(tmp_path / "run")
 
 
 def test_seal_keeps_a_file_that_was_edited_after_the_run(tmp_path):
     write_run(tmp_path / "run")
-    for name in ("history.csv", "last.npz"):  # killed before it was sealed: ours whatever it holds
-        with files.writing(tmp_path / "run" / name) as partial:
-            partial.write_text("ours")
-    (tmp_path / "run" / "history.csv").write_text("half")
     (tmp_path / "run" / "panels" / "stage1_block1.png").write_text("mine")
     with pytest.raises(FileExistsError, match=r"changed since: panels/stage1_block1\.png"):
         write_run(tmp_path / "run", force=True)
     (tmp_path / "run" / "panels" / "stage1_block1.png").rename(tmp_path / "mine.png")
     write_run(tmp_path / "run", force=True)
-    assert not (tmp_path / "run" / "history.csv").exists()
+    assert (tmp_path / "mine.png").read_text() == "mine"
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("moment", ["before the file gets its name", "after it"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_force_keeps_a_file_that_was_edited_after_the_run_was_killed(times, moment, tmp_path, monkeypatch):
+    run, original = tmp_path / "run", os.replace
+
+    def killed(source, target):
+        if moment == "after it" or pathlib.Path(target).name != "last.npz":
+            original(source, target)
+        if pathlib.Path(target).name == "last.npz":
+            raise KilledError
+
+    write_run(run)
+    with files.resumed_directory(run), files.writing(run / "last.npz") as partial:
+        partial.write_text("first")
+    for number in range(times):
+        with files.resumed_directory(run), monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            with pytest.raises(KilledError), files.writing(run / "last.npz") as partial:
+                partial.write_text(f"second {number}")
+    content = (run / "last.npz").read_text()
+    assert content == ("first" if moment != "after it" else f"second {number}")
+    (run / "last.npz").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"changed since: last\.npz"):
+        write_run(run, force=True)
+    (run / "last.npz").write_text(content)
+    write_run(run, force=True)
+    assert not (run / "last.npz").exists(), "ours, whole or not"
+
+
+def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_killed(tmp_path):
+    out = tmp_path / "out"
+    with files.new_output_directory(out, "explanation", names=["a.npz", "b.npz", "c.npz"]):
+        for name in ("a.npz", "b.npz"):
+            with files.writing(out / name) as partial:
+                partial.write_text("ours")
+            if name == "a.npz":
+                files.seal(out, finished=False)
+    write(out, **{"a.npz": "mine"})
+    with pytest.raises(FileExistsError, match=r"changed since: a\.npz"):
+        files.check_output_directory(out, "explanation", force=True, names=["a.npz", "b.npz", "c.npz"])
+
+
+# === Two processes ===
+
+
+@pytest.mark.parametrize("verb", WRITERS)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, tmp_path):
+    out = tmp_path / "out"
+    WRITERS[verb](out)
+    before = everything(out)
+    for directory in (out, tmp_path / "new"):
+        if in_place:
+            directory.mkdir(exist_ok=True)
+        with only_writer(directory, in_place):
+            for force in (False, True):
+                with pytest.raises(FileExistsError, match=f"written by process {os.getpid()} on ") as caught:
+                    WRITERS[verb](directory, force=force)
+                assert str(caught.value).startswith(f"{directory} is being written")
+                assert "--force" not in str(caught.value)
+            if in_place:
+                with pytest.raises(FileExistsError, match="is being written"):
+                    resume(directory)
+    assert everything(out) == before
+    WRITERS[verb](out, force=True)
+    assert sorted(os.listdir(tmp_path)) == (["new", "out"] if in_place else ["out"])
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_lock_file_is_not_written_through_a_link(link, tmp_path):
+    victim = write(tmp_path, victim="mine") / "victim"
+    (tmp_path / "run").mkdir()
+    link(victim, tmp_path / "run" / ".focalnets-work-in-use")
+    with (
+        pytest.raises(OSError, match=r"cannot be written to|not a lock file"),
+        only_writer(tmp_path / "run", in_place=True),
+    ):
+        pass
+    assert victim.read_text() == "mine"
+
+
+# Writes an output in another process, until that is killed or a line comes in.
+_WRITER = """
+import pathlib, sys
+sys.argv[0] = "focalnets"  # needs no Keras
+from focalnets.output import files
+from focalnets.output.replace import new_directory
+out = pathlib.Path(sys.argv[1])
+make = new_directory(out, "preset", True) if sys.argv[2] == "preset" else files.new_run_directory(out, True)
+with make:
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("kind", ["run", "preset"])
+def test_lock_names_its_process_and_is_free_once_that_is_killed(kind, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", _WRITER, str(out), kind]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"writing\n"
+        for write_again in (write_run, write_preset):
+            with pytest.raises(FileExistsError, match=f"process {other.pid} on "):
+                write_again(out, force=True)
+        other.kill()
+    write_preset(out, force=True)
+    assert names(out) == ["config.json", "model.weights.h5"]
+    assert os.listdir(tmp_path) == ["out"], "no lock file stays"
+    assert not list(out.glob(".focalnets-work*"))
 
 
 @pytest.mark.parametrize("mask", [0o077, 0o027, 0o022, 0o002])
@@ -861,6 +992,16 @@ def test_outputs_refuse_names_that_cannot_be_directories(name, words, verb, tmp_
     assert everything(tmp_path) == before
 
 
+def test_file_suffix_tells_names_of_files_from_names_of_directories():
+    for name in ("focalnet_v1.2", "run.2", "run.old", "2026.11.26", "a.b", ".hidden", "lr1e-3.v2", "first.a"):
+        assert file_suffix(pathlib.Path(name)) == "", name
+    for suffix in (
+        *(".gguf", ".msgpack", ".joblib", ".torchscript", ".pbtxt", ".onnx", ".mlpackage", ".bin", ".PNG"),
+        *(".md", ".py", ".mp4", ".docx", ".tgz", ".xz", ".tar.gz", ".pth.tar", ".weights.h5"),
+    ):
+        assert file_suffix(pathlib.Path(f"runs/focalnet_v1.2{suffix}")) == suffix
+
+
 @pytest.mark.parametrize("verb", WRITERS)
 def test_outputs_expand_the_home_directory(verb, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -882,7 +1023,8 @@ def test_outputs_expand_the_home_directory(verb, tmp_path, monkeypatch):
         ("m.pth", "convert focalnet_micro_cifar10 m.pth --to official"),
         ("m.pth.tar", "convert focalnet_micro_cifar10 m.pth --to official"),
         ("m.safetensors", "convert focalnet_micro_cifar10 m.safetensors --to official"),
-        ("m.zip", "writes no .zip files"),
+        ("m.gguf", "writes no .gguf files"),
+        ("m.pth.tar", "is the name of a .pth.tar file"),
     ],
 )
 @pytest.mark.parametrize("more", [(), ("--to", "transformers"), ("--half",), ("--force",)])

@@ -22,6 +22,7 @@ from focalnets import FocalNetClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
 from focalnets.ops.backend import bfloat16_is_fast
+from focalnets.output.manifest import read_manifest
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, records, signals
 from focalnets.training.recipe import load_recipe
@@ -262,7 +263,7 @@ def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsy
     assert not list((tmp_path / "run").glob("partial-*"))
 
 
-def test_a_process_that_is_terminated_and_killed(tmp_path):
+def test_a_process_that_is_terminated_and_killed(tmp_path, capsys):
     """The real thing: SIGTERM from outside, resumed by a process that gets SIGKILL, resumed by a third."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "focalnets", "train", "--backend", keras.backend.backend()]
@@ -277,6 +278,9 @@ def test_a_process_that_is_terminated_and_killed(tmp_path):
             if (run / "history.csv").exists() and len((run / "history.csv").read_bytes()) > before:
                 break
             time.sleep(0.1)
+        for words in (["--out", str(run), "--force"], ["--resume", str(run)]):
+            assert main(["train", *words]) == 2
+            assert f"{run} is being written by process {running.pid} on " in capsys.readouterr().err
         running.send_signal(number)
         return running.wait(), running.communicate()[1]
 
@@ -286,6 +290,7 @@ def test_a_process_that_is_terminated_and_killed(tmp_path):
     assert f"resume with: focalnets train --resume {run}\nfocalnets: stopped.\n" in text
     first = checkpoint.read_snapshot(run / "last.npz").epoch
     assert interrupted(["--resume", str(run)], signal.SIGKILL)[0] == -signal.SIGKILL
+    assert all(entry.sha256 for entry in read_manifest(run).files.values()), "also after SIGKILL"
     done = checkpoint.read_snapshot(run / "last.npz").epoch
     assert 1 <= first < done < 2000
     record = json.loads((run / "recipe.json").read_text())

@@ -4,7 +4,7 @@ from focalnets._io import expanded
 from focalnets.convert.architecture import FLAGS
 from focalnets.convert.foreign import THEIR_ACTIVATION
 from focalnets.names import did_you_mean
-from focalnets.output.paths import output_path
+from focalnets.output.paths import file_suffix, output_path
 
 # How to write a file of each kind, where `convert` itself does not.
 _ELSEWHERE = {
@@ -97,9 +97,9 @@ def checked_out(source, out, to):
                 f"{source} {file} --to official (or timm, or transformers)."
             )
         else:
-            hint = _ELSEWHERE.get(suffix, f"focalnets writes no {suffix} files.")
+            hint = _ELSEWHERE.get(suffix, f"focalnets writes no {file_suffix(out)} files.")
             hint = hint.format(source=source, name=out.name)
         raise ValueError(
-            f"{str(out)!r} is the name of a {out.suffix} file, but convert writes a preset directory, or "
-            f"with --to a .pth or .safetensors file. {hint}"
+            f"{str(out)!r} is the name of a {file_suffix(out)} file, but convert writes a preset directory, "
+            f"or with --to a .pth or .safetensors file. {hint}"
         ) from None

@@ -13,7 +13,7 @@ from focalnets._io import cores, parallel_map, progress, reason
 from focalnets.data.decode import as_image, as_pixels
 from focalnets.output.files import write_json
 from focalnets.output.paths import output_path
-from focalnets.output.replace import new_directory
+from focalnets.output.replace import check_new_directory, new_directory
 from focalnets.schema import read_json, read_record
 
 _INDEX = "cache.json"
@@ -42,8 +42,9 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
         inputs: Paths that the data set is read from, which `force` never replaces. Defaults to `()`.
 
     Raises:
-        FileExistsError: if `directory` exists, unless it is a cache and `force`.
-        ValueError: naming all bad pictures, if some turn out so only now.
+        FileExistsError: if `directory` exists, unless `force`.
+        ValueError: naming all bad pictures, if some turn out so only now; with `force`, if there is no cache
+            to replace.
 
     >>> import tempfile
     >>> from focalnets.data.cache import square, write_cache
@@ -53,12 +54,7 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
     >>> open_dataset(folder, channels=1).splits["test"].images.shape
     (359, 16, 16, 1)
     """
-    directory = output_path(directory)
-    if directory.exists() and not (force and is_cache(directory)):
-        raise FileExistsError(
-            f"{directory} exists already; give another --out"
-            + (", or --force to replace it." if is_cache(directory) else ".")
-        )
+    check_cache_directory(directory, force, inputs)
     splits = {name: split for name, split in dataset.splits.items() if len(split)}
     with new_directory(directory, "cache", force, inputs) as partial:
         for name, split in splits.items():
@@ -74,6 +70,15 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
                 "left_out": dataset.bad,
             },
         )
+
+
+def check_cache_directory(directory, force=False, inputs=()):
+    """Raise what `write_cache` would raise for its directory. Nothing is changed."""
+    directory = output_path(directory)
+    if directory.is_dir() and not force:
+        hint = ", or --force to replace it." if is_cache(directory) else "."
+        raise FileExistsError(f"{directory} exists already; give another --out{hint}")
+    check_new_directory(directory, "cache", force, inputs)
 
 
 def _write_images(path, name, split):

@@ -29,6 +29,23 @@ def data_paths(spec):
     return [path, *_links(path, 2)] if path.is_dir() else [path]
 
 
+def searched_folders(spec):
+    """Folders on this machine in which `open_dataset(spec)` searches images.
+
+    Args:
+        spec: as for `open_dataset`.
+
+    Returns:
+        List of paths. Empty for tables, which list their images, for files, and for data sets of libraries.
+
+    >>> from focalnets.data.inputs import searched_folders
+    >>> searched_folders("digits")
+    []
+    """
+    paths = data_paths(spec)
+    return paths if paths and os.path.isdir(paths[0]) else []
+
+
 def _links(folder, depth):
     """Links to folders, down to the classes of a split."""
     with os.scandir(folder) as entries:

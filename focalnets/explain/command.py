@@ -2,6 +2,7 @@
 
 import functools
 import os
+import time
 import unicodedata
 
 import numpy as np
@@ -44,17 +45,18 @@ def run(arguments):
     ends = (".npz", *(f".{block}.png" for block in blocks))
     names = [f"{stem}{end}" for stem in stems if stem is not None for end in ends]
     inputs = [*paths_among([preset, *pictures]), *files]
-    directory = new_output_directory(arguments.out, "explanation", arguments.force, inputs, names)
-    try:
-        _write(directory, classifier, blocks, read_pictures(files, channels, prepare), stems)
-    finally:
-        seal(directory)
+    with new_output_directory(arguments.out, "explanation", arguments.force, inputs, names) as directory:
+        try:
+            _write(directory, classifier, blocks, read_pictures(files, channels, prepare), stems)
+        finally:
+            seal(directory)
     report_skipped(bad)
 
 
 def _write(directory, classifier, blocks, pictures, stems):
     """Write panels and arrays of each picture under its stem, None if it could not be read."""
     graph = modulation_model(classifier)
+    next_seal = 0.0  # the list of a million files takes seconds to write
     for picture, stem in zip(pictures, stems, strict=True):
         if picture.problem or stem is None:
             continue
@@ -70,6 +72,10 @@ def _write(directory, classifier, blocks, pictures, stems):
         with writing(directory / f"{stem}.npz") as partial:
             np.savez_compressed(partial, **arrays)
         say(f"arrays: {directory / stem}.npz")
+        if (start := time.monotonic()) > next_seal:
+            seal(directory, finished=False)  # should the process be killed
+            end = time.monotonic()
+            next_seal = end + 20 * (end - start)
 
 
 def _free_name(name, used):

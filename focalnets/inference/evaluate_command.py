@@ -1,5 +1,6 @@
 """`focalnets evaluate`."""
 
+import contextlib
 import functools
 import sys
 
@@ -25,6 +26,11 @@ from focalnets.presets.labels import in_words
 
 def run(arguments):
     """Classify a split and compare with its labels."""
+    with contextlib.ExitStack() as outputs:
+        _run(arguments, outputs)
+
+
+def _run(arguments, outputs):
     predictor = Predictor(arguments.preset, arguments.batch_size)
     chosen = split_for(arguments.split) or arguments.split
     dataset = open_dataset(
@@ -56,7 +62,8 @@ def run(arguments):
     directory = None
     if arguments.out is not None:
         inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]
-        directory = new_output_directory(arguments.out, "evaluation", arguments.force, inputs)
+        output = new_output_directory(arguments.out, "evaluation", arguments.force, inputs)
+        directory = outputs.enter_context(output)
     places = np.array([names.index(name) for name in data_names])  # the data may lack some classes
     kept = np.sort(places) if arguments.restrict else np.arange(len(names))
     names = tuple(names[place] for place in kept)

@@ -11,16 +11,19 @@ import logging
 import os
 import pathlib
 
+from focalnets.output.in_use import only_writer, refuse_in_use
 from focalnets.output.inputs import refuse_inputs
-from focalnets.output.known import FOLDERS, is_partial
+from focalnets.output.known import FOLDERS, PREFIX, is_partial
 from focalnets.output.manifest import (
     Entry,
     Manifest,
     all_files,
     describe_kept,
+    is_occupied,
     kept_entries,
     linked_parent,
     manifest_of,
+    next_entry,
     our_files,
     read_manifest,
     remove_files,
@@ -31,45 +34,47 @@ from focalnets.output.manifest import (
 from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
 from focalnets.output.rename import rename_new
 from focalnets.output.replace import NETWORKS
-from focalnets.output.workplace import PREFIX, settle_left, workplace
+from focalnets.output.workplace import settle_left, workplace
 
 _log = logging.getLogger("focalnets")
 
 
+@contextlib.contextmanager
 def new_run_directory(directory, force=False, inputs=()):
-    """Make an empty directory for a run.
+    """Make an empty directory for a run, into which no other process writes during the block.
 
     Args:
         directory: Path; parents are made.
         force: bool. Remove the run or preset that is there, and nothing else.
         inputs: Paths that are read; see `refuse_inputs`.
 
-    Returns:
+    Yields:
         `pathlib.Path`.
 
     Raises:
-        FileExistsError: if it exists and is not empty, unless `force`.
+        FileExistsError: if it exists and is not empty, unless `force`, or another process writes it.
         ValueError: if there is nothing that focalnets wrote, or an input is involved.
     """
     check_run_directory(directory, force, inputs)
-    directory, others = output_path(directory), {}
-    if _is_occupied(directory):
-        settle_left(directory)
-        ours = our_files(directory, NETWORKS)
-        kept = kept_entries(directory, ours)
-        before = manifest_of(directory).files
-        others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
-        remove_files(directory, ours)
-        if kept:
-            _log.warning(describe_kept(directory, kept))
-    make_directory(directory)
-    write_manifest(directory, Manifest("run", others))
-    return directory
+    directory, others = make_directory(output_path(directory)), {}
+    settle_left(directory)
+    with only_writer(directory, in_place=True):
+        if _is_occupied(directory):
+            ours = our_files(directory, NETWORKS)
+            kept = kept_entries(directory, ours)
+            before = manifest_of(directory).files
+            others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
+            remove_files(directory, ours)
+            if kept:
+                _log.warning(describe_kept(directory, kept))
+        write_manifest(directory, Manifest("run", others))
+        yield directory
 
 
 def check_run_directory(directory, force=False, inputs=()):
     """Raise what `new_run_directory` would raise. Nothing is changed."""
     directory = output_path(directory)
+    refuse_in_use(directory)
     if not _is_occupied(directory):
         return
     refuse_inputs(directory, inputs)
@@ -96,21 +101,29 @@ def _link_error(link):
     return OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")
 
 
+@contextlib.contextmanager
 def resumed_directory(directory):
-    """A run directory that more is written to; of an earlier focalnets, it gets a manifest."""
+    """Yield a run directory, into which no other process writes during the block.
+
+    A run of an earlier focalnets gets a manifest.
+    """
     settle_left(directory)
-    manifest = manifest_of(directory)
-    if read_manifest(directory) is None:
-        write_manifest(directory, manifest)
-    remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
-    listed = {name for name in manifest.files if not (directory / name).is_symlink()}
-    refuse_names(directory, "run", listed)
-    _refuse_folders(directory)
-    return directory
+    with only_writer(directory, in_place=True):
+        manifest = manifest_of(directory)
+        if read_manifest(directory) is None:
+            write_manifest(directory, manifest)
+        remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
+        listed = {name for name in manifest.files if not (directory / name).is_symlink()}
+        refuse_names(directory, "run", listed)
+        _refuse_folders(directory)
+        yield directory
 
 
+@contextlib.contextmanager
 def new_output_directory(directory, kind, force=False, inputs=(), names=None):
     """Make a directory for results, or take one that exists: its files are replaced one by one.
+
+    No other process writes into it during the block.
 
     Args:
         directory: Path; parents are made.
@@ -119,31 +132,31 @@ def new_output_directory(directory, kind, force=False, inputs=(), names=None):
         inputs: Paths that are read; see `refuse_inputs`.
         names: Names of the files to be written. All that the kind of output may have by default.
 
-    Returns:
+    Yields:
         `pathlib.Path`.
 
     Raises:
-        FileExistsError: if it exists and is not empty, unless `force`, or holds files of others with the
-            names of files to be written.
+        FileExistsError: if it exists and is not empty, unless `force`, holds files of others with the names
+            of files to be written, or another process writes it.
         ValueError: if an input is involved.
     """
     check_output_directory(directory, kind, force, inputs, names)
-    directory = output_path(directory)
-    if _is_occupied(directory):
-        settle_left(directory)
+    directory = make_directory(output_path(directory))
+    settle_left(directory)
+    with only_writer(directory, in_place=True):
         if kept := kept_entries(directory, our_files(directory, None)):
             _log.warning(describe_kept(directory, kept))
-    make_directory(directory)
-    if read_manifest(directory) is None:
-        write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
-    if names is not None:
-        _claim(directory, names, kind)
-    return directory
+        if read_manifest(directory) is None:
+            write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
+        if names is not None:
+            _claim(directory, dict.fromkeys(names), kind)
+        yield directory
 
 
 def check_output_directory(directory, kind, force=False, inputs=(), names=None):
     """Raise what `new_output_directory` would raise. Nothing is changed."""
     directory = output_path(directory)
+    refuse_in_use(directory)
     if not _is_occupied(directory):
         return
     refuse_inputs(directory, inputs)
@@ -174,9 +187,8 @@ def list_files(paths):
 
 
 def _is_occupied(directory):
-    """Whether there is something in it, except what a killed process left."""
     refuse_file(directory)
-    return directory.is_dir() and any(not one.name.startswith(PREFIX) for one in directory.iterdir())
+    return directory.is_dir() and is_occupied(directory)
 
 
 @contextlib.contextmanager
@@ -193,7 +205,7 @@ def filling(directory, kind):
         yield new
         ours, names = our_files(directory, (kind,)), list(all_files(new))
         refuse_names(directory, kind, ours, names)
-        _claim(directory, names, kind)
+        _claim(directory, {name: new / name for name in names}, kind)
         for name in names:
             make_directory((directory / name).parent)
             os.replace(new / name, directory / name)
@@ -229,7 +241,7 @@ def writing(path, own=True, replace=True):
     with workplace(root or path.parent) as folder:
         yield folder / path.name
         if root is not None:
-            _claim(root, [path.relative_to(root).as_posix()])
+            _claim(root, {path.relative_to(root).as_posix(): folder / path.name})
         if replace:
             os.replace(folder / path.name, path)
         else:
@@ -243,10 +255,17 @@ def write_json(path, value):
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
 
 
-def seal(directory):
-    """Record size and hash of the files in a directory that are complete now, to notice later changes."""
+def seal(directory, finished=True):
+    """Record size and hash of the files in a directory that are complete now, to notice later changes.
+
+    Args:
+        directory: Path.
+        finished: bool. Remove files that do not exist from the list. Defaults to `True`.
+    """
     manifest = read_manifest(directory)
     files = sealed(directory, manifest.files)
+    if not finished:
+        files = {**manifest.files, **files}
     if files != manifest.files:
         write_manifest(directory, Manifest(manifest.kind, files))
 
@@ -261,10 +280,10 @@ def _root(path):
     return None
 
 
-def _claim(directory, names, kind=None):
-    """List files in the manifest that are about to be written."""
+def _claim(directory, files, kind=None):
+    """List files in the manifest that are about to be written: name -> path of the complete file, or None."""
     manifest, claimed = read_manifest(directory), {}
-    for name in names:
+    for name, new in files.items():
         link = linked_parent(directory, name)
         if link is None and (directory / name).is_symlink():
             link = directory / name
@@ -274,6 +293,7 @@ def _claim(directory, names, kind=None):
         if entry is None and os.path.lexists(directory / name):
             raise FileExistsError(f"{directory / name} is not a file of focalnets. Move it away.")
         if entry is None or entry.size is not None:
-            claimed[name] = Entry(kind or (manifest.kind if entry is None else entry.kind))
+            kind_of_file = kind or (manifest.kind if entry is None else entry.kind)
+            claimed[name] = next_entry(directory, name, entry, kind_of_file, new)
     if claimed:
         write_manifest(directory, Manifest(manifest.kind, {**manifest.files, **claimed}))

@@ -4,6 +4,8 @@ import contextlib
 import os
 import pathlib
 
+from focalnets._io import expanded
+
 
 def refuse_inputs(directory, inputs):
     """Refuse an output directory that is entangled with an input, the current or the home directory.
@@ -39,6 +41,25 @@ def refuse_inputs(directory, inputs):
             _refuse(directory, "contains", given)
         if path.is_dir() and _identity(path) in above:
             _refuse(directory, "lies inside", given)
+
+
+def refuse_inside(directory, folders):
+    """Refuse an output directory, also a new one, below a folder in which images are searched.
+
+    Args:
+        directory: Output directory.
+        folders: Paths of folders.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    above = _identities(expanded(directory)) - {_identity(expanded(directory))}
+    for folder in folders:
+        if _identity(folder) in above:
+            raise ValueError(
+                f"{directory} lies inside {folder}, where images are read: the files written there would be "
+                f"among them the next time. Choose a directory outside of {folder}."
+            )
 
 
 def paths_among(words):

@@ -10,6 +10,9 @@ import os
 import re
 import zipfile
 
+# Of the names of workplaces and lock files, which are no output.
+PREFIX = ".focalnets-work-"
+
 _BLOCK = r"stage\d+_block\d+"
 _PRESET = r"config\.json|model\.weights\.h5|preprocessing\.json|labels\.json"
 _EVALUATION = (

@@ -1,10 +1,14 @@
 """The manifest: a JSON file in every directory that focalnets writes, listing the files that it wrote there.
 
 `--force` removes or replaces these files and no others. An entry has the kind of output that the file
-belongs to and, once the file is complete, its size and SHA-256. A file that has another content than its
-entry was edited or replaced by somebody: it is theirs, and is kept. An entry without a size is a file that
-was being written when the process was killed. It is ours whatever it holds, if it has a name that focalnets
-gives (`known.NAMES`), so that the manifest of a downloaded directory cannot make us remove anything else.
+belongs to, its size and its SHA-256. It is written before the file gets its name, and also has the content
+that the new one replaces: at whatever moment the process is killed, the file has one of the two. A file that
+has neither was edited or replaced by somebody: it is theirs, and is kept.
+
+An entry without a size is a file of `explain`, which lists many in advance, or one that a library writes
+itself, and the process was killed before it could add the size. Such a file is ours whatever it holds, if it
+has a name that focalnets gives (`known.NAMES`), so that the manifest of a downloaded directory cannot make us
+remove anything else.
 
 A directory that an earlier focalnets wrote has no manifest. `known.files_of_earlier_version` lists its files.
 """
@@ -20,8 +24,8 @@ from dataclasses import asdict, dataclass, replace
 
 from focalnets._io import listed
 from focalnets.names import printable
-from focalnets.output.known import WHOLLY_OURS, files_of_earlier_version, is_known
-from focalnets.output.workplace import PREFIX, workplace
+from focalnets.output.known import PREFIX, WHOLLY_OURS, files_of_earlier_version, is_known
+from focalnets.output.workplace import workplace
 from focalnets.schema import read_record
 
 MANIFEST = ".focalnets-files.json"
@@ -34,18 +38,33 @@ _LARGEST = 2**28  # bytes of a manifest: `explain` of a million images
 
 
 @dataclass(frozen=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        size: int. Bytes.
+        sha256: str. Hexadecimal. None for files over 256 MiB.
+    """
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Entry:
     """A file that focalnets wrote.
 
     Attributes:
         kind: str. Kind of output, a key of `known.NAMES`.
-        size: int. Bytes. None while the file is being written.
-        sha256: str. Hexadecimal. None while the file is being written, and for files over 256 MiB.
+        size: int. Bytes. None until they are known.
+        sha256: str. Hexadecimal. None until it is known, and for files over 256 MiB.
+        previous: `Content` that the file had before it was written last. None if there was no file of ours.
     """
 
     kind: str
     size: int | None = None
     sha256: str | None = None
+    previous: Content | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +113,9 @@ def _is_inside(name):
 def write_manifest(directory, manifest):
     """Write the manifest of a directory, by write-then-rename."""
     files = {name: asdict(entry) for name, entry in sorted(manifest.files.items())}
+    for entry in files.values():
+        if entry["previous"] is None:
+            del entry["previous"]
     value = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -134,6 +156,12 @@ def our_files(directory, kinds):
     }
 
 
+def is_occupied(directory):
+    """Whether there is something in a directory, except what a process left that was killed at once."""
+    names = (one.name for one in pathlib.Path(directory).iterdir())
+    return any(name != MANIFEST and not name.startswith(PREFIX) for name in names)
+
+
 def unlisted(directory):
     """Words for an error: that a directory has no manifest. Empty if it has one."""
     if read_manifest(directory) is not None:
@@ -147,9 +175,9 @@ def _is_ours(directory, name, entry):
         return False
     if entry.size is None:
         return is_known(entry.kind, name)
-    if path.stat().st_size != entry.size:
-        return False
-    return entry.sha256 is None or _sha256(path) == entry.sha256
+    size = path.stat().st_size
+    digests = [one.sha256 for one in (entry, entry.previous) if one is not None and one.size == size]
+    return None in digests or (bool(digests) and _sha256(path) in digests)
 
 
 def remove_files(directory, names):
@@ -181,11 +209,31 @@ def sealed(directory, files):
     for name, entry in files.items():
         path = pathlib.Path(directory) / name
         if entry.size is None and path.is_file():
-            size = path.stat().st_size
-            entry = replace(entry, size=size, sha256=_sha256(path) if size <= _HASHED_BYTES else None)
+            entry = replace(entry, **asdict(_content(path)))
         if path.is_file():
             entries[name] = entry
     return entries
+
+
+def next_entry(directory, name, entry, kind, new):
+    """The entry of a file that is about to get its name.
+
+    Args:
+        directory: Path.
+        name: str. Name of the file.
+        entry: `Entry` of the file that has this name now. None if there is none.
+        kind: str. Kind of output.
+        new: Path of the complete file that will have this name. None if it is not known yet.
+    """
+    if new is None:
+        return Entry(kind)
+    is_ours = entry is not None and _is_ours(directory, name, entry)
+    return Entry(kind, **asdict(_content(new)), previous=_content(directory / name) if is_ours else None)
+
+
+def _content(path):
+    size = path.stat().st_size
+    return Content(size, _sha256(path) if size <= _HASHED_BYTES else None)
 
 
 def _sha256(path):
@@ -201,7 +249,7 @@ def all_files(directory):
         links = [one for one in folders if os.path.islink(os.path.join(parent, one))]
         for name in sorted([*files, *links]):
             relative = os.path.relpath(os.path.join(parent, name), directory)
-            if relative != MANIFEST:
+            if relative != MANIFEST and not name.startswith(PREFIX):
                 yield pathlib.PurePath(relative).as_posix()
 
 

@@ -1,20 +1,25 @@
 """Names of output directories: which are refused, and how they are made."""
 
+import mimetypes
 import os
 import pathlib
 
 from focalnets._io import expanded, listed, reason
 from focalnets.output.known import is_known, is_partial, shallow_files
 
-# A directory of such a name is a file that was meant.
-_FILE_SUFFIXES = frozenset(
+# Types of files that Python's table does not have: weights and exports, arrays and tables, texts, archives.
+_FILE_TYPES = frozenset(
     f".{suffix}"
     for suffix in (
-        *("bin", "ckpt", "engine", "h5", "hdf5", "keras", "mlmodel", "onnx", "pb", "pickle", "pkl", "pt"),
-        *("pth", "safetensors", "tflite", "npy", "npz", "zip", "tar", "tgz", "csv", "json", "txt", "html"),
-        *("pdf", "xml", "bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"),
+        *("ckpt", "engine", "ggml", "gguf", "hdf5", "joblib", "keras", "mar", "mlmodel", "mlpackage", "mnn"),
+        *("msgpack", "nnef", "om", "onnx", "ort", "param", "params", "pb", "pbtxt", "pdmodel", "pdparams"),
+        *("pickle", "pkl", "plan", "prototxt", "pt", "pt2", "ptc", "pte", "pth", "ptl", "safetensors"),
+        *("tflite", "torchscript", "trt", "uff", "weights", "arrow", "feather", "mat", "npy", "npz"),
+        *("parquet", "tfrecord", "tfrecords", "docx", "ipynb", "log", "md", "pptx", "rst", "toml", "xlsx"),
+        *("yaml", "yml", "7z", "lz4", "rar", "tbz2", "tgz", "txz", "zst"),
     )
 )
+_PYTHONS = mimetypes.MimeTypes()  # without the tables of this machine
 
 
 def output_path(text):
@@ -24,12 +29,34 @@ def output_path(text):
         ValueError: if no directory can have that name, or the name is that of a file.
     """
     path = expanded(text)
-    if path.suffix.lower() in _FILE_SUFFIXES:
+    if suffix := file_suffix(path):
         raise ValueError(
-            f"{str(text)!r} is the name of a {path.suffix} file. Expected the name of a directory, without "
+            f"{str(text)!r} is the name of a {suffix} file. Expected the name of a directory, without "
             "that suffix."
         )
     return path
+
+
+def file_suffix(path):
+    """The suffix by which a name is that of a file, both of `.pth.tar`. Empty for the name of a directory.
+
+    >>> import pathlib
+    >>> from focalnets.output.paths import file_suffix
+    >>> [file_suffix(pathlib.Path(name)) for name in ("net.pth.tar", "focalnet_v1.2.onnx", "focalnet_v1.2")]
+    ['.pth.tar', '.onnx', '']
+    """
+    found = ""
+    for suffix in reversed(path.suffixes[-2:]):
+        if not _is_file_type(suffix.lower()):
+            break
+        found = suffix + found
+    return found
+
+
+def _is_file_type(suffix):
+    if len(suffix) == 2:  # of C and its relatives; here a version, as in `first.a`
+        return False
+    return suffix in _FILE_TYPES or _PYTHONS.guess_type(f"x{suffix}") != (None, None)
 
 
 def make_directory(directory):

@@ -11,13 +11,13 @@ What holds if the process is killed at any moment, or the disk is full:
 
 import contextlib
 import filecmp
-import hashlib
 import logging
 import os
 import shutil
 import stat
 
 from focalnets._io import reason
+from focalnets.output.in_use import only_writer, refuse_in_use, tag_for
 from focalnets.output.inputs import refuse_inputs
 from focalnets.output.known import WHOLLY_OURS
 from focalnets.output.manifest import (
@@ -26,6 +26,7 @@ from focalnets.output.manifest import (
     Manifest,
     all_files,
     describe_kept,
+    is_occupied,
     kept_entries,
     manifest_of,
     our_files,
@@ -56,15 +57,20 @@ def new_directory(directory, kind, force=False, inputs=()):
         inputs: Paths that are read; see `refuse_inputs`.
 
     Raises:
-        FileExistsError: if `directory` exists, unless `force`, or is made by somebody else meanwhile.
+        FileExistsError: if `directory` exists, unless `force`, is made by somebody else meanwhile, or is
+            being written by another process.
         ValueError: if `force` has nothing of ours to replace, or would lose what is not ours.
         OSError: if `directory` cannot be written.
     """
     target = output_path(directory).resolve()
-    settle_left(target.parent, _tag(target), lambda folder: _settle(folder, target))
-    _check(target, kind, force, inputs)
+    tag = tag_for(target)
+    settle_left(target.parent, tag, lambda folder: _settle(folder, target))
+    check_new_directory(target, kind, force, inputs)
     make_directory(target.parent)
-    with workplace(target.parent, _tag(target), lambda folder: _settle(folder, target)) as folder:
+    with (
+        only_writer(target, in_place=False),
+        workplace(target.parent, tag, lambda folder: _settle(folder, target)) as folder,
+    ):
         new = folder / "new"
         new.mkdir()
         if target.is_dir():
@@ -85,7 +91,9 @@ def new_directory(directory, kind, force=False, inputs=()):
 
 def check_new_directory(directory, kind, force=False, inputs=()):
     """Raise what `new_directory` would raise now. Nothing is changed."""
-    _check(output_path(directory).resolve(), kind, force, inputs)
+    target = output_path(directory).resolve()
+    refuse_in_use(target)
+    _check(target, kind, force, inputs)
 
 
 def _check(target, kind, force, inputs):
@@ -93,7 +101,7 @@ def _check(target, kind, force, inputs):
     if not os.path.lexists(target):
         return
     refuse_file(target)
-    occupied = any(target.iterdir())
+    occupied = is_occupied(target)
     if occupied:
         refuse_inputs(target, inputs)
     if not force:
@@ -102,7 +110,8 @@ def _check(target, kind, force, inputs):
     if occupied and not ours:
         words = ("run or preset" if kind in NETWORKS else kind) + unlisted(target)
         raise ValueError(
-            f"{target} does not look like a {words}; it will not be replaced. Choose another name."
+            f"{target} does not look like a {words}; it will not be replaced, not even with --force. Choose "
+            "another name."
         )
     refuse_names(target, kind, ours)
 
@@ -121,7 +130,7 @@ def _put(folder, target, kind):
         os.rename(new, target)  # which fails if somebody has just put something there
         return
     settle_left(target)
-    before = Manifest(kind, {}) if kind in WHOLLY_OURS else manifest_of(target)
+    before = Manifest(kind, {}) if kind in WHOLLY_OURS else manifest_of(target) or Manifest(kind, {})
     if read_manifest(target) is None or kind in WHOLLY_OURS:
         write_manifest(target, before)  # by which `_settle` knows the files of an earlier focalnets
     ours = our_files(target, _replaced_by(kind))
@@ -210,8 +219,3 @@ def _set_aside(new, target):
                 break
             return place
     return new
-
-
-def _tag(target):
-    """Part of the name of the workplaces of a directory, short whatever its name is."""
-    return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8] + "-"

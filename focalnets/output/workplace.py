@@ -12,8 +12,9 @@ import shutil
 import tempfile
 
 from focalnets._io import lock, reason
+from focalnets.output.in_use import is_lock, remove_left
+from focalnets.output.known import PREFIX
 
-PREFIX = ".focalnets-work-"
 LOCK = "lock"
 
 
@@ -60,6 +61,9 @@ def settle_left(parent, tag="", settle=shutil.rmtree):
     """Settle the workplaces that killed processes left in `parent`. Others' and those in use stay."""
     for folder in pathlib.Path(parent).glob(f"{PREFIX}{tag}*"):
         with contextlib.suppress(OSError):
+            if is_lock(folder):
+                remove_left(folder)
+                continue
             state = os.lstat(folder)
             if folder.is_symlink() or not folder.is_dir() or state.st_mode & 0o077:
                 continue

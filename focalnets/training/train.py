@@ -9,11 +9,11 @@ import keras
 
 from focalnets import __version__
 from focalnets._io import expanded, machine, plural
-from focalnets.data.inputs import data_paths
+from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
 from focalnets.output.files import check_run_directory, new_run_directory, resumed_directory, seal, write_json
-from focalnets.output.inputs import paths_among
+from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
@@ -62,7 +62,7 @@ def train(
 
     Raises:
         ValueError: on an unknown recipe or data set, or data that do not fit the recipe.
-        FileExistsError: if `out` is not empty, unless `force`.
+        FileExistsError: if `out` is not empty, unless `force`, or another process is writing it.
         FloatingPointError: if the loss is no longer a number, see `StopOnNaN`.
 
     >>> import dataclasses, tempfile
@@ -94,18 +94,19 @@ def train(
         "tensorboard": tensorboard,
     }
     inputs = [*data_paths(data), *paths_among([given, recipe.preset])]
+    refuse_inside(out, searched_folders(data))
     check_run_directory(out, force, inputs)
     job = Job(recipe, settings)
     for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
         _log.warning(text)
     _report_drawn(job)
-    directory = new_run_directory(out, force, inputs)
-    write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
-    where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
-    where["machine"] = accelerator() or machine()
-    record = {**settings, **where, "images": _images(job), "fingerprint": job.fingerprint()}
-    write_json(directory / "run.json", record)
-    return _run(job, directory, None, max_minutes, verbose)
+    with new_run_directory(out, force, inputs) as directory:
+        write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
+        where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
+        where["machine"] = accelerator() or machine()
+        record = {**settings, **where, "images": _images(job), "fingerprint": job.fingerprint()}
+        write_json(directory / "run.json", record)
+        return _run(job, directory, None, max_minutes, verbose)
 
 
 def resume(directory, max_minutes=None, verbose="auto", data=None):
@@ -124,6 +125,7 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
 
     Raises:
         ValueError: if it is no run, its data have changed, or it was begun on another backend.
+        FileExistsError: if another process is training it.
 
     >>> import dataclasses, tempfile
     >>> from focalnets import resume, train
@@ -135,9 +137,13 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     """
     directory = expanded(directory)
     settings, recipe = read_run(directory), read_recipe(directory)
+    check_run(settings, directory, keras.backend.backend(), data is not None)
+    with resumed_directory(directory):
+        return _resume(directory, settings, recipe, max_minutes, verbose, data)
+
+
+def _resume(directory, settings, recipe, max_minutes, verbose, data):
     moved = data is not None
-    check_run(settings, directory, keras.backend.backend(), moved)
-    resumed_directory(directory)
     snapshot = read_snapshot(directory / "last.npz")
     if moved:
         settings["data"] = _located(data)
