@@ -1,5 +1,6 @@
 """Names from outside: suggestions for unknown names, and safe ways to print hostile ones."""
 
+import collections
 import difflib
 import json
 import unicodedata
@@ -48,6 +49,22 @@ def did_you_mean(name, known):
     by_folded = {one.casefold(): one for one in known}
     near = difflib.get_close_matches(str(name).casefold(), by_folded, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(by_folded[one]) for one in near)}?" if near else ""
+
+
+def repeated(names):
+    """The names that occur more than once.
+
+    Args:
+        names: iterable of str.
+
+    Returns:
+        list of str. Each once, in the order of the names.
+
+    >>> from focalnets.names import repeated
+    >>> repeated(["cat", "dog", "cat", "cat"])
+    ['cat']
+    """
+    return [name for name, count in collections.Counter(names).items() if count > 1]
 
 
 def sibling_names(path):

@@ -281,6 +281,7 @@ def test_no_images_give_no_results(net, images):
 
 
 EXPECTED = "; expected (N, height, width, 3)"
+ARRAY = "; expected an array (N, height, width, 3)"
 
 
 @pytest.mark.parametrize(
@@ -304,9 +305,9 @@ EXPECTED = "; expected (N, height, width, 3)"
         (lambda x: x[0, 0], f"an array of shape (8, 3){EXPECTED}."),
         (lambda x: x.astype(object), "an array with dtype object; expected numbers. If its entries are"),
         (list, f"a list of 40 arrays{EXPECTED}, one array. Give np.stack(images), or"),
-        (lambda x: None, f"None{EXPECTED}, an array. For paths and PIL images: focalnets.predict(cl"),
-        (lambda x: "cat.jpg", f"'cat.jpg'{EXPECTED}, an array. For paths"),
-        (lambda x: Image.fromarray(x[0]), f"an object of type Image{EXPECTED}, an array. For paths"),
+        (lambda x: None, f"None{ARRAY}. For paths and PIL images: focalnets.predict(cl"),
+        (lambda x: "cat.jpg", f"'cat.jpg'{ARRAY}. For paths"),
+        (lambda x: Image.fromarray(x[0]), f"an object of type Image{ARRAY}. For paths"),
     ],
 )
 def test_images_that_are_no_batch_are_described_not_printed(net, images, change, words):
@@ -398,6 +399,8 @@ def test_labels_are_looked_at_in_data_of_every_kind(images):
     for source in (Batches, backends_own):
         with pytest.raises(ValueError, match="fit got labels from 1 to 2; expected 0 to 1"):
             net.fit(source(images, LABELS + 1), shuffle=False, verbose=0)
+    with pytest.raises(ValueError, match=r"predict got .* Move the channels to the end"):
+        net.predict(Batches(np.moveaxis(images, -1, 1)), verbose=0)
     assert np.isfinite(net.predict(images, verbose=0)).all()
 
 

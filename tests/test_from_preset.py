@@ -141,6 +141,10 @@ def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, nam
         net.class_names = names
     with pytest.raises(ValueError, match=words):
         FocalNetClassifier(net.backbone, 3, class_names=names)
+    net.save_to_preset(tmp_path / "twice")
+    (tmp_path / "twice" / "labels.json").write_text('["a", "b", "a"]')
+    with pytest.raises(ValueError, match=r"labels\.json holds 'a' twice; expected different names"):
+        FocalNetClassifier.from_preset(tmp_path / "twice")
     net.class_names = np.array([7, 8, 9])
     net.save_to_preset(tmp_path / "numbers")
     assert FocalNetClassifier.from_preset(tmp_path / "numbers").class_names == ("7", "8", "9")

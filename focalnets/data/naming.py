@@ -5,6 +5,8 @@ import logging
 import re
 import unicodedata
 
+from focalnets.names import repeated
+
 _log = logging.getLogger("focalnets")
 
 SPLITS = ("train", "val", "test")
@@ -160,7 +162,7 @@ def distinct_class_names(names):
     ('cat', 'hot dog')
     """
     names = tuple(class_name(name) for name in names)
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    twice = repeated(names)
     if twice:
         raise ValueError(
             f"The classes have a name twice: {', '.join(twice[:5])}. Expected class names that differ in "

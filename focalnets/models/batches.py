@@ -65,7 +65,7 @@ np.moveaxis(images, 1, -1).'
     if (one is None and not several) or isinstance(one, str | os.PathLike) or hasattr(one, "getbands"):
         what = repr(one) if one is None or isinstance(one, str) else f"an object of type {type(one).__name__}"
         return (
-            f"{what}; {expected}, an array. For paths and PIL images: "
+            f"{what}; expected an array (N, height, width, {channels}). For paths and PIL images: "
             "focalnets.predict(classifier, images), or classifier.preprocess(images)."
         )
     array = first_array(x)

@@ -1,6 +1,5 @@
 """FocalNetClassifier: pixels or normalised images -> logits."""
 
-import collections
 import reprlib
 
 import keras
@@ -17,6 +16,7 @@ from focalnets.models.compiling import (
 )
 from focalnets.models.guarded import GuardedModel, in_h5_files, sample, warn_user
 from focalnets.models.layers_in_front import scale_in_front
+from focalnets.names import repeated
 from focalnets.pixel_range import range_problem
 
 # Parts of the graph: to assign them would change what is saved, not what is computed.
@@ -350,8 +350,7 @@ def _checked_names(names, num_classes):
     names = tuple(str(name) for name in names)
     if len(names) != num_classes:
         raise ValueError(f"class_names holds {len(names)} names for {num_classes} classes.")
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    if twice:
+    if twice := repeated(names):
         raise ValueError(
             f"class_names holds {twice[0]!r} twice; expected different names, as results are given by name. "
             "Rename one of the two."

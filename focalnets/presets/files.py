@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from focalnets import __version__
+from focalnets.names import repeated
 from focalnets.presets.architectures import Architecture
 from focalnets.presets.cost import count_parameters
 from focalnets.resizing import INTERPOLATIONS
@@ -144,6 +145,11 @@ def read_preset_files(directory):
         checked(preprocessing, Preprocessing, path, _HINT)
     if LABELS in config["files"]:
         names = read_record(directory / LABELS, list[_Text], _HINT)
+        if twice := repeated(names):
+            raise ValueError(
+                f"{directory / LABELS} holds {twice[0]!r} twice; expected different names. Rename one of the "
+                "two."
+            )
     return config, preprocessing, names
 
 

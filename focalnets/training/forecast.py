@@ -6,6 +6,8 @@ import time
 import keras
 from keras import ops
 
+from focalnets._io import plural
+
 WORTH_SAYING_MINUTES = 10.0
 
 _WARM_UP = 3  # steps: the first ones compile
@@ -51,12 +53,12 @@ class Forecast(keras.callbacks.Callback):
         minutes = remaining * seconds / 60
         if minutes > WORTH_SAYING_MINUTES:
             _log.warning(
-                "Training on %s images for %d epoch%s takes about %s (%s batches left, %.2g s each). For "
+                "Training on %s images for %d %s takes about %s (%s batches left, %.2g s each). For "
                 "less, use fewer epochs (--epochs) or smaller images (--set image_size=...). To train in "
                 "parts, use --max-minutes and --resume.",
                 f"{self.images:,}",
                 self.epochs,
-                "s" * (self.epochs != 1),
+                plural(self.epochs, "epoch"),
                 in_words(minutes),
                 f"{remaining:,}",
                 seconds,
