@@ -19,9 +19,9 @@ from focalnets.cli import main
 from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
 from focalnets.data.inputs import data_paths
-from focalnets.output import files, rename, replace
+from focalnets.output import files, in_use, rename, replace
 from focalnets.output.in_use import only_writer
-from focalnets.output.manifest import MANIFEST
+from focalnets.output.manifest import MANIFEST, read_manifest
 from focalnets.output.paths import file_suffix
 from focalnets.output.replace import new_directory
 from focalnets.presets.labels import read_labels
@@ -859,6 +859,7 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
                 partial.write_text("ours")
             if name == "a.npz":
                 files.seal(out, finished=False)
+                assert set(read_manifest(out).files) == {"a.npz", "b.npz", "c.npz"}, "those to come, too"
     write(out, **{"a.npz": "mine"})
     with pytest.raises(FileExistsError, match=r"changed since: a\.npz"):
         files.check_output_directory(out, "explanation", force=True, names=["a.npz", "b.npz", "c.npz"])
@@ -869,7 +870,8 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
 
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("in_place", [True, False])
-def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, tmp_path):
+def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_use, "_PAUSE", 0)
     out = tmp_path / "out"
     WRITERS[verb](out)
     before = everything(out)
@@ -885,9 +887,32 @@ def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, 
             if in_place:
                 with pytest.raises(FileExistsError, match="is being written"):
                     resume(directory)
+            for also_in_place in (False, True)[
+                : 1 + directory.exists()
+            ]:  # both have checked at the same time
+                with (
+                    pytest.raises(FileExistsError, match="is being written"),
+                    only_writer(directory, also_in_place),
+                ):
+                    pass
     assert everything(out) == before
     WRITERS[verb](out, force=True)
     assert sorted(os.listdir(tmp_path)) == (["new", "out"] if in_place else ["out"])
+
+
+def test_lock_is_taken_anew_if_its_file_was_just_removed(tmp_path, monkeypatch):
+    """Between opening and locking it, by the process that held it: a lock on a removed file is none."""
+    path, lock = tmp_path / ".focalnets-work-in-use", in_use.lock
+
+    def late(file):
+        monkeypatch.setattr(in_use, "lock", lock)
+        path.unlink()
+        return lock(file)
+
+    monkeypatch.setattr(in_use, "lock", late)
+    with only_writer(tmp_path, in_place=True), pytest.raises(FileExistsError, match="is being written"):
+        in_use.refuse_in_use(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])

@@ -138,6 +138,8 @@ def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
     with pytest.raises(ValueError, match="does not look like a run"):
         train(recipe, out=tmp_path, force=True)
     assert (tmp_path / "thesis.txt").exists()
+    with pytest.raises(ValueError, match=f"run lies inside {tmp_path}, where images are read"):
+        train(recipe, data=str(tmp_path), out=tmp_path / "run")
 
 
 def test_a_run_is_replaced_whole_and_only_by_one_that_can_begin(run, tmp_path):

@@ -111,10 +111,11 @@ def _locked_file(directory, path):
 
 
 def _take(file, directory):
-    for _ in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_PAUSE)
         if lock(file):
             return
-        time.sleep(_PAUSE)
     file.seek(1)  # Windows does not read the byte that is locked
     found = re.fullmatch(rb"\d+ on [\w.-]+", file.read(300))
     who = f"process {found[0].decode()}" if found else "another process"
