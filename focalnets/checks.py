@@ -75,8 +75,9 @@ def _check_train(arguments):
         check_preset(recipe.preset)
     data = data_for(recipe, arguments.data)
     _check_data(data)
-    inputs = [*data_paths(data), *paths_among([arguments.recipe, recipe.preset])]
-    refuse_inside(arguments.out, searched_folders(data))
+    data_inputs = data_paths(data)
+    inputs = [*data_inputs, *paths_among([arguments.recipe, recipe.preset])]
+    refuse_inside(arguments.out, searched_folders(data_inputs))
     check_run_directory(arguments.out, arguments.force, inputs)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
@@ -90,8 +91,9 @@ def _check_evaluate(arguments):
     if arguments.html and arguments.out is None:
         raise ValueError("--html writes its page into a directory: name one with --out.")
     if arguments.out is not None:
-        inputs = [*paths_among([arguments.preset]), *data_paths(arguments.data)]
-        refuse_inside(arguments.out, searched_folders(arguments.data))
+        data_inputs = data_paths(arguments.data)
+        inputs = [*paths_among([arguments.preset]), *data_inputs]
+        refuse_inside(arguments.out, searched_folders(data_inputs))
         check_output_directory(arguments.out, "evaluation", arguments.force, inputs)
 
 
@@ -134,8 +136,9 @@ def _check_convert(arguments):
 
 def _check_cache(arguments):
     _check_data(arguments.data)
-    refuse_inside(arguments.out, searched_folders(arguments.data))
-    check_cache_directory(arguments.out, arguments.force, data_paths(arguments.data))
+    inputs = data_paths(arguments.data)
+    refuse_inside(arguments.out, searched_folders(inputs))
+    check_cache_directory(arguments.out, arguments.force, inputs)
 
 
 _CHECKS = {

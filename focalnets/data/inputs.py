@@ -3,6 +3,7 @@
 import os
 
 from focalnets._io import expanded
+from focalnets.data.cache import is_cache
 from focalnets.data.names import NAMES, TABLE_SUFFIXES
 from focalnets.data.tables import list_table
 
@@ -29,21 +30,22 @@ def data_paths(spec):
     return [path, *_links(path, 2)] if path.is_dir() else [path]
 
 
-def searched_folders(spec):
-    """Folders on this machine in which `open_dataset(spec)` searches images.
+def searched_folders(paths):
+    """The folders in which images are searched.
 
     Args:
-        spec: as for `open_dataset`.
+        paths: What `data_paths` returned.
 
     Returns:
-        List of paths. Empty for tables, which list their images, for files, and for data sets of libraries.
+        List of paths. Empty for tables and caches, which list their files, and for files.
 
+    >>> import tempfile
     >>> from focalnets.data.inputs import searched_folders
-    >>> searched_folders("digits")
-    []
+    >>> folder = tempfile.mkdtemp()
+    >>> searched_folders([folder]) == [folder], searched_folders([f"{folder}/table.csv", folder])
+    (True, [])
     """
-    paths = data_paths(spec)
-    return paths if paths and os.path.isdir(paths[0]) else []
+    return paths if paths and os.path.isdir(paths[0]) and not is_cache(paths[0]) else []
 
 
 def _links(folder, depth):

@@ -93,8 +93,9 @@ def train(
         "monitor_every": monitor_every,
         "tensorboard": tensorboard,
     }
-    inputs = [*data_paths(data), *paths_among([given, recipe.preset])]
-    refuse_inside(out, searched_folders(data))
+    data_inputs = data_paths(data)
+    inputs = [*data_inputs, *paths_among([given, recipe.preset])]
+    refuse_inside(out, searched_folders(data_inputs))
     check_run_directory(out, force, inputs)
     job = Job(recipe, settings)
     for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
