@@ -18,7 +18,7 @@ from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
 from focalnets.explain.inputs import check_no_presets, chosen_blocks, means_pictures
 from focalnets.names import did_you_mean, sibling_names, unknown_name
-from focalnets.output.files import check_output_directory, check_run_directory
+from focalnets.output.directories import check_output_directory, check_run_directory
 from focalnets.output.in_use import refuse_in_use
 from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.output.replace import check_new_directory

@@ -18,7 +18,8 @@ from focalnets.inference.evaluate import evaluate, write_evaluation
 from focalnets.inference.evaluate_command import _some
 from focalnets.inference.predictor import Predictor, softmax
 from focalnets.inference.views import VIEWS, mirrored, shifted
-from focalnets.output.files import filling, new_output_directory
+from focalnets.output.directories import new_output_directory
+from focalnets.output.files import filling
 from focalnets.training.recipe import load_recipe
 
 

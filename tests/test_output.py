@@ -19,7 +19,7 @@ from focalnets.cli import main
 from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
 from focalnets.data.inputs import data_paths
-from focalnets.output import files, in_use, rename, replace
+from focalnets.output import directories, files, in_use, rename, replace
 from focalnets.output.in_use import only_writer
 from focalnets.output.manifest import MANIFEST, read_manifest
 from focalnets.output.paths import file_suffix
@@ -94,7 +94,7 @@ def _array(path, **arrays):
 
 
 def write_run(out, force=False, inputs=()):
-    with files.new_run_directory(out, force, inputs) as directory:
+    with directories.new_run_directory(out, force, inputs) as directory:
         files.write_json(directory / "recipe.json", dataclasses.asdict(load_recipe("digits")))
         files.shared_directory(directory / "panels", "run")
         with files.writing(directory / "panels" / "stage1_block1.png") as partial:
@@ -103,7 +103,7 @@ def write_run(out, force=False, inputs=()):
 
 
 def resume(run):
-    with files.resumed_directory(run):
+    with directories.resumed_directory(run):
         pass
 
 
@@ -128,7 +128,7 @@ def write_cache(out, force=False, inputs=()):
 
 def write_evaluation(out, force=False, inputs=()):
     with (
-        files.new_output_directory(out, "evaluation", force, inputs) as directory,
+        directories.new_output_directory(out, "evaluation", force, inputs) as directory,
         files.filling(directory, "evaluation") as partial,
     ):
         files.write_json(partial / "evaluation.json", {**EVALUATION, "n": os.urandom(8).hex()})
@@ -138,7 +138,7 @@ def write_evaluation(out, force=False, inputs=()):
 def write_explanation(out, force=False, inputs=()):
     names = ["cat.npz", "cat.stage1_block1.png"]
     gates = {"stage1_block1.gates": np.frombuffer(os.urandom(8), "uint8")}
-    with files.new_output_directory(out, "explanation", force, inputs, names) as directory:
+    with directories.new_output_directory(out, "explanation", force, inputs, names) as directory:
         with files.writing(directory / "cat.npz") as partial:
             _array(partial, image=np.zeros(1), **gates)
         with files.writing(directory / "cat.stage1_block1.png") as partial:
@@ -633,7 +633,7 @@ def test_new_directory_puts_files_of_others_back_if_it_cannot_be_placed(stuck, t
 
 
 def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
-    with files.new_run_directory(tmp_path / "run") as run:
+    with directories.new_run_directory(tmp_path / "run") as run:
         write(run, **{"curves.png": "mine"})
         with (
             pytest.raises(FileExistsError, match=r"curves\.png"),
@@ -645,7 +645,7 @@ def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("name", ["curves.png", "panels/stage1_block1.png", "partial-last.npz"])
 def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
-    with files.new_run_directory(tmp_path / "run") as run:
+    with directories.new_run_directory(tmp_path / "run") as run:
         pass
     victim = write(tmp_path / "elsewhere", **{"stage1_block1.png": "mine"}) / "stage1_block1.png"
     if "/" in name:
@@ -803,7 +803,7 @@ def test_a_run_refuses_what_lies_in_the_place_of_its_folders_before_it_trains(fo
         place.write_text("mine")
     else:
         place.symlink_to(tmp_path if kind == "link" else "nowhere")
-    for check in (lambda run: files.check_run_directory(run, force=True), resume):
+    for check in (lambda run: directories.check_run_directory(run, force=True), resume):
         with pytest.raises(OSError, match=rf"{folder} (is a symbolic link|exists and is a file)"):
             check(tmp_path / "run")
 
@@ -834,10 +834,10 @@ def test_force_keeps_a_file_that_was_edited_after_the_run_was_killed(times, mome
             raise KilledError
 
     write_run(run)
-    with files.resumed_directory(run), files.writing(run / "last.npz") as partial:
+    with directories.resumed_directory(run), files.writing(run / "last.npz") as partial:
         partial.write_text("first")
     for number in range(times):
-        with files.resumed_directory(run), monkeypatch.context() as patch:
+        with directories.resumed_directory(run), monkeypatch.context() as patch:
             patch.setattr(os, "replace", killed)
             with pytest.raises(KilledError), files.writing(run / "last.npz") as partial:
                 partial.write_text(f"second {number}")
@@ -853,7 +853,7 @@ def test_force_keeps_a_file_that_was_edited_after_the_run_was_killed(times, mome
 
 def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_killed(tmp_path):
     out = tmp_path / "out"
-    with files.new_output_directory(out, "explanation", names=["a.npz", "b.npz", "c.npz"]):
+    with directories.new_output_directory(out, "explanation", names=["a.npz", "b.npz", "c.npz"]):
         for name in ("a.npz", "b.npz"):
             with files.writing(out / name) as partial:
                 partial.write_text("ours")
@@ -862,7 +862,7 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
                 assert set(read_manifest(out).files) == {"a.npz", "b.npz", "c.npz"}, "those to come, too"
     write(out, **{"a.npz": "mine"})
     with pytest.raises(FileExistsError, match=r"changed since: a\.npz"):
-        files.check_output_directory(out, "explanation", force=True, names=["a.npz", "b.npz", "c.npz"])
+        directories.check_output_directory(out, "explanation", force=True, names=["a.npz", "b.npz", "c.npz"])
 
 
 # === Two processes ===
@@ -932,11 +932,11 @@ def test_lock_file_is_not_written_through_a_link(link, tmp_path):
 _WRITER = """
 import pathlib, sys
 sys.argv[0] = "focalnets"  # needs no Keras
-from focalnets.output import files
+from focalnets.output import directories
 from focalnets.output.replace import new_directory
 out = pathlib.Path(sys.argv[1])
-make = new_directory(out, "preset", True) if sys.argv[2] == "preset" else files.new_run_directory(out, True)
-with make:
+is_preset = sys.argv[2] == "preset"
+with new_directory(out, "preset", True) if is_preset else directories.new_run_directory(out, True):
     print("writing", flush=True)
     sys.stdin.readline()
 """

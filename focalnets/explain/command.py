@@ -19,7 +19,8 @@ from focalnets.explain.inputs import chosen_blocks, preset_and_pictures
 from focalnets.explain.modulation import modulation_maps, modulation_model
 from focalnets.explain.render import draw_panels
 from focalnets.names import say
-from focalnets.output.files import new_output_directory, seal, writing
+from focalnets.output.directories import new_output_directory
+from focalnets.output.files import seal, writing
 from focalnets.output.inputs import paths_among
 
 

@@ -18,7 +18,8 @@ from focalnets.inference.pictures import draw_corruptions
 from focalnets.inference.predictor import Predictor
 from focalnets.inference.views import VIEWS
 from focalnets.names import json_text, printable, say
-from focalnets.output.files import filling, new_output_directory
+from focalnets.output.directories import new_output_directory
+from focalnets.output.files import filling
 from focalnets.output.inputs import paths_among
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.presets.labels import in_words

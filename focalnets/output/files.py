@@ -1,4 +1,4 @@
-"""Files that focalnets writes into directories that it shares with its user: runs, evaluations, explanations.
+"""Files in directories that focalnets shares with its user: runs, evaluations, explanations.
 
 A file gets its name when it is complete, so that a process that is killed leaves the old file or the new
 one. It is written in a workplace and renamed, so that no link in its place is followed, and is listed in the
@@ -7,20 +7,14 @@ manifest before it gets its name.
 
 import contextlib
 import json
-import logging
 import os
 import pathlib
 
-from focalnets.output.in_use import only_writer, refuse_in_use
-from focalnets.output.inputs import refuse_inputs
-from focalnets.output.known import FOLDERS, PREFIX, is_partial
+from focalnets.output.known import PREFIX
 from focalnets.output.manifest import (
     Entry,
     Manifest,
     all_files,
-    describe_kept,
-    is_occupied,
-    kept_entries,
     linked_parent,
     manifest_of,
     next_entry,
@@ -28,141 +22,11 @@ from focalnets.output.manifest import (
     read_manifest,
     remove_files,
     sealed,
-    unlisted,
     write_manifest,
 )
-from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
+from focalnets.output.paths import make_directory, refuse_names
 from focalnets.output.rename import rename_new
-from focalnets.output.replace import NETWORKS
-from focalnets.output.workplace import settle_left, workplace
-
-_log = logging.getLogger("focalnets")
-
-
-@contextlib.contextmanager
-def new_run_directory(directory, force=False, inputs=()):
-    """Make an empty directory for a run, into which no other process writes during the block.
-
-    Args:
-        directory: Path; parents are made.
-        force: bool. Remove the run or preset that is there, and nothing else.
-        inputs: Paths that are read; see `refuse_inputs`.
-
-    Yields:
-        `pathlib.Path`.
-
-    Raises:
-        FileExistsError: if it exists and is not empty, unless `force`, or another process writes it.
-        ValueError: if there is nothing that focalnets wrote, or an input is involved.
-    """
-    check_run_directory(directory, force, inputs)
-    directory, others = make_directory(output_path(directory)), {}
-    settle_left(directory)
-    with only_writer(directory, in_place=True):
-        if _is_occupied(directory):
-            ours = our_files(directory, NETWORKS)
-            kept = kept_entries(directory, ours)
-            before = manifest_of(directory).files
-            others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
-            remove_files(directory, ours)
-            if kept:
-                _log.warning(describe_kept(directory, kept))
-        write_manifest(directory, Manifest("run", others))
-        yield directory
-
-
-def check_run_directory(directory, force=False, inputs=()):
-    """Raise what `new_run_directory` would raise. Nothing is changed."""
-    directory = output_path(directory)
-    refuse_in_use(directory)
-    if not _is_occupied(directory):
-        return
-    refuse_inputs(directory, inputs)
-    if not force:
-        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to replace it.")
-    ours = our_files(directory, NETWORKS)
-    if not ours:
-        raise ValueError(
-            f"{directory} does not look like a run{unlisted(directory)}; --force will not delete it."
-        )
-    refuse_names(directory, "run", ours)
-    _refuse_folders(directory)
-
-
-def _refuse_folders(directory):
-    """Refuse links and files in the place of folders that a run writes into, before it trains for days."""
-    for folder in (directory / name for name in FOLDERS):
-        if folder.is_symlink():
-            raise _link_error(folder)
-        refuse_file(folder)
-
-
-def _link_error(link):
-    return OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")
-
-
-@contextlib.contextmanager
-def resumed_directory(directory):
-    """Yield a run directory, into which no other process writes during the block.
-
-    A run of an earlier focalnets gets a manifest.
-    """
-    settle_left(directory)
-    with only_writer(directory, in_place=True):
-        manifest = manifest_of(directory)
-        if read_manifest(directory) is None:
-            write_manifest(directory, manifest)
-        remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
-        listed = {name for name in manifest.files if not (directory / name).is_symlink()}
-        refuse_names(directory, "run", listed)
-        _refuse_folders(directory)
-        yield directory
-
-
-@contextlib.contextmanager
-def new_output_directory(directory, kind, force=False, inputs=(), names=None):
-    """Make a directory for results, or take one that exists: its files are replaced one by one.
-
-    No other process writes into it during the block.
-
-    Args:
-        directory: Path; parents are made.
-        kind: str. Kind of output, a key of `known.NAMES`.
-        force: bool. Write into a directory that is not empty.
-        inputs: Paths that are read; see `refuse_inputs`.
-        names: Names of the files to be written. All that the kind of output may have by default.
-
-    Yields:
-        `pathlib.Path`.
-
-    Raises:
-        FileExistsError: if it exists and is not empty, unless `force`, holds files of others with the names
-            of files to be written, or another process writes it.
-        ValueError: if an input is involved.
-    """
-    check_output_directory(directory, kind, force, inputs, names)
-    directory = make_directory(output_path(directory))
-    settle_left(directory)
-    with only_writer(directory, in_place=True):
-        if kept := kept_entries(directory, our_files(directory, None)):
-            _log.warning(describe_kept(directory, kept))
-        if read_manifest(directory) is None:
-            write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
-        if names is not None:
-            _claim(directory, dict.fromkeys(names), kind)
-        yield directory
-
-
-def check_output_directory(directory, kind, force=False, inputs=(), names=None):
-    """Raise what `new_output_directory` would raise. Nothing is changed."""
-    directory = output_path(directory)
-    refuse_in_use(directory)
-    if not _is_occupied(directory):
-        return
-    refuse_inputs(directory, inputs)
-    if not force:
-        raise FileExistsError(f"{directory} is not empty; give another --out, or --force to write into it.")
-    refuse_names(directory, kind, our_files(directory, (kind,)), names)
+from focalnets.output.workplace import workplace
 
 
 def shared_directory(directory, kind):
@@ -172,7 +36,7 @@ def shared_directory(directory, kind):
         if read_manifest(directory) is None:
             write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
     elif directory.is_symlink():
-        raise _link_error(directory)
+        raise link_error(directory)
     return directory
 
 
@@ -184,11 +48,6 @@ def list_files(paths):
         entry = Entry(manifest.kind)
         name = path.relative_to(root).as_posix()
         write_manifest(root, Manifest(manifest.kind, {**manifest.files, name: entry}))
-
-
-def _is_occupied(directory):
-    refuse_file(directory)
-    return directory.is_dir() and is_occupied(directory)
 
 
 @contextlib.contextmanager
@@ -205,7 +64,7 @@ def filling(directory, kind):
         yield new
         ours, names = our_files(directory, (kind,)), list(all_files(new))
         refuse_names(directory, kind, ours, names)
-        _claim(directory, {name: new / name for name in names}, kind)
+        claim(directory, {name: new / name for name in names}, kind)
         for name in names:
             make_directory((directory / name).parent)
             os.replace(new / name, directory / name)
@@ -241,7 +100,7 @@ def writing(path, own=True, replace=True):
     with workplace(root or path.parent) as folder:
         yield folder / path.name
         if root is not None:
-            _claim(root, {path.relative_to(root).as_posix(): folder / path.name})
+            claim(root, {path.relative_to(root).as_posix(): folder / path.name})
         if replace:
             os.replace(folder / path.name, path)
         else:
@@ -280,7 +139,7 @@ def _root(path):
     return None
 
 
-def _claim(directory, files, kind=None):
+def claim(directory, files, kind=None):
     """List files in the manifest that are about to be written: name -> path of the complete file, or None."""
     manifest, claimed = read_manifest(directory), {}
     for name, new in files.items():
@@ -288,7 +147,7 @@ def _claim(directory, files, kind=None):
         if link is None and (directory / name).is_symlink():
             link = directory / name
         if link is not None:
-            raise _link_error(link)
+            raise link_error(link)
         entry = manifest.files.get(name)
         if entry is None and os.path.lexists(directory / name):
             raise FileExistsError(f"{directory / name} is not a file of focalnets. Move it away.")
@@ -297,3 +156,8 @@ def _claim(directory, files, kind=None):
             claimed[name] = next_entry(directory, name, entry, kind_of_file, new)
     if claimed:
         write_manifest(directory, Manifest(manifest.kind, {**manifest.files, **claimed}))
+
+
+def link_error(link):
+    """The OSError for a symbolic link in the place of something that is to be written."""
+    return OSError(f"{link} is a symbolic link, through which nothing is written. Move it away.")

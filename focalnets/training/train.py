@@ -12,7 +12,8 @@ from focalnets._io import expanded, machine, plural
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
 from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
-from focalnets.output.files import check_run_directory, new_run_directory, resumed_directory, seal, write_json
+from focalnets.output.directories import check_run_directory, new_run_directory, resumed_directory
+from focalnets.output.files import seal, write_json
 from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
