@@ -69,7 +69,10 @@ def test_gradients_equal_finite_differences_of_the_reference():
         return np.mean(total * factor)
 
     # One step of SGD at rate 1 with the output itself as the loss is minus the gradient.
-    model.compile(keras.optimizers.SGD(1.0), lambda _, y: ops.mean(y))
+    # TensorFlow runs it eagerly: in about one of fifty graphs its executor updates the gates in place before
+    # their slices are read for the other gradients. (Networks slice no variable.)
+    eagerly = keras.backend.backend() == "tensorflow"
+    model.compile(keras.optimizers.SGD(1.0), lambda _, y: ops.mean(y), run_eagerly=eagerly)
     model.train_on_batch(factor, factor)
     for index, (weight, old) in enumerate(zip(model.get_weights(), weights, strict=True)):
         gradient = old - weight
