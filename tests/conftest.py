@@ -2,8 +2,8 @@
 
 import os
 
-# Most of the time of the tests on JAX is compilation, and half of that optimisation of what runs once.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the time of the tests on JAX is compilation, and half of that optimization of what runs once.
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 import focalnets  # noqa: F401  isort: skip
 import pathlib
@@ -37,6 +37,12 @@ def _own_cache(tmp_path_factory):
     """Exports and downloads of tests stay out of the user's cache, and none of earlier code is used."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOCALNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if keras.backend.backend() == "jax":  # a resumed training is not compiled again
+            import jax
+
+            jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+            jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         yield
 
 

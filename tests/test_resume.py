@@ -69,7 +69,7 @@ class KilledError(Exception):
     """Stands for a crash, where the process shall live on to look at what is left."""
 
 
-@pytest.mark.parametrize("last", [5, pytest.param(16, marks=pytest.mark.core), 26])
+@pytest.mark.parametrize("last", [5, 16, 26])
 def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
     """Of 13 batches an epoch: in the first epoch, in the second, at the end of the second."""
     seen = []
@@ -95,14 +95,15 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
     """Snapshots within epochs: metrics, accumulators and the place in the epoch go on, too."""
     monkeypatch.setattr(records, "SNAPSHOT_MINUTES", 0.0)  # after every batch
     result = train(EVERYTHING, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
+    interrupted = 2 if keras.backend.backend() == "torch" else 1  # the others compile for each session
     sessions = 1
     while not result.complete:
         snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
         assert (snapshot.epoch, snapshot.batch) == (0, sessions), "a batch each"
-        limit = 1e-9 if sessions < 2 else None
+        limit = 1e-9 if sessions < interrupted else None
         result = resume(tmp_path / "run", max_minutes=limit, verbose=0)
         sessions += 1
-    assert sessions == 3
+    assert sessions == interrupted + 1
     assert_same_run(tmp_path / "run", whole)
 
 

@@ -31,6 +31,9 @@ from focalnets.training.prepare import class_weights, make_classifier, make_conv
 from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json, recipe_names
 
 pytestmark = pytest.mark.core
+on_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="does not depend on the backend; the others compile first"
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,7 @@ def test_a_run_is_never_overwritten_by_accident(run, tmp_path):
         train(recipe, data=str(tmp_path), out=tmp_path / "run")
 
 
+@on_torch
 def test_a_run_is_replaced_whole_and_only_by_one_that_can_begin(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     old, elsewhere = tmp_path / "old", tmp_path / "elsewhere"
@@ -328,13 +332,15 @@ def test_muon_in_bfloat16_is_nearly_as_orthogonal():
     assert np.all(np.abs(np.linalg.svd(rounded)[1] - 1) < 0.4)
 
 
-def test_precision_auto_becomes_what_is_faster_here(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("faster", "precision"), [pytest.param(False, "float32", marks=on_torch), (True, "bfloat16")]
+)
+def test_precision_auto_becomes_what_is_faster_here(faster, precision, tmp_path, monkeypatch):
     recipe = dataclasses.replace(load_recipe("digits"), precision="auto", optimizer="muon")
-    for faster, precision in ((False, "float32"), (True, "bfloat16")):
-        monkeypatch.setattr("focalnets.training.train.bfloat16_is_faster", lambda faster=faster: faster)
-        run = tmp_path / precision
-        train(recipe, out=run, max_minutes=1e-6, monitor_every=0, verbose=0, force_bfloat16=True)
-        assert json.loads((run / "recipe.json").read_text())["precision"] == precision
+    monkeypatch.setattr("focalnets.training.train.bfloat16_is_faster", lambda: faster)
+    run = tmp_path / precision
+    train(recipe, out=run, max_minutes=1e-6, monitor_every=0, verbose=0, force_bfloat16=True)
+    assert json.loads((run / "recipe.json").read_text())["precision"] == precision
 
 
 def test_muon_takes_the_matrices_of_the_backbone_and_nothing_else():
