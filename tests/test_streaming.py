@@ -147,7 +147,7 @@ def test_a_damaged_picture_met_on_the_way_names_all_of_them(tmp_path, capsys):
     (tmp_path / "other").mkdir()
     for i in range(30):  # so many that the damaged ones come later than Keras looks at shapes
         photo(40, 40, i).save(tmp_path / "other" / f"{i}.jpg")
-    command = ["train", "--data", str(tmp_path), "--keep", "stream", "--out", str(tmp_path / "run")]
+    command = ["train", "--data", str(tmp_path), "--keep", "stream", "--out", str(tmp_path) + "-run"]
     command += ["--epochs", "1", "--batch-size", "1", "--set", "image_size=16", "--monitor-every", "0"]
     assert main(command) == 2
     error = capsys.readouterr().err
