@@ -11,6 +11,18 @@ _12_BITS = 4095
 _ITSELF = "The classifier normalizes them itself: remove"
 
 
+def holds_numbers(dtype):
+    """Whether arrays of a dtype hold numbers; unknown kinds of dtypes do.
+
+    >>> import numpy as np
+    >>> from focalnets.pixel_range import holds_numbers
+    >>> holds_numbers(np.dtype("uint8")), holds_numbers(np.dtype("object"))
+    (True, False)
+    """
+    # NumPy's kind of JAX's bfloat16 is that of records, too.
+    return getattr(dtype, "kind", None) not in tuple("OUS") and getattr(dtype, "type", None) is not np.void
+
+
 def sample_pixels(images):
     """A few pixels of the first images of a batch (N, H, W, C): a view, any array type.
 

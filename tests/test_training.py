@@ -170,10 +170,12 @@ def test_learning_rate_at_first_peak_and_last_step(name):
     recipe = load_recipe(name)
     total = 100
     schedule = learning_rate_schedule(recipe, total)
-    rates = [float(keras.ops.convert_to_numpy(schedule(step))) for step in range(total + 1)]
     warmup = round(recipe.warmup_fraction * total)
+    # JAX compiles for each of them.
+    steps = {0, warmup - 1, warmup, warmup + 1, total // 2, total - 1, total} - {-1}
+    rates = {step: float(keras.ops.convert_to_numpy(schedule(step))) for step in steps}
     assert 0 < rates[0] < 2 * recipe.learning_rate / warmup, "the first step is no dead one"
-    assert np.argmax(rates) == warmup
+    assert max(rates, key=rates.get) == warmup
     assert rates[warmup] == pytest.approx(recipe.learning_rate)
     final = recipe.final_learning_rate
     assert final < rates[total - 1] < final + 1e-3 * recipe.learning_rate
@@ -181,7 +183,13 @@ def test_learning_rate_at_first_peak_and_last_step(name):
 
 
 @pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("digits", "finetune") else pytest.param(name, marks=on_torch)
+        for name in recipe_names()
+    ],
+)
 def test_the_rates_that_updates_really_have(name, accumulation):
     """Read off the weights: without gradients, an update multiplies a kernel by 1 - rate * decay."""
     total = 24

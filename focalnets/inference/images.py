@@ -13,7 +13,7 @@ from PIL import Image
 from focalnets._io import reason
 from focalnets.data.decode import open_image, orientation_of, upright
 from focalnets.data.pictures import NO_PREPROCESSING, find_pictures
-from focalnets.pixel_range import range_problem, sample_pixels
+from focalnets.pixel_range import holds_numbers, range_problem, sample_pixels
 
 # PIL modes that Pillow converts without a rule of ours.
 _PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB")
@@ -86,7 +86,7 @@ def _each(images):
     if hasattr(images, "detach"):  # a torch tensor
         images = images.detach().cpu()
     array = np.asarray(images)
-    if array.dtype.kind in "OUSV":
+    if not holds_numbers(array.dtype):
         raise TypeError(f"An array of images holds numbers; got dtype {array.dtype}. Give list(images).")
     if array.ndim == 4:
         return list(array)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops, tree
 
 from focalnets.models.compiling import INTEGER_LABELS, ONE_HOT_LABELS, is_kind, name_of
+from focalnets.pixel_range import holds_numbers
 
 # (channels of the images, of the network): how an array is converted.
 CONVERSIONS = {
@@ -16,7 +17,6 @@ CONVERSIONS = {
     (4, 3): " or, without transparency, images[..., :3]",
 }
 _IMAGE_CHANNELS = (1, 3, 4)
-_NO_NUMBERS = tuple("OUSV")  # kinds of NumPy dtypes: objects, texts, bytes, records
 
 
 def first_array(x):
@@ -76,7 +76,7 @@ np.moveaxis(images, 1, -1).'
             f"a {type(x).__name__} of {len(x)} arrays; {expected}, one array. Give np.stack(images), or "
             "classifier.preprocess(images) if their sizes differ."
         )
-    if getattr(array.dtype, "kind", None) in _NO_NUMBERS:
+    if not holds_numbers(array.dtype):
         return (
             f"an array with dtype {array.dtype}; expected numbers. If its entries are images or paths, "
             "convert them with classifier.preprocess(list(images))."
@@ -133,7 +133,7 @@ def labels_problem(labels, loss, num_classes):
         )
     if not is_kind(loss, INTEGER_LABELS):
         return None
-    if getattr(labels.dtype, "kind", None) in _NO_NUMBERS:
+    if not holds_numbers(labels.dtype):
         return "labels that are names; expected integers. Give [class_names.index(name) for name in labels]."
     if shape[1:] not in ((), (1,)):
         return (
