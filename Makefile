@@ -17,9 +17,9 @@ EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,triton
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
-# others the core ones.
+# others the core ones. JAX takes twice as long as TensorFlow, which runs beside it.
 TESTS_torch := tests -n 2 --dist loadfile
-TESTS_jax := tests -m core
+TESTS_jax := tests -m core -n 2 --dist loadfile
 TESTS_tensorflow := tests -m core
 
 .PHONY: help setup demo test test-all test-jax test-tensorflow lint bench docs clean
