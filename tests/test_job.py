@@ -66,7 +66,7 @@ def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
 
 @pytest.mark.parametrize(
     ("keep_weights", "ema_decay"),
-    [pytest.param("best", 0.9, marks=pytest.mark.core), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
+    [("best", 0.9), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
 )
 def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
     keep_weights, ema_decay, tmp_path, monkeypatch

@@ -63,7 +63,11 @@ def test_the_tutorial_net_has_its_39_023_903_parameters():
     assert count_parameters(ARCHITECTURES["tutorial"]) == 39_023_903
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+# The formula knows no backend, and JAX compiles for every shape of a large network.
+BUILT = ARCHITECTURES if keras.backend.backend() == "torch" else ["focalnet_pico", "focalnet_tiny_srf"]
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_formula_equals_built_net(name):
     row = shrunk(name)
     net = build_architecture(row)
