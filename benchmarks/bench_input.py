@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import focalnets  # noqa: F401  isort: skip  it chooses an installed backend
-from focalnets import ImageConverter, open_dataset
+from focalnets import FocalNetImageConverter, open_dataset
 from focalnets._io import cores, parallel_map
 from focalnets.data.augment import Augmentation
 from focalnets.data.cache import square, write_cache
@@ -87,7 +87,7 @@ def through(split, augmentation):
 
 
 def contenders(folder, cache):
-    converter = ImageConverter(SIZE, crop_fraction=0.875)
+    converter = FocalNetImageConverter(SIZE, crop_fraction=0.875)
     streamed = open_dataset(str(folder), prepare=converter.prepare, keep="stream").splits["train"]
     write_cache(open_dataset(str(folder), prepare=square(256), keep="stream"), cache)
     cached = open_dataset(str(cache), prepare=converter.prepare, keep="stream").splits["train"]
@@ -127,7 +127,9 @@ def resident_mb():
 def stream_an_epoch(folder, count):
     """Rows of memory (MB) after each twentieth of an epoch."""
     start = time.perf_counter()
-    split = open_dataset(str(folder), prepare=ImageConverter(SIZE).prepare, keep="stream").splits["train"]
+    split = open_dataset(str(folder), prepare=FocalNetImageConverter(SIZE).prepare, keep="stream").splits[
+        "train"
+    ]
     checked = time.perf_counter() - start
     loader = Loader(split, 2, BATCH, True, Augmentation(random_resized_crop=(0.08, 1.0), flip=True), SIZE)
     rows, start = [], time.perf_counter()

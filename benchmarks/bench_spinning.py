@@ -49,10 +49,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
 
-    from focalnets import FocalNetClassifier
+    from focalnets import FocalNetImageClassifier
     from focalnets.export.export import image_shape, write_export
 
-    classifier = FocalNetClassifier.from_preset(arguments.preset)
+    classifier = FocalNetImageClassifier.from_preset(arguments.preset)
     images = np.random.default_rng(0).integers(0, 256, (BATCH, *image_shape(classifier))).astype("uint8")
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -27,8 +27,8 @@ import json, time
 t = [time.perf_counter()]
 import focalnets, keras, numpy as np
 t.append(time.perf_counter())
-from focalnets import FocalNetClassifier
-net = FocalNetClassifier.from_preset("focalnet_tiny_srf", load_weights=False)
+from focalnets import FocalNetImageClassifier
+net = FocalNetImageClassifier.from_preset("focalnet_tiny_srf", load_weights=False)
 t.append(time.perf_counter())
 image = np.zeros((1, 224, 224, 3), "uint8")
 for _ in range(2):
@@ -42,10 +42,10 @@ PRESET = """
 import sys
 import numpy as np
 from PIL import Image
-from focalnets import ImageConverter
+from focalnets import FocalNetImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.load import build_architecture
-converter = ImageConverter(image_size=224, crop_fraction=0.9)
+converter = FocalNetImageConverter(image_size=224, crop_fraction=0.9)
 net = build_architecture(find_architecture("focalnet_tiny_srf"), image_converter=converter)
 net.save_to_preset(sys.argv[1])
 Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3)).astype("uint8")).save(sys.argv[2])

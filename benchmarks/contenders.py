@@ -97,26 +97,26 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
 
 def focalnets(job, dtype="float32", **changes):
     """With the optimiser that `focalnets train` uses."""
-    from focalnets import FocalNetBackbone, FocalNetClassifier
+    from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.training.adamw import AdamW
 
     if dtype != "float32":
         refuse_slow_bfloat16()
     shape = (None, None, job.architecture["channels"])
     backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=shape, dtype=dtype, **changes)
-    net = FocalNetClassifier(backbone, job.architecture["num_classes"], dtype=dtype)
+    net = FocalNetImageClassifier(backbone, job.architecture["num_classes"], dtype=dtype)
     step, facts = keras_steps(net, job, optimizer=AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
     return step, {**facts, **({} if dtype == "float32" else {"note": dtype})}
 
 
 def focalnets_engine(job, runtime):
     """An export of ours, as `focalnets predict --engine` makes it."""
-    from focalnets import FocalNetBackbone, FocalNetClassifier
+    from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.export.export import write_export
     from focalnets.inference.engines import ExportEngine
 
     backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=job.image_shape)
-    net = FocalNetClassifier(backbone, job.architecture["num_classes"])
+    net = FocalNetImageClassifier(backbone, job.architecture["num_classes"])
     folder = pathlib.Path(job.folder, f"ours-{runtime}")
     folder.mkdir()
     write_export(net, folder)

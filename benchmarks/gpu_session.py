@@ -184,7 +184,8 @@ def train_step(part):
     """Ten steps on the real digits: the loss has to fall."""
     digits = focalnets.open_dataset("digits", channels=1).splits["train"]
     net = build_architecture(
-        ARCHITECTURES["focalnet_pico"], image_converter=focalnets.ImageConverter(mean=(0.3,), std=(0.37,))
+        ARCHITECTURES["focalnet_pico"],
+        image_converter=focalnets.FocalNetImageConverter(mean=(0.3,), std=(0.37,)),
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(keras.optimizers.AdamW(3e-3), loss, metrics=None)  # `train_on_batch` returns the loss alone
@@ -338,7 +339,7 @@ def _mixed_precision(part):
 def _net_and_batch(part, batch):
     name, size = ("focalnet_nano", 32) if part.rehearse else ("focalnet_tiny_srf", 224)
     net = build_architecture(
-        ARCHITECTURES[name], image_converter=focalnets.ImageConverter(), num_classes=1000
+        ARCHITECTURES[name], image_converter=focalnets.FocalNetImageConverter(), num_classes=1000
     )
     x = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype("uint8")
     return net, x, np.arange(batch) % 1000

@@ -27,7 +27,7 @@ from focalnets.data.augment import Augmentation
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.data.splits import split_validation
-from focalnets.models.image_converter import ImageConverter
+from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.training.adamw import AdamW
 from focalnets.training.muon import Muon, weight_matrices
@@ -106,12 +106,12 @@ def run(setup, data, updates, batch, seed):
     """Train for so many updates: a dict of figures."""
     keras.utils.set_random_seed(seed)
     size = (setup.image_size,) * 2
-    converter = ImageConverter(size, interpolation="bilinear", mean=setup.mean, std=setup.std)
+    converter = FocalNetImageConverter(size, interpolation="bilinear", mean=setup.mean, std=setup.std)
     keep = "stream" if setup.augmentation.needs_originals else "auto"
     train = open_dataset(data, 3, converter.prepare, "error", keep).splits["train"]
     training, validation = split_validation(train, 0.2, 0)
     backbone = focalnets.FocalNetBackbone(**setup.backbone, image_shape=(*size, 3), seed=seed)
-    net = focalnets.FocalNetClassifier(backbone, 10, converter)
+    net = focalnets.FocalNetImageClassifier(backbone, 10, converter)
     loader = Loader(training, 10, batch, True, setup.augmentation, size, seed)
     dead = round(setup.dead_updates * updates / 1000)
     schedule = Schedule(setup.learning_rate, updates, dead)

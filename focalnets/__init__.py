@@ -21,8 +21,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FocalNetBackbone": "models.backbone",
-    "FocalNetClassifier": "models.classifier",
-    "ImageConverter": "models.image_converter",
+    "FocalNetImageClassifier": "models.classifier",
+    "FocalNetImageConverter": "models.image_converter",
     "FocalBlock": "layers.focal_block",
     "FocalModulation": "layers.focal_modulation",
     "PatchEmbedding": "layers.patch_embedding",
@@ -53,6 +53,7 @@ __all__ = ["__version__", *_PUBLIC]
 _SERIALIZABLE = (
     "models.backbone",  # and the layers
     "models.classifier",
+    "models.former_names",
     "models.image_converter",
     "explain.modulation",
     "training.adamw",

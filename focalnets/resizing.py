@@ -63,7 +63,7 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         raise ValueError(
             f"{image.width} x {image.height} pixels are too many for a network without resizing; expected at "
             f"most {_MOST_UNRESIZED / 1e6:.1f} million, and {_LONGEST_UNRESIZED} a side. Give the "
-            "ImageConverter an image_size."
+            "FocalNetImageConverter an image_size."
         )
     if image_size is None or (size == tuple(image_size) and fraction == 1.0):
         return _pixels(image)

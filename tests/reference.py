@@ -24,7 +24,7 @@ _erf = np.vectorize(math.erf, otypes=[float])
 
 
 class Reference:
-    """Run a `FocalNetBackbone` or `FocalNetClassifier` with float64 NumPy.
+    """Run a `FocalNetBackbone` or `FocalNetImageClassifier` with float64 NumPy.
 
     Args:
         broken: one of `BREAKS`, or "" for the truth.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import focalnets
-from focalnets import CHECKPOINTS, FocalNetClassifier
+from focalnets import CHECKPOINTS, FocalNetImageClassifier
 from focalnets.cli import main
 from focalnets.explain.inputs import preset_and_pictures
 from focalnets.presets.checkpoints import DEFAULT, bundled_directory
@@ -32,7 +32,7 @@ def test_the_weights_are_in_the_package_and_small(name):
     directory = bundled_directory(name)
     assert directory.is_relative_to(pathlib.Path(focalnets.__file__).parent)
     assert sum(path.stat().st_size for path in directory.iterdir()) < 8e6
-    net = FocalNetClassifier.from_preset(name)
+    net = FocalNetImageClassifier.from_preset(name)
     assert net.class_names[3] == "cat"
     assert net.image_converter.image_size == (32, 32)
     architecture = focalnets.ARCHITECTURES[CHECKPOINTS[name].architecture]
@@ -100,9 +100,9 @@ def test_explaining_and_finetuning_start_from_them(tmp_path, capsys):
     np.savez(tmp_path / "few.npz", **few)
     command = ["train", "--recipe", "finetune", "--data", str(tmp_path / "few.npz"), "--epochs", "1"]
     assert main([*command, "--set", "unfreeze_epochs=0.5", "--out", str(tmp_path / "run")]) == 0
-    tuned = FocalNetClassifier.from_preset(tmp_path / "run")
+    tuned = FocalNetImageClassifier.from_preset(tmp_path / "run")
     assert tuned.num_classes == 10
     assert tuned.class_names[0] == "class 0"
-    start = FocalNetClassifier.from_preset(DEFAULT)
+    start = FocalNetImageClassifier.from_preset(DEFAULT)
     stem, other = (net.backbone.get_layer("stem").get_weights()[0] for net in (start, tuned))
     np.testing.assert_array_equal(stem, other, "it would have joined in after the last epoch")

@@ -17,7 +17,7 @@ from reference import randomize, relative_error
 from their_networks import detector_outputs
 from their_weights import drawn, known_shapes, our_outputs
 
-from focalnets import ARCHITECTURES, FocalNetBackbone, FocalNetClassifier
+from focalnets import ARCHITECTURES, FocalNetBackbone, FocalNetImageClassifier
 from focalnets.cli import main
 from focalnets.convert.architecture import recognise, variable_shapes
 from focalnets.convert.convert import convert_checkpoint
@@ -75,7 +75,7 @@ PREFIXES = [
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_keys_are_found_under_any_prefix(prefix, library):
     if library == "transformers":
-        net = FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3)
+        net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3)
         tensors = to_tensors(net, library)
     else:
         tensors = drawn(known_shapes(library))
@@ -394,7 +394,7 @@ def test_features_only_of_timm():
     np.testing.assert_array_equal(
         found.network.get_weights()[4],
         from_tensors(tensors).network.backbone.get_weights()[4]
-        if isinstance(from_tensors(tensors).network, FocalNetClassifier)
+        if isinstance(from_tensors(tensors).network, FocalNetImageClassifier)
         else from_tensors(tensors).network.get_weights()[4],
     )
 
@@ -442,7 +442,9 @@ def test_activation_of_transformers(name):
 def test_what_is_written_for_transformers_is_true_there(tmp_path):
     import transformers
 
-    net = FocalNetClassifier(FocalNetBackbone(8, (1, 1, 1), focal_window=(3, 5, 3), activation="silu"), 4)
+    net = FocalNetImageClassifier(
+        FocalNetBackbone(8, (1, 1, 1), focal_window=(3, 5, 3), activation="silu"), 4
+    )
     randomize(net)
     net.save_to_preset(tmp_path / "net")
     assert main(["convert", str(tmp_path / "net"), str(tmp_path / "out"), "--to", "transformers"]) == 0
@@ -486,7 +488,7 @@ FIELDS = [
 def test_settings_of_any_type_are_used_or_refused_in_words():
     """Every field with every kind of wrong value: nothing but a network or a ValueError comes of it."""
     tensors, refused = drawn(known_shapes("timm plain")), []
-    theirs = to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
+    theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     timm = [
         "normalize_modulator",
         "drop_path_rate",
@@ -540,7 +542,7 @@ def test_settings_of_any_type_are_used_or_refused_in_words():
 
 
 def test_settings_of_another_network_are_refused():
-    theirs = to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
+    theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     for settings, words in (
         ({"embed_dim": 96}, "say embed_dim = 96, but the weights have 8"),
         ({"depths": [2, 2, 6, 2]}, r"say depths = \(2, 2, 6, 2\), but the weights have \(1, 1\)"),
@@ -557,7 +559,7 @@ def test_settings_of_another_network_are_refused():
 
 
 def test_rescaling_of_transformers_is_used():
-    theirs = to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
+    theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     settings = {"do_resize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     for more, mean, std in (
         ({}, 0.5, 0.5),
@@ -599,7 +601,7 @@ def test_expected_shapes_are_those_of_the_networks():
         },
     ):
         arguments = {"embed_dim": 8, "depths": (1, 2), "focal_levels": (2, 3), **row}
-        net = FocalNetClassifier(FocalNetBackbone(**arguments), 5)
+        net = FocalNetImageClassifier(FocalNetBackbone(**arguments), 5)
         expected = {variable.path: tuple(variable.shape) for variable in net.weights}
         assert variable_shapes(arguments, 3, 5) == expected
 
@@ -754,12 +756,12 @@ def test_settings_beside_the_weights_make_a_new_conversion(tmp_path, monkeypatch
 
     folder = tmp_path / "theirs"
     folder.mkdir()
-    theirs = to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
+    theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     safetensors.numpy.save_file(theirs, folder / "model.safetensors")
     for act in ("relu", "silu"):
         (folder / "config.json").write_text(json.dumps({"model_type": "focalnet", "hidden_act": act}))
-        assert FocalNetClassifier.from_preset(folder).backbone.activation == act
-        assert FocalNetClassifier.from_preset(folder / "model.safetensors").backbone.activation == act
+        assert FocalNetImageClassifier.from_preset(folder).backbone.activation == act
+        assert FocalNetImageClassifier.from_preset(folder / "model.safetensors").backbone.activation == act
 
 
 def test_patch_norm_false_and_video_networks_are_refused(weights):

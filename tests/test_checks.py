@@ -240,7 +240,7 @@ def test_did_you_mean_ignores_case_and_stays_silent_for_strangers():
     ("function", "words"),
     [
         (
-            lambda: focalnets.FocalNetClassifier.from_preset("focalnet_tinny_srf"),
+            lambda: focalnets.FocalNetImageClassifier.from_preset("focalnet_tinny_srf"),
             "Did you mean 'focalnet_tiny_srf'",
         ),
         (

@@ -25,8 +25,8 @@ def preset(tmp_path_factory):
 
     directory = tmp_path_factory.mktemp("presets") / "digits"
     backbone = focalnets.FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
-    converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
-    net = focalnets.FocalNetClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
+    converter = focalnets.FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    net = focalnets.FocalNetImageClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
     net.save_to_preset(directory)
     return directory
 

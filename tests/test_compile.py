@@ -8,21 +8,21 @@ import keras
 import numpy as np
 import pytest
 
-from focalnets import AdamW, FocalNetBackbone, FocalNetClassifier, open_dataset
+from focalnets import AdamW, FocalNetBackbone, FocalNetImageClassifier, open_dataset
 from focalnets.models.compiling import probability_problem
 
 losses, metrics = keras.losses, keras.metrics
 
 
 def small(classes=2):
-    return FocalNetClassifier(FocalNetBackbone(4, (1,), 1, patch_size=2), classes)
+    return FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1, patch_size=2), classes)
 
 
 def test_defaults_learn_digits():
     """The wrong loss, which our own pages had, reached 12.8 % with the same data and epochs."""
     keras.utils.set_random_seed(0)
     digits = open_dataset("digits", channels=1).splits["train"].take(range(600))
-    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False, seed=0)
+    net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False, seed=0)
     net.compile()
     assert isinstance(net.optimizer, AdamW)
     assert (float(net.optimizer.learning_rate), net.optimizer.decay) == (pytest.approx(5e-4), 0.05)

@@ -16,7 +16,14 @@ from PIL import Image
 from reference import Reference, randomize, relative_error
 from their_weights import FIXTURES, drawn, known_shapes, our_flags, our_outputs
 
-from focalnets import ARCHITECTURES, CHECKPOINTS, FocalNetBackbone, FocalNetClassifier, ImageConverter, grow
+from focalnets import (
+    ARCHITECTURES,
+    CHECKPOINTS,
+    FocalNetBackbone,
+    FocalNetImageClassifier,
+    FocalNetImageConverter,
+    grow,
+)
 from focalnets.cli import main
 from focalnets.convert.architecture import recognise
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
@@ -185,7 +192,7 @@ def test_nets_that_differ_by_a_norm_are_told_apart():
 def test_preprocessing_is_that_of_published_weights_alone(small_published):
     published = build_architecture(ARCHITECTURES["focalnet_tiny_srf"])
     assert from_tensors(to_tensors(published, "official")).image_converter.image_size == (224, 224)
-    found = from_tensors(to_tensors(FocalNetClassifier(published.backbone, 3), "official"))
+    found = from_tensors(to_tensors(FocalNetImageClassifier(published.backbone, 3), "official"))
     assert found.variant == "focalnet_tiny_srf"
     assert found.image_converter.image_size is None
     assert any("normalisation ASSUMED" in note for note in found.notes)
@@ -241,7 +248,7 @@ def test_a_file_becomes_a_preset_and_a_file_again(tmp_path, weights, suffix, cap
     assert "norm_placement = post: as you said" in text
     report = json.loads((tmp_path / "preset" / "conversion.json").read_text())
     assert report["source"] == str(file)
-    assert FocalNetClassifier.from_preset(tmp_path / "preset").backbone.norm_placement == "post"
+    assert FocalNetImageClassifier.from_preset(tmp_path / "preset").backbone.norm_placement == "post"
     back = tmp_path / f"back{suffix}"
     back.write_text("of others, and named in full")
     command_back = ["convert", str(tmp_path / "preset"), str(back), "--to", "official"]
@@ -261,14 +268,14 @@ def test_from_preset_takes_files_and_directories(tmp_path, weights, monkeypatch)
     folder = tmp_path / "theirs"
     folder.mkdir()
     file = save(folder / "model.safetensors", weights)
-    net = FocalNetClassifier.from_preset(file)
+    net = FocalNetImageClassifier.from_preset(file)
     (made,) = [path for path in (tmp_path / "cache" / "presets").iterdir() if path.is_dir()]
     before = (made / "config.json").stat().st_mtime_ns
-    again = FocalNetClassifier.from_preset(str(folder))
+    again = FocalNetImageClassifier.from_preset(str(folder))
     assert (made / "config.json").stat().st_mtime_ns == before, "converted once"
     for value, other in zip(net.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(value, other)
-    tuned = FocalNetClassifier.from_preset(file, num_classes=3)
+    tuned = FocalNetImageClassifier.from_preset(file, num_classes=3)
     assert tuned.num_classes == 3
     np.testing.assert_array_equal(tuned.backbone.get_weights()[0], net.backbone.get_weights()[0])
     assert FocalNetBackbone.from_preset(file).depths == (1, 2)
@@ -314,8 +321,8 @@ def test_a_backbone_without_head_is_a_preset_too(tmp_path):
     file = save(tmp_path / "det.safetensors", drawn(known_shapes("official detection")))
     convert_checkpoint(file, tmp_path / "preset")
     with pytest.raises(ValueError, match="backbone without a head: give num_classes"):
-        FocalNetClassifier.from_preset(tmp_path / "preset")
-    net = FocalNetClassifier.from_preset(tmp_path / "preset", num_classes=4)
+        FocalNetImageClassifier.from_preset(tmp_path / "preset")
+    net = FocalNetImageClassifier.from_preset(tmp_path / "preset", num_classes=4)
     assert net.num_classes == 4
     again = FocalNetBackbone.from_preset(tmp_path / "preset")
     for value, other in zip(again.get_weights(), net.backbone.get_weights(), strict=True):
@@ -403,7 +410,7 @@ def test_a_wrong_variant_is_refused(tmp_path, weights, capsys):
     assert main(["convert", str(file), str(tmp_path / "out"), "--set", "colour=red"]) == 2
     assert "--set takes normalize_modulator" in capsys.readouterr().err
     net = tmp_path / "preset"
-    FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(net)
+    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(net)
     assert main(["convert", str(net), str(tmp_path / "out.pth"), "--to", "timm"]) == 2
     assert "timm has no such network: its stem has stride 4; this one 1" in capsys.readouterr().err
     assert main(["convert", str(net), str(tmp_path / "out"), "--to", "official"]) == 2
@@ -412,13 +419,13 @@ def test_a_wrong_variant_is_refused(tmp_path, weights, capsys):
 
 def test_a_preset_that_was_not_written_faithfully_does_not_exist(tmp_path, weights, monkeypatch):
     """One weight goes wrong on its way to the disk."""
-    file, saved = save(tmp_path / "net.safetensors", weights), FocalNetClassifier.save_weights
+    file, saved = save(tmp_path / "net.safetensors", weights), FocalNetImageClassifier.save_weights
 
     def wrong(self, path):
         self.head.bias.assign(self.head.bias + 1e-3)
         saved(self, path)
 
-    monkeypatch.setattr(FocalNetClassifier, "save_weights", wrong)
+    monkeypatch.setattr(FocalNetImageClassifier, "save_weights", wrong)
     with pytest.raises(ValueError, match=r"nothing (was )?kept"):
         convert_checkpoint(file, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]
@@ -452,7 +459,7 @@ def test_labels(tmp_path):
 
 @pytest.mark.core
 def test_larger_windows_compute_the_same():
-    net = FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1), focal_window=(3, 5)), 4)
+    net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1), focal_window=(3, 5)), 4)
     randomize(net)
     picture = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
     grown = grow(net, focal_window=9)
@@ -479,9 +486,9 @@ def test_more_levels_change_the_global_average_alone(normalised):
 
 
 def test_the_command_line_grows(tmp_path, capsys):
-    FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
+    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
     assert main(["convert", str(tmp_path / "net"), str(tmp_path / "large"), "--window", "7"]) == 0
-    assert FocalNetClassifier.from_preset(tmp_path / "large").backbone.focal_window == (7, 7)
+    assert FocalNetImageClassifier.from_preset(tmp_path / "large").backbone.focal_window == (7, 7)
 
 
 # --- published weights by name ---
@@ -516,13 +523,13 @@ def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     net = build_architecture(ARCHITECTURES["focalnet_large_fl4"])
     randomize(net)
     save(folder / "focalnet_large_lrf_384_fl4.pth", to_tensors(net, "official"))
-    got = FocalNetClassifier.from_preset(name)
+    got = FocalNetImageClassifier.from_preset(name)
     assert got.backbone.normalize_modulator
     assert got.image_converter.image_size == (384, 384)
     for value, right in zip(got.get_weights(), net.get_weights(), strict=True):
         np.testing.assert_array_equal(value, right)
     monkeypatch.setenv("FOCALNETS_OFFLINE", "1")
-    assert FocalNetClassifier.from_preset(name, num_classes=2).num_classes == 2
+    assert FocalNetImageClassifier.from_preset(name, num_classes=2).num_classes == 2
     assert main(["convert", name, str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["variant"] == "focalnet_large_fl4"
@@ -540,21 +547,21 @@ def test_another_source_is_taken_where_the_first_is_gone(published, monkeypatch,
     (url,) = row.sources
     sources = (url.replace("focalnet_large", "gone"), url)
     monkeypatch.setitem(CHECKPOINTS, name, dataclasses.replace(row, sources=sources, sha256=wrong))
-    found = FocalNetClassifier.from_preset(name)
+    found = FocalNetImageClassifier.from_preset(name)
     np.testing.assert_array_equal(found.get_weights()[0], net.get_weights()[0])
     assert f"Trying {url}" in caplog.text
     assert "nobody has published a hash" in caplog.text
     monkeypatch.setitem(CHECKPOINTS, name, dataclasses.replace(row, sources=(url,), sha256=wrong))
     with pytest.raises(ValueError, match="expected 0000"):
-        FocalNetClassifier.from_preset(name)
+        FocalNetImageClassifier.from_preset(name)
 
 
 def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
     out = tmp_path / "nano"
     assert main(["convert", "focalnet_nano_cifar10", str(out)]) == 0
-    found = FocalNetClassifier.from_preset(out).get_weights()
+    found = FocalNetImageClassifier.from_preset(out).get_weights()
     for value, right in zip(
-        found, FocalNetClassifier.from_preset("focalnet_nano_cifar10").get_weights(), strict=True
+        found, FocalNetImageClassifier.from_preset("focalnet_nano_cifar10").get_weights(), strict=True
     ):
         np.testing.assert_array_equal(value, right)
     (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
@@ -568,7 +575,7 @@ def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
     (out / "last.npz").write_text("of a run")
     assert main(["convert", str(out), str(tmp_path / "copy")]) == 0
     assert not (tmp_path / "copy" / "last.npz").exists()
-    FocalNetClassifier.from_preset(tmp_path / "copy")
+    FocalNetImageClassifier.from_preset(tmp_path / "copy")
     (out / "config.json").write_text('{"model_type": "vit"}')
     assert main(["convert", str(out), str(tmp_path / "again")]) == 2
     assert "was not written by focalnets" in capsys.readouterr().err
@@ -576,7 +583,9 @@ def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
 
 def test_force_deletes_no_directory_of_others(tmp_path, capsys):
     preset = str(tmp_path / "preset")
-    FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2).save_to_preset(preset)
+    FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2).save_to_preset(
+        preset
+    )
     keep = tmp_path / "mine" / "keep.txt"
     keep.parent.mkdir()
     keep.write_text("mine")
@@ -607,7 +616,7 @@ def test_options_count_for_a_published_name(published, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
     options = ["--set", "normalize_modulator=false", "--labels", str(tmp_path / "names.txt")]
     assert main(["convert", name, str(tmp_path / "out"), *options]) == 0
-    found = FocalNetClassifier.from_preset(tmp_path / "out")
+    found = FocalNetImageClassifier.from_preset(tmp_path / "out")
     assert not found.backbone.normalize_modulator
     assert found.class_names == tuple("abcdefg")
 
@@ -624,12 +633,12 @@ def test_another_network_under_a_published_name(published, capsys, tmp_path):
 
 def test_names_without_weights(published, capsys):
     name, _ = published
-    assert FocalNetClassifier.from_preset(name, load_weights=False).num_classes == 7
+    assert FocalNetImageClassifier.from_preset(name, load_weights=False).num_classes == 7
     with pytest.raises(ValueError, match=r"No copy .* focalnet_tiny_iso_imagenet1k is known to be left"):
-        FocalNetClassifier.from_preset("focalnet_tiny_iso_imagenet1k")
+        FocalNetImageClassifier.from_preset("focalnet_tiny_iso_imagenet1k")
     if TORCH:
         with pytest.raises(OSError, match="404"):
-            FocalNetClassifier.from_preset(name)
+            FocalNetImageClassifier.from_preset(name)
     assert all(row.architecture in ARCHITECTURES for row in CHECKPOINTS.values())
     assert {row.architecture for row in CHECKPOINTS.values()} == {
         *PUBLISHED,
@@ -645,7 +654,7 @@ def test_evaluation_on_folders_with_wordnet_names(tmp_path, capsys):
     """A net of 22k-like labels on some classes of ImageNet-1k, whose folders are named by identifier."""
     names = (*tuple(imagenet_names().values())[:4], "other a", "other b")
     backbone = FocalNetBackbone(embed_dim=8, depths=(1, 1))
-    net = FocalNetClassifier(backbone, 6, ImageConverter(32), names)
+    net = FocalNetImageClassifier(backbone, 6, FocalNetImageConverter(32), names)
     randomize(net)
     net.save_to_preset(tmp_path / "net")
     generator, identifiers = np.random.default_rng(0), list(imagenet_names())[:3]

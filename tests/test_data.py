@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import ImageConverter, open_dataset
+from focalnets import FocalNetImageConverter, open_dataset
 from focalnets.data.augment import Augmentation
 from focalnets.data.decode import read_image
 from focalnets.data.loader import Loader
@@ -41,7 +41,7 @@ def test_digits_split_is_fixed_stratified_and_disjoint():
 
 
 def test_folder_and_zip_are_read_alike(folder, tmp_path):
-    prepare = ImageConverter((8, 8)).prepare
+    prepare = FocalNetImageConverter((8, 8)).prepare
     archive = tmp_path / "pictures.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in folder.rglob("*.png"):
@@ -66,7 +66,7 @@ def test_wrong_data_sets_are_explained(folder, tmp_path):
         open_dataset(str(tmp_path / "empty"))
     (folder / "train" / "red" / "bad.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"bad\.jpg: not a picture, whatever"):
-        open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare)
+        open_dataset(str(folder), prepare=FocalNetImageConverter((8, 8)).prepare)
     (folder / "train" / "red" / "bad.jpg").unlink()
     (folder / "test" / "pink").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "test" / "pink" / "0.png")
@@ -107,7 +107,7 @@ def test_leftovers_beside_pictures_are_ignored_and_one_folder_may_stand_around(f
             file.write(path, path.relative_to(folder.parent))
         file.writestr("__MACOSX/pictures/train/red/._0.png", "not a picture")
     for source in (folder, folder.parent, archive):
-        dataset = open_dataset(str(source), prepare=ImageConverter((8, 8)).prepare)
+        dataset = open_dataset(str(source), prepare=FocalNetImageConverter((8, 8)).prepare)
         assert len(dataset.splits["train"]) == 12
 
 
@@ -117,7 +117,7 @@ def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
     with zipfile.ZipFile(archive, "w") as file:
         for path in (folder / "train").rglob("*.png"):
             file.write(path, f"{name}/{path.parent.name}/{path.name}")
-    dataset = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare)
+    dataset = open_dataset(str(archive), prepare=FocalNetImageConverter((8, 8)).prepare)
     assert {one: len(found) for one, found in dataset.splits.items()} == {split: 12}
 
 
@@ -128,7 +128,7 @@ def test_open_dataset_leaves_out_images_beside_split_folders(folder, tmp_path, c
             file.write(path, f"train/{path.parent.name}/{path.name}")
         for i in range(30):
             file.write(path, f"more/all/{i}.stray.png")
-    dataset = open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare)
+    dataset = open_dataset(str(archive), prepare=FocalNetImageConverter((8, 8)).prepare)
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 12}
     line = "Left out 30 images outside the split folders: more/all/0.stray.png, more/all/1.stray.png, "
     assert caplog.messages == [line + "more/all/10.stray.png and 27 more."]
@@ -139,7 +139,7 @@ def test_words_go_before_folders_and_a_run_is_no_data_set(folder, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     folder.rename(tmp_path / "digits")
     assert len(open_dataset("digits", channels=1).splits["test"]) == 359
-    assert len(open_dataset("./digits", prepare=ImageConverter((8, 8)).prepare).splits["train"]) == 12
+    assert len(open_dataset("./digits", prepare=FocalNetImageConverter((8, 8)).prepare).splits["train"]) == 12
     (tmp_path / "digits" / "run.json").write_text("{}")
     with pytest.raises(ValueError, match="is a run of `focalnets train`, not a data set"):
         open_dataset("./digits")
@@ -150,7 +150,9 @@ def test_an_empty_split_of_arrays_is_none(tmp_path):
     arrays = {"x_train": images, "y_train": labels, "x_test": images[:0], "y_test": labels[:0]}
     np.savez(tmp_path / "a.npz", **arrays)
     for keep in ("auto", "memory", "stream"):
-        found = open_dataset(str(tmp_path / "a.npz"), prepare=ImageConverter((8, 8)).prepare, keep=keep)
+        found = open_dataset(
+            str(tmp_path / "a.npz"), prepare=FocalNetImageConverter((8, 8)).prepare, keep=keep
+        )
         assert set(found.splits) == {"train"}
     with pytest.raises(ValueError, match="The split test is empty"):
         open_dataset(str(tmp_path / "a.npz"), only=("test",))
@@ -159,9 +161,9 @@ def test_an_empty_split_of_arrays_is_none(tmp_path):
 def test_a_split_is_known_by_its_labels_and_pictures(folder):
     images, labels = np.arange(300 * 4, dtype="uint8").reshape(300, 2, 2, 1), np.arange(300) % 3
     split = Split(images, labels)
-    of_files = open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare, keep="stream").splits[
-        "train"
-    ]
+    of_files = open_dataset(
+        str(folder), prepare=FocalNetImageConverter((8, 8)).prepare, keep="stream"
+    ).splits["train"]
     for one in (split, of_files):
         prints = {
             one.fingerprint(),
@@ -173,7 +175,9 @@ def test_a_split_is_known_by_its_labels_and_pictures(folder):
     assert Split(np.roll(images, 1, 0), labels).fingerprint() != split.fingerprint()
     path = next((folder / "train" / "red").iterdir())
     path.rename(path.with_name("another.png"))
-    again = open_dataset(str(folder), prepare=ImageConverter((8, 8)).prepare, keep="stream").splits["train"]
+    again = open_dataset(str(folder), prepare=FocalNetImageConverter((8, 8)).prepare, keep="stream").splits[
+        "train"
+    ]
     assert again.fingerprint() != of_files.fingerprint()
 
 
@@ -219,7 +223,7 @@ def test_batches_are_functions_of_seed_and_epoch():
 
 
 def test_a_folder_of_classes_is_split_by_a_fixed_stratified_draw(folder):
-    prepare = ImageConverter((8, 8)).prepare
+    prepare = FocalNetImageConverter((8, 8)).prepare
     dataset = open_dataset(str(folder / "train"), prepare=prepare)
     assert dataset.class_names == ("blue", "green", "red")
     assert np.bincount(dataset.splits["train"].labels).tolist() == [3, 3, 3]
@@ -250,7 +254,7 @@ def test_the_draw_of_a_folder_stays_when_pictures_come(tmp_path):
 
 
 def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tmp_path, caplog):
-    prepare = ImageConverter((8, 8)).prepare
+    prepare = FocalNetImageConverter((8, 8)).prepare
     (folder / "test").rename(folder / "valid")
     shutil.copytree(folder / "valid", folder / "extra")
     archive = tmp_path / "pictures.zip"
@@ -270,7 +274,7 @@ def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tm
 
 
 def test_table_and_arrays(folder, tmp_path):
-    prepare = ImageConverter((8, 8)).prepare
+    prepare = FocalNetImageConverter((8, 8)).prepare
     table = tmp_path / "list.csv"
     lines = ["label,path,split"]
     for split in ("train", "test"):
@@ -353,9 +357,9 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
     archive.write_bytes(content)
     for keep in ("memory", "stream"):
         with pytest.raises(ValueError, match="1 picture cannot be used"):
-            open_dataset(str(archive), prepare=ImageConverter((8, 8)).prepare, keep=keep)
+            open_dataset(str(archive), prepare=FocalNetImageConverter((8, 8)).prepare, keep=keep)
         found = open_dataset(
-            str(archive), prepare=ImageConverter((8, 8)).prepare, keep=keep, on_bad_image="skip"
+            str(archive), prepare=FocalNetImageConverter((8, 8)).prepare, keep=keep, on_bad_image="skip"
         )
         assert damaged.filename in found.bad[0]
         for split in found.splits.values():  # what is left out moves no label to another picture
@@ -370,7 +374,9 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
     rows = "".join(f"{path},{path.parent.name}\n" for path in paths)
     (tmp_path / "one.csv").write_text(f"path,label\n{rows}")
     with pytest.raises(ValueError, match=r"The split test of .* no class has a second picture"):
-        open_dataset(str(tmp_path / "one.csv"), prepare=ImageConverter((8, 8)).prepare, only=("test",))
+        open_dataset(
+            str(tmp_path / "one.csv"), prepare=FocalNetImageConverter((8, 8)).prepare, only=("test",)
+        )
 
 
 @pytest.mark.parametrize(
@@ -445,7 +451,7 @@ BAD = {
 
 
 def test_every_bad_picture_is_named_at_once(strange_folder):
-    prepare = ImageConverter((16, 16)).prepare
+    prepare = FocalNetImageConverter((16, 16)).prepare
     with pytest.raises(ValueError, match="6 pictures cannot be used") as caught:
         open_dataset(str(strange_folder), prepare=prepare)
     for name, reason in BAD.items():
@@ -463,7 +469,7 @@ def test_an_archive_is_judged_like_a_folder(strange_folder, tmp_path):
             if path.is_file():
                 archive.write(path, f"thing/{path.name}")
     with pytest.raises(ValueError, match="4 pictures cannot be used") as caught:
-        open_dataset(str(tmp_path / "strange.zip"), prepare=ImageConverter((16, 16)).prepare)
+        open_dataset(str(tmp_path / "strange.zip"), prepare=FocalNetImageConverter((16, 16)).prepare)
     for name in ("bomb.png", "cut.jpg", "empty.png", "words.jpg"):
         assert BAD[name] in str(caught.value)
 

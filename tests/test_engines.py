@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.export.export import difference, write_export
 from focalnets.inference import engines
@@ -30,8 +30,8 @@ def cache(tmp_path, monkeypatch):
 def random_net(seed=0, converter=True, **flags):
     """All parameters random and of order 1, so that every one shows."""
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), image_shape=(None, None, 3), **flags)
-    converter = ImageConverter(image_size=(21, 34), crop_fraction=0.9) if converter else None
-    net = FocalNetClassifier(backbone, 4, converter, class_names=("ant", "bee", "cat", "dog"))
+    converter = FocalNetImageConverter(image_size=(21, 34), crop_fraction=0.9) if converter else None
+    net = FocalNetImageClassifier(backbone, 4, converter, class_names=("ant", "bee", "cat", "dog"))
     generator = np.random.default_rng(seed)
     net.set_weights(
         [generator.normal(size=w.shape) * (w.size // w.shape[-1]) ** -0.5 for w in net.get_weights()]
@@ -72,7 +72,7 @@ def test_export_equals_the_network(tmp_path, flags):
 
 
 def test_float_images_and_a_fixed_shape(tmp_path):
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 12, 3)), 3)
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 12, 3)), 3)
     write_export(net, tmp_path)
     for runtime in RUNTIMES:
         assert difference(net, engines.ExportEngine(tmp_path, runtime).run) < 1e-5

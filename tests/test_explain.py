@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from reference import Reference, randomize
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
 from focalnets.explain import maps, render
 from focalnets.explain.modulation import modulation_maps
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.core
 @pytest.fixture
 def classifier():
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(2, 3), seed=0)
-    net = FocalNetClassifier(backbone, 3, ImageConverter())
+    net = FocalNetImageClassifier(backbone, 3, FocalNetImageConverter())
     randomize(net)
     return net
 
@@ -45,7 +45,7 @@ def _pillow_upsample(values, stride):
 
 
 def test_a_backbone_alone_is_refused(classifier):
-    with pytest.raises(TypeError, match="takes a FocalNetClassifier; got FocalNetBackbone"):
+    with pytest.raises(TypeError, match="takes a FocalNetImageClassifier; got FocalNetBackbone"):
         modulation_model(classifier.backbone)
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import focalnets
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
 from focalnets.data.loader import Loader
 from focalnets.data.splits import Split
 from focalnets.explain.modulation import modulation_maps
@@ -23,9 +23,11 @@ IMAGENET = focalnets.models.image_converter.IMAGENET_MEAN, focalnets.models.imag
 def build(image_size=(8, 8), channels=3, converter=True):
     backbone = FocalNetBackbone(4, (1, 1), 1, patch_size=2, seed=0, image_shape=(None, None, channels))
     converter = (
-        ImageConverter(image_size, mean=(0.5,) * channels, std=(0.25,) * channels) if converter else None
+        FocalNetImageConverter(image_size, mean=(0.5,) * channels, std=(0.25,) * channels)
+        if converter
+        else None
     )
-    net = FocalNetClassifier(backbone, 2, converter, class_names=("a", "b"))
+    net = FocalNetImageClassifier(backbone, 2, converter, class_names=("a", "b"))
     net.compile()
     return net
 
@@ -238,7 +240,7 @@ def test_fit_records_the_size_it_trained_with(images, tmp_path):
     assert said(lambda: net.predict(large, verbose=0)) == []
     net.class_names = ("dark", "bright")
     net.save_to_preset(tmp_path / "preset")
-    again = FocalNetClassifier.from_preset(tmp_path / "preset")
+    again = FocalNetImageClassifier.from_preset(tmp_path / "preset")
     assert (again.image_converter.image_size, again.class_names) == ((16, 24), ("dark", "bright"))
     assert again.preprocess(images[0]).shape == (1, 16, 24, 3)
     net.train_on_batch(images, LABELS)
@@ -319,7 +321,7 @@ def test_images_that_are_no_batch_are_described_not_printed(net, images, change,
         "evaluate": lambda: net.evaluate(x, LABELS, verbose=0),
         "fit, in validation_data,": lambda: net.fit(images, LABELS, validation_data=(x, LABELS), verbose=0),
         "train_on_batch": lambda: net.train_on_batch(x, LABELS),
-        "FocalNetClassifier": lambda: net(x),
+        "FocalNetImageClassifier": lambda: net(x),
         "FocalNetBackbone": lambda: net.backbone(x),
         "predict ": lambda: net.backbone.predict(x, verbose=0),
     }.items():

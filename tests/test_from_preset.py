@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.presets.overrides import CHANGE_WEIGHTS, KEEP_WEIGHTS
 
@@ -12,7 +12,9 @@ from focalnets.presets.overrides import CHANGE_WEIGHTS, KEEP_WEIGHTS
 def preset(tmp_path_factory):
     path = tmp_path_factory.mktemp("presets") / "preset"
     backbone = FocalNetBackbone(4, (1, 1), 1, patch_size=2, seed=0)
-    FocalNetClassifier(backbone, 3, ImageConverter(8), class_names=("a", "b", "c")).save_to_preset(path)
+    FocalNetImageClassifier(
+        backbone, 3, FocalNetImageConverter(8), class_names=("a", "b", "c")
+    ).save_to_preset(path)
     return path
 
 
@@ -22,8 +24,8 @@ def test_every_argument_of_the_backbone_is_sorted():
 
 
 def test_arguments_that_keep_the_weights(preset):
-    plain = FocalNetClassifier.from_preset(preset)
-    net = FocalNetClassifier.from_preset(
+    plain = FocalNetImageClassifier.from_preset(preset)
+    net = FocalNetImageClassifier.from_preset(
         preset,
         dtype="mixed_bfloat16",
         drop_path_rate=0.2,
@@ -56,8 +58,8 @@ def test_arguments_that_keep_the_weights(preset):
     ],
 )
 def test_a_head_for_other_classes_is_new(preset, arguments, names, same_head):
-    old = FocalNetClassifier.from_preset(preset)
-    net = FocalNetClassifier.from_preset(preset, **arguments)
+    old = FocalNetImageClassifier.from_preset(preset)
+    net = FocalNetImageClassifier.from_preset(preset, **arguments)
     assert net.class_names == names
     assert net.num_classes == len(names or (0, 0))
     assert net.image_converter.image_size == (8, 8)
@@ -67,7 +69,7 @@ def test_a_head_for_other_classes_is_new(preset, arguments, names, same_head):
 
 
 def test_random_weights_take_every_argument():
-    net = FocalNetClassifier.from_preset(
+    net = FocalNetImageClassifier.from_preset(
         "focalnet_pico", load_weights=False, class_names=["a", "b"], embed_dim=8, image_shape=(None, None, 3)
     )
     assert (net.num_classes, net.backbone.embed_dim, net.input_shape[-1]) == (2, 8, 3)
@@ -83,7 +85,7 @@ def test_random_weights_take_every_argument():
         ({"num_labels": 5}, "Write num_classes=N"),
         ({"input_shape": (64, 64, 3)}, "Write image_shape="),
         ({"classifier_activation": None}, "returns logits; keras.Sequential"),
-        ({"preprocessor": None}, "image_converter=ImageConverter"),
+        ({"preprocessor": None}, "image_converter=FocalNetImageConverter"),
         ({"pooling": "avg"}, "build a keras.Model on FocalNetBackbone"),
         ({"pretrained": True}, "load_weights=False"),
         ({"drop_path": 0.1}, "Did you mean 'drop_path_rate'"),
@@ -92,37 +94,40 @@ def test_random_weights_take_every_argument():
 def test_words_of_other_libraries_are_translated(preset, arguments, words):
     for source in (preset, "https://example.invalid/never-asked.pth"):  # before anything is downloaded
         with pytest.raises(TypeError, match=words):
-            FocalNetClassifier.from_preset(source, **arguments)
+            FocalNetImageClassifier.from_preset(source, **arguments)
 
 
 @pytest.mark.parametrize(
     ("build", "words"),
     [
         (
-            lambda net: FocalNetClassifier(net.backbone, 2, weights="imagenet"),
+            lambda net: FocalNetImageClassifier(net.backbone, 2, weights="imagenet"),
             "from_preset loads the preset's",
         ),
-        (lambda net: FocalNetClassifier(net.backbone, classes=2), "Write num_classes=N."),
-        (lambda net: FocalNetClassifier(embed_dim=8, num_classes=2), "FocalNetBackbone(embed_dim=...)."),
-        (lambda net: FocalNetClassifier(net.backbone, 2, clas_names="ab"), "Did you mean 'class_names'"),
+        (lambda net: FocalNetImageClassifier(net.backbone, classes=2), "Write num_classes=N."),
+        (lambda net: FocalNetImageClassifier(embed_dim=8, num_classes=2), "FocalNetBackbone(embed_dim=...)."),
+        (lambda net: FocalNetImageClassifier(net.backbone, 2, clas_names="ab"), "Did you mean 'class_names'"),
         (lambda net: FocalNetBackbone(include_top=False), "Write FocalNetBackbone.from_preset(preset)"),
-        (lambda net: FocalNetBackbone(num_classes=2), "FocalNetClassifier(backbone, num_classes, image_"),
         (
-            lambda net: FocalNetClassifier("focalnet_tiny_srf", 2),
+            lambda net: FocalNetBackbone(num_classes=2),
+            "FocalNetImageClassifier(backbone, num_classes, image_",
+        ),
+        (
+            lambda net: FocalNetImageClassifier("focalnet_tiny_srf", 2),
             "got 'focalnet_tiny_srf'. For trained weights",
         ),
-        (lambda net: FocalNetClassifier(None, 2), "backbone must be a FocalNetBackbone; got None"),
+        (lambda net: FocalNetImageClassifier(None, 2), "backbone must be a FocalNetBackbone; got None"),
     ],
 )
 def test_constructors_translate_words_of_other_libraries(preset, build, words):
     with pytest.raises(TypeError) as caught:
-        build(FocalNetClassifier.from_preset(preset))
+        build(FocalNetImageClassifier.from_preset(preset))
     assert words in str(caught.value)
 
 
 def test_paths_that_are_none_are_refused_in_words(preset):
-    net = FocalNetClassifier.from_preset(preset)
-    for call in (net.save_to_preset, net.backbone.save_to_preset, FocalNetClassifier.from_preset):
+    net = FocalNetImageClassifier.from_preset(preset)
+    for call in (net.save_to_preset, net.backbone.save_to_preset, FocalNetImageClassifier.from_preset):
         with pytest.raises(TypeError, match=r"A path is a str or os.PathLike; got None\."):
             call(None)
 
@@ -136,35 +141,37 @@ def test_paths_that_are_none_are_refused_in_words(preset):
     ],
 )
 def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, names, words):
-    net = FocalNetClassifier.from_preset(preset)
+    net = FocalNetImageClassifier.from_preset(preset)
     with pytest.raises(ValueError, match=words):
         net.class_names = names
     with pytest.raises(ValueError, match=words):
-        FocalNetClassifier(net.backbone, 3, class_names=names)
+        FocalNetImageClassifier(net.backbone, 3, class_names=names)
     net.save_to_preset(tmp_path / "twice")
     (tmp_path / "twice" / "labels.json").write_text('["a", "b", "a"]')
     with pytest.raises(ValueError, match=r"labels\.json holds 'a' twice; expected different names"):
-        FocalNetClassifier.from_preset(tmp_path / "twice")
+        FocalNetImageClassifier.from_preset(tmp_path / "twice")
     net.class_names = np.array([7, 8, 9])
     net.save_to_preset(tmp_path / "numbers")
-    assert FocalNetClassifier.from_preset(tmp_path / "numbers").class_names == ("7", "8", "9")
+    assert FocalNetImageClassifier.from_preset(tmp_path / "numbers").class_names == ("7", "8", "9")
 
 
 def test_arguments_that_do_not_fit_are_refused(preset):
     with pytest.raises(ValueError, match=r"depths=.*weights decide. Write load_weights=False"):
-        FocalNetClassifier.from_preset(preset, depths=(2, 2))
+        FocalNetImageClassifier.from_preset(preset, depths=(2, 2))
     with pytest.raises(
         ValueError, match=r"has 1 channels, but the preset's weights take 3: give .height, width, 3"
     ):
-        FocalNetClassifier.from_preset(preset, image_shape=(None, None, 1))
+        FocalNetImageClassifier.from_preset(preset, image_shape=(None, None, 1))
     with pytest.raises(ValueError, match="2 names for 3 classes"):
-        FocalNetClassifier.from_preset(preset, num_classes=3, class_names=("a", "b"))
+        FocalNetImageClassifier.from_preset(preset, num_classes=3, class_names=("a", "b"))
     with pytest.raises(TypeError, match="no argument class_names"):
         FocalNetBackbone.from_preset(preset, class_names=("a", "b"))
     with pytest.raises(
         ValueError, match="normalizes 3 channels, but the backbone takes 1: give mean and std one"
     ):
-        FocalNetClassifier(FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1)), 2, ImageConverter())
+        FocalNetImageClassifier(
+            FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1)), 2, FocalNetImageConverter()
+        )
 
 
 @pytest.mark.parametrize(
@@ -185,11 +192,11 @@ def test_files_that_are_no_presets_are_called_by_their_name(tmp_path, capsys, na
     assert words in error
     assert "config.json" not in error
     with pytest.raises(ValueError, match=words.split(",")[0].split(".")[0]):
-        FocalNetClassifier.from_preset(tmp_path / name)
+        FocalNetImageClassifier.from_preset(tmp_path / name)
 
 
 def test_channels_are_converted_by_good_advice(preset):
-    net = FocalNetClassifier.from_preset(preset)
+    net = FocalNetImageClassifier.from_preset(preset)
     gray = np.zeros((2, 8, 8, 1), "uint8")
     with pytest.raises(
         ValueError, match=r"classifier.preprocess\(images\) or np.repeat\(images, 3, axis=-1\)"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, config
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, config
 from focalnets.ops import dense
 from focalnets.ops.focal_context import depthwise_conv, focal_context
 
@@ -71,7 +71,7 @@ def test_fused_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch
     for fused in (False, None):
         setting(fused)
         keras.utils.set_random_seed(3)
-        net = FocalNetClassifier(FocalNetBackbone(8, (1, 1), focal_levels=(2, 3), seed=0, **flags), 3)
+        net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1), focal_levels=(2, 3), seed=0, **flags), 3)
         net.set_weights([random(*w.shape, seed=i) / 3 for i, w in enumerate(net.get_weights())])
         found[fused] = [net.predict_on_batch(x), *trained(net, x, y)]
     for plain, fused in zip(found[False], found[None], strict=True):
@@ -84,7 +84,7 @@ def test_the_fast_path_is_taken_where_it_should_be(setting):
 
     if not torch.backends.mkldnn.is_available() or torch.cuda.is_available():
         pytest.skip("oneDNN's versions are for CPUs")
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3)
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3)
     x, y = random(2, 16, 16, 3), np.array([0, 1])
     for operation, version in (("linear", "onednn"), ("mlp", "onednn"), ("focal_context", "onednn")):
         assert taken(operation, lambda: net.predict_on_batch(x))[1] == {version}
@@ -139,7 +139,7 @@ def test_bfloat16_takes_the_fast_paths_and_stays_near_float32(setting):
     x, y = random(4, 24, 24, 3), np.array([0, 1, 2, 1])
 
     def moved_in_training(policy):
-        net = FocalNetClassifier(FocalNetBackbone(16, (1, 1), seed=0, dtype=policy), 3, dtype=policy)
+        net = FocalNetImageClassifier(FocalNetBackbone(16, (1, 1), seed=0, dtype=policy), 3, dtype=policy)
         net.build((None, 24, 24, 3))
         net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
         moved = trained(net, x, y)
@@ -167,7 +167,7 @@ def test_types_without_units_are_computed_in_float32(setting, monkeypatch, polic
     x, y = random(2, 20, 27, 3), np.array([0, 1])
 
     def network(policy):
-        net = FocalNetClassifier(
+        net = FocalNetImageClassifier(
             FocalNetBackbone(16, (1, 1), overlap_embed=True, dtype=policy), 3, dtype=policy
         )
         net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
@@ -187,7 +187,7 @@ def test_types_without_units_are_computed_in_float32(setting, monkeypatch, polic
 def test_what_is_exported_or_compiled_traces_plain_operations(setting):
     import torch
 
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 16, 3)), 3).eval()
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 16, 3)), 3).eval()
     x = torch.zeros(2, 16, 16, 3)
     program = torch.export.export(net, (x,), {"training": False})
     assert "mkldnn" not in str(program.graph)

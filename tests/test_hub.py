@@ -662,13 +662,13 @@ def test_a_repository_becomes_the_network_that_its_files_describe(serve_hub, tmp
         norm_epsilon=1e-3,
         image_shape=(None, None, 3),
     )
-    converter = focalnets.ImageConverter((25, 25), 25 / 29, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    net = focalnets.FocalNetClassifier(backbone, 3, converter, class_names=("ant", "bee", "cat"))
+    converter = focalnets.FocalNetImageConverter((25, 25), 25 / 29, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    net = focalnets.FocalNetImageClassifier(backbone, 3, converter, class_names=("ant", "bee", "cat"))
     randomize(net)
     net.save_to_preset(tmp_path / "net")
     assert main(["convert", str(tmp_path / "net"), str(tmp_path / "theirs"), "--to", "transformers"]) == 0
     serve_hub({path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()})
-    again = focalnets.FocalNetClassifier.from_preset("hf://timm/focalnet")
+    again = focalnets.FocalNetImageClassifier.from_preset("hf://timm/focalnet")
     assert again.class_names == ("ant", "bee", "cat")
     assert (again.image_converter.mean, again.image_converter.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype("uint8")
@@ -772,11 +772,12 @@ def test_a_chunked_body_that_breaks_off_is_no_file(serve, monkeypatch, tmp_path)
 def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path, capsys, kind, verb):
     numpy_format = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("huggingface_hub")
-    from focalnets import FocalNetBackbone, FocalNetClassifier
+    from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.convert.tensors import to_tensors
 
     numpy_format.save_file(
-        to_tensors(FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 5), "timm"), tmp_path / "model.safetensors"
+        to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 5), "timm"),
+        tmp_path / "model.safetensors",
     )
     whole = (tmp_path / "model.safetensors").read_bytes()
     contents = [whole[: len(whole) // 2]]
@@ -808,7 +809,7 @@ def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path,
 def test_a_whole_revision_reaches_the_hub(serve_hub, caplog):
     server = serve_hub({"model.safetensors": b""})
     with pytest.raises(OSError, match="has no revision 'refs/pr/3'"):
-        focalnets.FocalNetClassifier.from_preset("hf://timm/focalnet@refs/pr/3/model.safetensors")
+        focalnets.FocalNetImageClassifier.from_preset("hf://timm/focalnet@refs/pr/3/model.safetensors")
     paths = [path for path, _ in server.asked if "resolve" in path]
     assert paths
     assert all("/resolve/refs%2Fpr%2F3/" in path for path in paths)

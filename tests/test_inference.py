@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, train
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, open_dataset, train
 from focalnets.cli import main
 from focalnets.data.pictures import Picture
 from focalnets.data.splits import Split
@@ -111,7 +111,7 @@ def test_softmax_survives_large_logits():
 
 
 def test_predictor_takes_pictures_of_any_size_in_their_order(tmp_path):
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3, ImageConverter(image_size=None))
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3, FocalNetImageConverter(image_size=None))
     net.save_to_preset(tmp_path / "preset")
     generator = np.random.default_rng(0)
     sizes = [(20, 30), (16, 16), (20, 30), (9, 5)]
@@ -273,7 +273,7 @@ def test_bad_pictures_stop_or_are_skipped(run, pictures, capsys):
 
 def test_pictures_need_preprocessing(pictures, tmp_path, capsys):
     """A net that takes arrays as they come cannot tell what a picture should become."""
-    net = FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 2, class_names=("black", "white"))
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 2, class_names=("black", "white"))
     net.save_to_preset(tmp_path / "bare")
     bare, picture = str(tmp_path / "bare"), str(next(iter(pictures.rglob("*.png"))))
     for label in ("black", "white"):
@@ -369,7 +369,7 @@ def test_batches_of_large_images_are_smaller(run, monkeypatch):
 
 
 def test_logits_that_are_not_finite_are_no_answer(run, pictures, tmp_path, capsys):
-    net = FocalNetClassifier.from_preset(run.directory)
+    net = FocalNetImageClassifier.from_preset(run.directory)
     net.head.bias.assign(np.full(10, np.nan))
     net.save_to_preset(tmp_path / "broken")
     assert main(["predict", str(tmp_path / "broken"), str(pictures), "--engine", "keras"]) == 2
@@ -420,7 +420,7 @@ def test_a_bad_picture_changes_no_other_answer(run, pictures, capsys):
     alone = json.loads(_output(capsys, command))
     (pictures / "aa.png").write_text("words")  # between the first and the second
     assert json.loads(_output(capsys, [*command, "--on-bad-image", "skip"])) == alone
-    net = FocalNetClassifier.from_preset(run.directory)
+    net = FocalNetImageClassifier.from_preset(run.directory)
     image = np.asarray(Image.open(pictures / "more" / "b.png"))[None, ..., None]
     expected = softmax(net.predict(image, verbose=0))[0]
     (row,) = (row for row in alone if row["picture"].endswith("b.png"))

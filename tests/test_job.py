@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, train
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, open_dataset, train
 from focalnets.training import outcome, records
 from focalnets.training.job import Job
 from focalnets.training.prepare import training_splits
@@ -46,8 +46,8 @@ def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
 
 def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
     backbone = FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
-    converter = ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
-    net = FocalNetClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
+    converter = FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    net = FocalNetImageClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
     net.save_to_preset(tmp_path / "preset")
     digits = open_dataset("digits", channels=1).splits["train"]
     recipe = dataclasses.replace(
@@ -82,7 +82,7 @@ def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
 
     _, validation = training_splits(open_dataset("digits", channels=1), recipe)
     logits = np.float64(
-        FocalNetClassifier.from_preset(result.directory).predict(validation.images, verbose=0)
+        FocalNetImageClassifier.from_preset(result.directory).predict(validation.images, verbose=0)
     )
     log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = 0.9 * np.eye(10)[validation.labels] + 0.1 / 10

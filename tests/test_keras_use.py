@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.data.loader import Loader
 from focalnets.data.splits import Split
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.core
 @pytest.fixture
 def classifier():
     backbone = FocalNetBackbone(8, (1, 1), patch_size=2, seed=0)
-    net = FocalNetClassifier(backbone, 2, ImageConverter(mean=(0.5,) * 3, std=(0.25,) * 3))
+    net = FocalNetImageClassifier(backbone, 2, FocalNetImageConverter(mean=(0.5,) * 3, std=(0.25,) * 3))
     net.compile(
         keras.optimizers.AdamW(1e-2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import ImageConverter, open_dataset
+from focalnets import FocalNetImageConverter, open_dataset
 
 pytestmark = pytest.mark.core
 
@@ -44,11 +44,11 @@ def test_hugging_face(pictures, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     spec = f"hf://{tmp_path / 'hub'}"
     for keep in ("memory", "stream"):
-        assert_apes_are_dark(open_dataset(spec, prepare=ImageConverter((8, 8)).prepare, keep=keep))
+        assert_apes_are_dark(open_dataset(spec, prepare=FocalNetImageConverter((8, 8)).prepare, keep=keep))
     made["test"] = made["test"].map(lambda row: {"label": -1 if row["label"] else 0})  # -1: no label
     made["test"].to_parquet(str(tmp_path / "partly" / "test.parquet"))
     made["train"].to_parquet(str(tmp_path / "partly" / "train.parquet"))
-    partly = open_dataset(f"hf://{tmp_path / 'partly'}", prepare=ImageConverter((8, 8)).prepare)
+    partly = open_dataset(f"hf://{tmp_path / 'partly'}", prepare=FocalNetImageConverter((8, 8)).prepare)
     assert partly.splits["test"].labels.tolist() == [0, 0]
     assert "Left out 2 images without a label: test/" in caplog.text
     words = datasets.Dataset.from_dict({"text": ["no", "pictures"], "label": [0, 1]})
@@ -102,7 +102,7 @@ def test_hugging_face_rows_without_an_image_or_with_a_strange_path(pictures, tmp
         datasets, "load_dataset", lambda *_: {"train": made, "extra": made, "validation": made}
     )
     dataset = open_dataset(
-        "hf://somebody/animals", on_bad_image="skip", prepare=ImageConverter((8, 8)).prepare
+        "hf://somebody/animals", on_bad_image="skip", prepare=FocalNetImageConverter((8, 8)).prepare
     )
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1, "val": 1}
     assert [problem.split(" to ")[0] for problem in dataset.bad] == [
@@ -141,7 +141,9 @@ def test_tensorflow_datasets(pictures, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
     for keep in ("memory", "stream"):  # prepared by the first
-        dataset = open_dataset("tfds:black_and_red", prepare=ImageConverter((8, 8)).prepare, keep=keep)
+        dataset = open_dataset(
+            "tfds:black_and_red", prepare=FocalNetImageConverter((8, 8)).prepare, keep=keep
+        )
         assert_apes_are_dark(dataset)
         assert dataset.class_names == ("zebra", "ape"), "the order of the source"
     for spec, words in {
@@ -165,7 +167,7 @@ def test_what_to_install_is_said(monkeypatch):
 
 def test_labels_are_those_of_the_pictures(pictures):
     """The same folder read as it is, against which the two above are held."""
-    assert_apes_are_dark(open_dataset(str(pictures), prepare=ImageConverter((8, 8)).prepare))
+    assert_apes_are_dark(open_dataset(str(pictures), prepare=FocalNetImageConverter((8, 8)).prepare))
     assert np.bincount(
-        open_dataset(str(pictures), prepare=ImageConverter((8, 8)).prepare).splits["train"].labels
+        open_dataset(str(pictures), prepare=FocalNetImageConverter((8, 8)).prepare).splits["train"].labels
     ).tolist() == [3, 3]

@@ -12,7 +12,7 @@ from contract import check_config
 from PIL import Image
 from reference import randomize
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 
 pytestmark = pytest.mark.core
 
@@ -56,8 +56,8 @@ def small_classifier(channels=3, **arguments):
     backbone = FocalNetBackbone(
         embed_dim=8, depths=(1, 1), image_shape=(None, None, channels), seed=0, **arguments
     )
-    converter = ImageConverter(mean=(0.5,) * channels, std=(0.25,) * channels)
-    return FocalNetClassifier(backbone, 4, converter, class_names=("a", "b", "c", "d"))
+    converter = FocalNetImageConverter(mean=(0.5,) * channels, std=(0.25,) * channels)
+    return FocalNetImageClassifier(backbone, 4, converter, class_names=("a", "b", "c", "d"))
 
 
 def random_images(*shape):
@@ -66,9 +66,9 @@ def random_images(*shape):
 
 def test_every_argument_round_trips():
     check_config(FocalNetBackbone, {**BACKBONE, "dtype": "mixed_bfloat16"})
-    check_config(ImageConverter, CONVERTER)
+    check_config(FocalNetImageConverter, CONVERTER)
     first = small_classifier().get_config()
-    again = FocalNetClassifier.from_config(first)
+    again = FocalNetImageClassifier.from_config(first)
     assert again.get_config() == first
     assert again.class_names == ("a", "b", "c", "d")
     assert again.image_converter.mean == (0.5,) * 3
@@ -92,18 +92,18 @@ def test_images_of_other_channels_are_refused_also_as_arrays():
     with pytest.raises(ValueError, match="channels"):
         small_classifier().predict(random_images(2, 8, 8, 1), verbose=0)
     with pytest.raises(ValueError, match="Images have 1 channels"):
-        ImageConverter()(random_images(2, 8, 8, 1))
+        FocalNetImageConverter()(random_images(2, 8, 8, 1))
     with pytest.raises(ValueError, match="prepare takes one image"):
-        ImageConverter(16).prepare(np.zeros((8, 8, 3)))
+        FocalNetImageConverter(16).prepare(np.zeros((8, 8, 3)))
     with pytest.raises(ValueError, match="std must be positive"):
-        ImageConverter(std=(0, 1, 1))
+        FocalNetImageConverter(std=(0, 1, 1))
 
 
 def test_stage_lists_of_wrong_length_are_refused():
     with pytest.raises(ValueError, match="focal_levels has 3 values for 2 stages"):
         FocalNetBackbone(depths=(1, 1), focal_levels=(2, 2, 2))
     with pytest.raises(ValueError, match="3 names for 4 classes"):
-        FocalNetClassifier(FocalNetBackbone(8, (1,)), 4, class_names=("a", "b", "c"))
+        FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 4, class_names=("a", "b", "c"))
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (37, 50, 1), (9, 4, 5)])
@@ -201,7 +201,7 @@ def test_keras_file_loads_without_custom_objects_in_a_fresh_process(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert ran.stdout == "FocalNetClassifier ('a', 'b', 'c', 'd')\n", ran.stderr
+    assert ran.stdout == "FocalNetImageClassifier ('a', 'b', 'c', 'd')\n", ran.stderr
 
 
 def test_every_weight_receives_a_gradient():
@@ -256,12 +256,12 @@ def test_initializer_objects_go_through_the_config():
 
 def test_image_converter_resizes_like_pillow_and_normalises_exactly():
     image = random_images(40, 70, 3)
-    converter = ImageConverter((20, 24), crop_fraction=0.8)
+    converter = FocalNetImageConverter((20, 24), crop_fraction=0.8)
     # 20 / 0.8 = 25 rows decide, hence floor(25 / 40 * 70) = 43 columns; the middle 20 x 24 are kept.
     resized = np.asarray(Image.fromarray(image).resize((43, 25), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(converter.prepare(image), resized[2:22, 10:34])
     # The published 224 px nets: floor(224 / 0.9) = 248 on the short side, however long the other is.
-    tall = ImageConverter((224, 224), crop_fraction=0.9).prepare(random_images(600, 300, 3))
+    tall = FocalNetImageConverter((224, 224), crop_fraction=0.9).prepare(random_images(600, 300, 3))
     resized = Image.fromarray(random_images(600, 300, 3)).resize((248, 496), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(tall, np.asarray(resized)[136:360, 12:236])
 
@@ -269,10 +269,10 @@ def test_image_converter_resizes_like_pillow_and_normalises_exactly():
     expected = (np.float64(random_images(2, 5, 7, 3)) / 255 - converter.mean) / converter.std
     np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="interpolation must be one of"):
-        ImageConverter(interpolation="cubic")
+        FocalNetImageConverter(interpolation="cubic")
     with pytest.raises(ValueError, match="crop_fraction must be"):
-        ImageConverter(crop_fraction=0)
+        FocalNetImageConverter(crop_fraction=0)
     with pytest.raises(ValueError, match="3 channels and std 1"):
-        ImageConverter(std=(0.5,))
+        FocalNetImageConverter(std=(0.5,))
     with pytest.raises(ValueError, match="Images have 4 channels"):
         converter(keras.Input((8, 8, 4)))

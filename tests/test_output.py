@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, open_dataset  # isort: skip - first, so that it chooses the backend
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, open_dataset  # isort: skip - first, so that it chooses the backend
 import keras
 import numpy as np
 import pytest
@@ -1074,7 +1074,7 @@ def test_every_verb_expands_the_home_directory_and_obeys_the_umask(tmp_path, mon
     try:
         assert main(["convert", "focalnet_micro_cifar10", "~/preset"]) == 0
         assert main(["convert", "~/preset", "~/again"]) == 0
-        net = FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2)
+        net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2)
         net.save_to_preset("~/net")
         assert main(["convert", "~/net", "~/mine.pth", "--to", "official"]) == 0
         assert main(["recipes", "copy", "digits", "~/recipes/mine.py"]) == 0

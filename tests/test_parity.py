@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from reference import BREAKS, Reference, randomize, relative_error
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, modulation_model
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
 
 pytestmark = pytest.mark.core
 
@@ -32,7 +32,7 @@ def make_net(flags):
     backbone = FocalNetBackbone(
         embed_dim=8, depths=(1, 2), focal_levels=(2, 3), patch_size=4, focal_window=3, seed=0, **flags
     )
-    net = FocalNetClassifier(backbone, num_classes=5, image_converter=ImageConverter())
+    net = FocalNetImageClassifier(backbone, num_classes=5, image_converter=FocalNetImageConverter())
     randomize(net, seed=1)
     return net
 

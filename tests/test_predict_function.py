@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import focalnets
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.data.decode import read_image
 from focalnets.inference.images import read_image_like
@@ -44,7 +44,7 @@ def opened(path):
 
 @pytest.fixture(scope="module")
 def net():
-    return FocalNetClassifier.from_preset(BUNDLED)
+    return FocalNetImageClassifier.from_preset(BUNDLED)
 
 
 def test_predict_agrees_with_the_command_line_to_the_last_digit(folder, capsys):
@@ -140,7 +140,7 @@ def test_preprocess_converts_channels(net):
     clear = np.zeros((32, 32, 4), "uint8")
     assert net.preprocess(clear).min() == 255, "transparency lies on white"
     backbone = FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1))
-    one = FocalNetClassifier(backbone, 2, ImageConverter(8, mean=(0.5,), std=(0.5,)))
+    one = FocalNetImageClassifier(backbone, 2, FocalNetImageConverter(8, mean=(0.5,), std=(0.5,)))
     color = np.zeros((8, 8, 3), "uint8")
     color[..., 0] = 255
     assert one.preprocess(color).shape == (1, 8, 8, 1)
@@ -181,12 +181,12 @@ def test_other_things_are_no_images(net):
     with pytest.raises(ValueError, match=r"image 0: the image is empty: the shape \(0, 8, 3\)"):
         focalnets.predict(net, np.zeros((2, 0, 8, 3), "uint8"))
     for other in (net.backbone, keras.Sequential([net]), None):
-        with pytest.raises(TypeError, match="A preset is a name, a path or a FocalNetClassifier; got"):
+        with pytest.raises(TypeError, match="A preset is a name, a path or a FocalNetImageClassifier; got"):
             focalnets.predict(other, np.zeros((8, 8, 3), "uint8"))
-    bare = FocalNetClassifier(FocalNetBackbone(4, (1,), 1), 2)
+    bare = FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1), 2)
     with pytest.raises(ValueError, match="no preprocessing"):
         bare.preprocess(np.zeros((8, 8, 3), "uint8"))
-    free = FocalNetClassifier(FocalNetBackbone(4, (1,), 1), 2, ImageConverter())
+    free = FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1), 2, FocalNetImageConverter())
     with pytest.raises(ValueError, match=r"several sizes \(8 x 8, 9 x 8\)"):
         free.preprocess([np.zeros((8, 8, 3), "uint8"), np.zeros((9, 8, 3), "uint8")])
 

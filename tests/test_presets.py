@@ -11,8 +11,8 @@ from reference import Reference, randomize, relative_error
 from focalnets import (
     ARCHITECTURES,
     FocalNetBackbone,
-    FocalNetClassifier,
-    ImageConverter,
+    FocalNetImageClassifier,
+    FocalNetImageConverter,
     count_macs,
     count_parameters,
     modulation_model,
@@ -79,11 +79,11 @@ def test_formula_equals_built_net(name):
 
 def test_preset_directory_round_trip(tmp_path):
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), layer_scale_init=0.1, seed=1)
-    converter = ImageConverter((16, 20), crop_fraction=0.9, interpolation="lanczos")
-    net = FocalNetClassifier(backbone, 3, converter, class_names=("猫", "dog", "bird"))
+    converter = FocalNetImageConverter((16, 20), crop_fraction=0.9, interpolation="lanczos")
+    net = FocalNetImageClassifier(backbone, 3, converter, class_names=("猫", "dog", "bird"))
     randomize(net)
     net.save_to_preset(tmp_path / "preset")
-    again = FocalNetClassifier.from_preset(tmp_path / "preset")
+    again = FocalNetImageClassifier.from_preset(tmp_path / "preset")
 
     x = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3)).astype("uint8")
     np.testing.assert_array_equal(again.predict(x, verbose=0), net.predict(x, verbose=0))
@@ -106,7 +106,7 @@ def test_preset_directory_round_trip(tmp_path):
 
 
 def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp_path):
-    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "before")
     net.compile()
     images, labels = np.zeros((4, 8, 8, 1), "uint8"), np.zeros(4, int)
@@ -119,13 +119,13 @@ def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp
 
 
 def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys):
-    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "whole")
     assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "half"), "--half"]) == 0
     assert "float16" in capsys.readouterr().out
     sizes = [(tmp_path / name / "model.weights.h5").stat().st_size for name in ("whole", "half")]
     assert sizes[1] < 0.65 * sizes[0]
-    half = FocalNetClassifier.from_preset(tmp_path / "half")
+    half = FocalNetImageClassifier.from_preset(tmp_path / "half")
     for old, new in zip(net.weights, half.weights, strict=True):
         assert new.dtype == "float32" or old.dtype != "float32"
         old = keras.ops.convert_to_numpy(old)
@@ -141,7 +141,7 @@ def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys)
 
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 3)
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3)
 
     def disk_full(path):
         raise OSError("No space left on device")
@@ -154,7 +154,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_only_its_own_files_belong_to_a_preset(tmp_path):
     """An archive from elsewhere must not make us copy what it likes."""
-    FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
+    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
     (tmp_path / "other").write_text("")
     path = tmp_path / "net" / "config.json"
     whole = json.loads(path.read_text())
@@ -162,20 +162,20 @@ def test_only_its_own_files_belong_to_a_preset(tmp_path):
         config = {key: value for key, value in {**whole, **change}.items() if value is not None}
         path.write_text(json.dumps(config))
         with pytest.raises(ValueError, match=r"config\.json is damaged: it needs files"):
-            FocalNetClassifier.from_preset(tmp_path / "net")
+            FocalNetImageClassifier.from_preset(tmp_path / "net")
 
 
 def test_an_architecture_goes_before_a_directory_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 3).save_to_preset("focalnet_pico")
-    assert FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).num_classes == 10
+    FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3).save_to_preset("focalnet_pico")
+    assert FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).num_classes == 10
     assert FocalNetBackbone.from_preset("focalnet_pico", load_weights=False).embed_dim == 32
-    assert FocalNetClassifier.from_preset("./focalnet_pico", load_weights=False).num_classes == 3
-    assert FocalNetClassifier.from_preset("focalnet_pico").num_classes == 3
+    assert FocalNetImageClassifier.from_preset("./focalnet_pico", load_weights=False).num_classes == 3
+    assert FocalNetImageClassifier.from_preset("focalnet_pico").num_classes == 3
 
 
 def test_a_quantised_network_is_not_kept(tmp_path):
-    net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     for block in net.backbone.blocks:  # the whole net, too, can be quantised; Keras then warns of what cannot
         block.fc1.quantize("int8")
     with pytest.raises(ValueError, match="A quantised network cannot be kept"):
@@ -184,15 +184,17 @@ def test_a_quantised_network_is_not_kept(tmp_path):
 
 
 def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
-    net = FocalNetClassifier(FocalNetBackbone(8, (1,)), 2, ImageConverter(), class_names=("a", "b"))
+    net = FocalNetImageClassifier(
+        FocalNetBackbone(8, (1,)), 2, FocalNetImageConverter(), class_names=("a", "b")
+    )
     net.save_to_preset(tmp_path / "preset")
-    load = FocalNetClassifier.from_preset
+    load = FocalNetImageClassifier.from_preset
     weights = tmp_path / "preset" / "model.weights.h5"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged, or belongs to another"):
         load(tmp_path / "preset")
-    FocalNetClassifier(FocalNetBackbone(16, (1,)), 2).save_weights(weights)
+    FocalNetImageClassifier(FocalNetBackbone(16, (1,)), 2).save_weights(weights)
     with pytest.raises(ValueError, match="belongs to another network"):
         load(tmp_path / "preset")
     for name in ("preprocessing.json", "labels.json", "model.weights.h5"):
@@ -202,7 +204,7 @@ def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
 
 
 def test_wrong_presets_are_explained(tmp_path):
-    load = FocalNetClassifier.from_preset
+    load = FocalNetImageClassifier.from_preset
     with pytest.raises(ValueError, match="no trained weights"):
         load("focalnet_tiny_srf")
     with pytest.raises(ValueError, match="Did you mean 'focalnet_tiny_srf'"):
@@ -225,7 +227,7 @@ def test_wrong_presets_are_explained(tmp_path):
 def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_preset):
     """The fixture was written on one backend; its logits and gates were computed in float64."""
     directory, expected = fixture_preset
-    net = FocalNetClassifier.from_preset(directory)
+    net = FocalNetImageClassifier.from_preset(directory)
     outputs = modulation_model(net).predict(expected["images"], verbose=0)
     assert relative_error(outputs["logits"], expected["logits"]) <= 1e-5
     for name, gates in outputs["gates"].items():

@@ -139,10 +139,10 @@ def hostile_preset(tmp_path_factory):
     """An untrained digits network whose class names are hostile."""
     import focalnets
 
-    network = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    network = focalnets.FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     names = ("@sum", "\x1b[31mred", "a\tb", *"3456789")
-    converter = focalnets.ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
-    network = focalnets.FocalNetClassifier(network.backbone, 10, converter, names)
+    converter = focalnets.FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    network = focalnets.FocalNetImageClassifier(network.backbone, 10, converter, names)
     network.save_to_preset(directory := tmp_path_factory.mktemp("presets") / "hostile")
     return directory
 

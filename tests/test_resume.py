@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import FocalNetClassifier, open_dataset, resume, train
+from focalnets import FocalNetImageClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
 from focalnets.ops.backend import bfloat16_is_fast
@@ -45,7 +45,7 @@ QUIET = {"verbose": 0, "monitor_every": 0}
 
 
 def weights(directory):
-    return FocalNetClassifier.from_preset(directory).get_weights()
+    return FocalNetImageClassifier.from_preset(directory).get_weights()
 
 
 @pytest.fixture(scope="module")
@@ -418,8 +418,8 @@ def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path, frozen)
         augmentation=augmentation,
     )
     result = train(recipe, data=str(tmp_path / "three.npz"), out=tmp_path / "run", **QUIET)
-    tuned = FocalNetClassifier.from_preset(result.directory)
-    start = FocalNetClassifier.from_preset(whole.directory)
+    tuned = FocalNetImageClassifier.from_preset(result.directory)
+    start = FocalNetImageClassifier.from_preset(whole.directory)
     assert tuned.class_names == ("zero", "one", "two")
     changed = {
         old.path: bool(np.any(np.asarray(a) != np.asarray(b)))

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, open_dataset
 from focalnets.cli import main
 from focalnets.data.cache import open_cache
 from focalnets.npz import read_npz
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     """A small preset with every file."""
     directory = tmp_path_factory.mktemp("schema") / "preset"
     backbone = FocalNetBackbone(8, (1, 1), image_shape=(None, None, 3), seed=0)
-    net = FocalNetClassifier(backbone, 3, ImageConverter((16, 16)), class_names=("a", "b", "c"))
+    net = FocalNetImageClassifier(backbone, 3, FocalNetImageConverter((16, 16)), class_names=("a", "b", "c"))
     net.save_to_preset(directory)
     return directory
 
@@ -58,7 +58,10 @@ def change(path, **changes):
 
 def test_records_have_the_arguments_of_the_constructors():
     not_stored = {"self", "name", "dtype", "kwargs"}
-    for record, constructor in ((files.Backbone, FocalNetBackbone), (files.Preprocessing, ImageConverter)):
+    for record, constructor in (
+        (files.Backbone, FocalNetBackbone),
+        (files.Preprocessing, FocalNetImageConverter),
+    ):
         arguments = set(inspect.signature(constructor.__init__).parameters) - not_stored
         assert set(record.__struct_fields__) == arguments
 
@@ -117,7 +120,7 @@ def test_every_published_architecture_is_within_the_limits():
 def test_config_out_of_limits_is_refused_by_name(preset, changes, words):
     change(preset / "config.json", **changes)
     with pytest.raises(ValueError, match=words) as caught:
-        FocalNetClassifier.from_preset(preset)
+        FocalNetImageClassifier.from_preset(preset)
     assert str(preset) in str(caught.value)
 
 
@@ -138,15 +141,15 @@ def test_config_out_of_limits_is_refused_by_name(preset, changes, words):
 def test_preprocessing_out_of_limits_is_refused_by_name(preset, changes, words):
     change(preset / "preprocessing.json", **changes)
     with pytest.raises(ValueError, match=words):
-        FocalNetClassifier.from_preset(preset)
+        FocalNetImageClassifier.from_preset(preset)
 
 
 def test_a_giant_is_built_where_it_is_allowed(preset, monkeypatch):
     monkeypatch.setenv("FOCALNETS_MAX_PARAMETERS", "1000")
     with pytest.raises(ValueError, match=r"more than the limit of 1,000\. .* FOCALNETS_MAX_PARAMETERS"):
-        FocalNetClassifier.from_preset(preset, load_weights=False)
+        FocalNetImageClassifier.from_preset(preset, load_weights=False)
     monkeypatch.setenv("FOCALNETS_MAX_PARAMETERS", "100000")
-    assert FocalNetClassifier.from_preset(preset, load_weights=False).num_classes == 3
+    assert FocalNetImageClassifier.from_preset(preset, load_weights=False).num_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_hdf5_that_reads_other_files_is_refused_in_every_verb(preset, tmp_path, 
     with h5py.File(preset / WEIGHTS, "a") as root:
         make(next(iter(root.values())) if deep else root, "planted", secret)
     with pytest.raises(ValueError, match=HOSTILE[make]):
-        FocalNetClassifier.from_preset(preset)
+        FocalNetImageClassifier.from_preset(preset)
     image = str(pathlib.Path(__file__).parents[1] / "docs" / "seven.png")
     out = str(tmp_path / "out")
     for verb in (
@@ -269,7 +272,7 @@ def test_cut_or_flipped_weights_give_one_clear_error(preset):
         path.write_bytes(content[:position])
         with pytest.raises(ValueError, match="is damaged"):
             check_hdf5(path)
-    net = FocalNetClassifier.from_preset(preset, load_weights=False)
+    net = FocalNetImageClassifier.from_preset(preset, load_weights=False)
     for number, position in enumerate([*range(0, 96, 3), *generator.integers(0, len(content), 90)]):
         flipped = bytearray(content)
         flipped[position] ^= 1 << generator.integers(8)

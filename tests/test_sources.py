@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, open_dataset
 from focalnets.cli import main
 from focalnets.data import archives
 from focalnets.data.pictures import find_pictures
@@ -40,7 +40,7 @@ def classes(tmp_path):
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
     backbone = FocalNetBackbone(8, (1,), image_shape=(None, None, 3))
-    network = FocalNetClassifier(backbone, 3, ImageConverter((8, 8)), class_names=tuple(COLORS))
+    network = FocalNetImageClassifier(backbone, 3, FocalNetImageConverter((8, 8)), class_names=tuple(COLORS))
     directory = tmp_path_factory.mktemp("presets") / "colors"
     network.save_to_preset(directory)
     return str(directory)

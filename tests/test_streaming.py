@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import focalnets.data.datasets
-from focalnets import ImageConverter, open_dataset
+from focalnets import FocalNetImageConverter, open_dataset
 from focalnets._io import parallel_map
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
@@ -65,7 +65,7 @@ EVERYTHING = Augmentation(
     ids=["none", "everything", "random resized crop", "the tutorial's"],
 )
 def test_the_same_batches_from_any_number_of_threads(photos, augmentation):
-    dataset = open_dataset(str(photos), prepare=ImageConverter((24, 24)).prepare, keep="stream")
+    dataset = open_dataset(str(photos), prepare=FocalNetImageConverter((24, 24)).prepare, keep="stream")
     training = dataset.splits["train"]
     assert not training.in_memory
 
@@ -87,7 +87,7 @@ def test_the_same_batches_from_any_number_of_threads(photos, augmentation):
 
 
 def test_streaming_gives_what_memory_gives(photos, monkeypatch):
-    prepare = ImageConverter((24, 24)).prepare
+    prepare = FocalNetImageConverter((24, 24)).prepare
     loaders = []
     for keep in ("memory", "stream"):
         dataset = open_dataset(str(photos), prepare=prepare, keep=keep)
@@ -137,7 +137,7 @@ def test_a_damaged_picture_met_on_the_way_names_all_of_them(tmp_path, capsys):
         content = bytearray((tmp_path / "thing" / f"{i}.png").read_bytes())
         content[60:-60] = bytes(len(content) - 120)
         (tmp_path / "thing" / f"{i}.png").write_bytes(content)
-    prepare = ImageConverter((16, 16)).prepare
+    prepare = FocalNetImageConverter((16, 16)).prepare
     splits = open_dataset(str(tmp_path), prepare=prepare, keep="stream").splits
     with pytest.raises(ValueError, match="2 pictures cannot be used") as caught:
         assert [len(split.images) for split in splits.values()]
@@ -211,7 +211,9 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
     np.testing.assert_array_equal(train.images, dataset.splits["train"].images[[3, 5]])
 
     crops = Augmentation(random_resized_crop=(0.2, 1.0))
-    raw = open_dataset(str(tmp_path / "cache"), prepare=ImageConverter((12, 12)).prepare, keep="stream")
+    raw = open_dataset(
+        str(tmp_path / "cache"), prepare=FocalNetImageConverter((12, 12)).prepare, keep="stream"
+    )
     loader = Loader(raw.splits["train"], 2, 8, augmentation=crops, image_size=(12, 12))
     assert loader[0][0].shape == (8, 12, 12, 3)
 
@@ -254,7 +256,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-prepare = focalnets.ImageConverter((64, 64)).prepare
+prepare = focalnets.FocalNetImageConverter((64, 64)).prepare
 dataset = focalnets.open_dataset(sys.argv[1], prepare=prepare, keep="stream")
 loader = Loader(dataset.splits["train"], 1, 16, threads=2)
 loader[0]

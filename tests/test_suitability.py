@@ -11,7 +11,7 @@ from PIL import Image
 import focalnets
 from focalnets.cli import main
 from focalnets.data.survey import Survey
-from focalnets.models.image_converter import ImageConverter
+from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.checkpoints import DEFAULT
 from focalnets.training.recipe import load_recipe
 from focalnets.training.suitability import describe_misfits, recipe_for
@@ -65,7 +65,7 @@ def write(form, tmp_path, width, height, color):
 def test_survey_tells_size_and_color_in_every_form(width, height, color, form, tmp_path):
     data = write(form, tmp_path, width, height, color)
     for channels in (1, 3):
-        dataset = focalnets.open_dataset(data, channels, prepare=ImageConverter(8).prepare)
+        dataset = focalnets.open_dataset(data, channels, prepare=FocalNetImageConverter(8).prepare)
         assert dataset.survey() == Survey(12, height, width, color)
 
 
@@ -77,7 +77,7 @@ def test_survey_of_a_rotated_photograph_is_upright(tmp_path):
         (tmp_path / name).mkdir()
         image.save(tmp_path / name / "photo.jpg", exif=exif)
         image.convert("L").convert("RGB").save(tmp_path / name / "gray.jpg", exif=exif)
-    survey = focalnets.open_dataset(tmp_path, prepare=ImageConverter(8).prepare).survey()
+    survey = focalnets.open_dataset(tmp_path, prepare=FocalNetImageConverter(8).prepare).survey()
     assert survey == Survey(4, 300, 200, color=True)
 
 
@@ -113,7 +113,7 @@ def test_train_without_a_recipe_says_which_and_writes_a_color_network(tmp_path, 
     assert "No recipe given. Using 'finetune'" in caplog.text
     assert "--preset focalnet_tiny_srf_imagenet1k" in caplog.text
     assert "Of 12 images, 2 are set aside to test (a fifth of each class" in caplog.text
-    network = focalnets.FocalNetClassifier.from_preset(tmp_path / "run")
+    network = focalnets.FocalNetImageClassifier.from_preset(tmp_path / "run")
     assert network.image_converter.image_size == (32, 32)
     assert len(network.image_converter.mean) == 3
     assert network.class_names == ("cat", "dog")
@@ -160,11 +160,11 @@ def test_preset_option_replaces_the_weights_to_start_from(tmp_path, capsys, capl
 
 
 def test_usual_reductions_are_not_misfits():
-    converter = ImageConverter(224)
+    converter = FocalNetImageConverter(224)
     recipe = load_recipe("imagenet_tiny_srf")
     assert describe_misfits(recipe, converter, Survey(16, 3000, 4000, True)) == []
-    assert describe_misfits(recipe, ImageConverter(None), Survey(16, 3000, 4000, True)) == []
+    assert describe_misfits(recipe, FocalNetImageConverter(None), Survey(16, 3000, 4000, True)) == []
     assert describe_misfits(recipe, converter, None) == []
     small = describe_misfits(recipe, converter, Survey(16, 28, 28, False))
     assert "enlarges them to 224 x 224. This takes 64 times the computation" in small[0]
-    assert describe_misfits(load_recipe("digits"), ImageConverter(8), Survey(16, 8, 8, False)) == []
+    assert describe_misfits(load_recipe("digits"), FocalNetImageConverter(8), Survey(16, 8, 8, False)) == []

@@ -17,7 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter, open_dataset, resume, train
+from focalnets import (
+    FocalNetBackbone,
+    FocalNetImageClassifier,
+    FocalNetImageConverter,
+    open_dataset,
+    resume,
+    train,
+)
 from focalnets.cli import main
 from focalnets.data.cache import write_cache
 from focalnets.export.export import write_export
@@ -78,7 +85,9 @@ def world(tmp_path_factory):
     images, labels = draw.integers(0, 256, (24, 8, 8, 3)).astype("uint8"), np.arange(24) % 2
     np.savez(root / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     Image.fromarray(images[0]).save(root / "image.png")
-    net = FocalNetClassifier(FocalNetBackbone(8, (1, 1)), 2, ImageConverter((8, 8)), class_names=("a", "b"))
+    net = FocalNetImageClassifier(
+        FocalNetBackbone(8, (1, 1)), 2, FocalNetImageConverter((8, 8)), class_names=("a", "b")
+    )
     net.save_to_preset(root / "preset")
     write_cache(open_dataset(str(root / "data.npz"), 3, keep="memory"), root / "cache")
     (root / "export").mkdir()
@@ -112,8 +121,8 @@ def doors(root, name):
 
     if name.startswith("preset"):
         return [
-            *[FocalNetClassifier.from_preset, FocalNetBackbone.from_preset, read_preset_files] * 3,
-            lambda directory: FocalNetClassifier.from_preset(directory, load_weights=False),
+            *[FocalNetImageClassifier.from_preset, FocalNetBackbone.from_preset, read_preset_files] * 3,
+            lambda directory: FocalNetImageClassifier.from_preset(directory, load_weights=False),
             verb("predict", "IT", image, "--engine", "keras", "--debug"),
             verb("predict", "IT", image, "--debug"),
             verb("evaluate", "IT", "--data", data, "--debug"),

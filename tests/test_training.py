@@ -13,8 +13,8 @@ from reference import Reference
 
 from focalnets import (
     FocalNetBackbone,
-    FocalNetClassifier,
-    ImageConverter,
+    FocalNetImageClassifier,
+    FocalNetImageConverter,
     modulation_model,
     open_dataset,
     train,
@@ -79,7 +79,7 @@ def test_a_run_leaves_everything(run):
 
 
 def test_the_run_is_a_preset_with_the_reported_accuracy(run):
-    net = FocalNetClassifier.from_preset(run.directory)
+    net = FocalNetImageClassifier.from_preset(run.directory)
     test = open_dataset("digits", channels=1).splits["test"]
     logits = net.predict(test.images, verbose=0)
     assert np.mean(logits.argmax(-1) == test.labels) == run.test_accuracy
@@ -88,7 +88,7 @@ def test_the_run_is_a_preset_with_the_reported_accuracy(run):
 
 def test_gates_of_the_trained_net_equal_a_computation_from_the_weights(run):
     """What the panels of a run show, recomputed by hand in float64."""
-    net = FocalNetClassifier.from_preset(run.directory)
+    net = FocalNetImageClassifier.from_preset(run.directory)
     images = open_dataset("digits", channels=1).splits["test"].images[:3]
     _, values = Reference().classifier(net, images)
     block = modulation_maps(net, images)["stage1_block2"]  # stride 1: no up-sampling between
@@ -441,8 +441,10 @@ def test_a_class_without_training_images_is_reported(tmp_path, caplog):
 
 def test_a_recipe_goes_before_its_preset_and_leaves_open_the_rest():
     backbone = FocalNetBackbone(embed_dim=8, depths=(1,), image_shape=(None, None, 1), drop_path_rate=0.1)
-    given = ImageConverter((16, 16), crop_fraction=0.5, interpolation="bilinear", mean=(0.1,), std=(0.2,))
-    start = FocalNetClassifier(backbone, 3, given, class_names=("a", "b", "c"))
+    given = FocalNetImageConverter(
+        (16, 16), crop_fraction=0.5, interpolation="bilinear", mean=(0.1,), std=(0.2,)
+    )
+    start = FocalNetImageClassifier(backbone, 3, given, class_names=("a", "b", "c"))
     kept = make_converter(Recipe("mine", preset="p"), start).get_config()
     assert kept == given.get_config()
     recipe = Recipe("mine", preset="p", image_size=8, mean=(0.3,), interpolation="bicubic")

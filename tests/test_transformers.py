@@ -13,7 +13,7 @@ from reference import relative_error
 from their_networks import COMBINATIONS, STORED, name_of, their_net, their_outputs, their_picture
 from their_weights import FIXTURES, our_flags, our_outputs
 
-from focalnets import ImageConverter
+from focalnets import FocalNetImageConverter
 from focalnets.convert.convert import transformers_config
 from focalnets.convert.tensors import from_tensors, to_tensors
 from focalnets.presets.preprocessing import transformers_preprocessing
@@ -97,7 +97,7 @@ def test_the_way_back_is_loaded_by_transformers_itself():
 @pytest.mark.parametrize(("fraction", "channels"), [(0.875, 3), (1.0, 3), (0.875, 1)])
 def test_its_image_processor_reads_our_preprocessing(fraction, channels, tmp_path):
     mean, std = (0.1, 0.2, 0.3)[:channels], (0.4, 0.5, 0.6)[:channels]
-    converter = ImageConverter((28, 28), fraction, mean=mean, std=std)
+    converter = FocalNetImageConverter((28, 28), fraction, mean=mean, std=std)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(transformers_preprocessing(converter)))
     processor = transformers.BitImageProcessor.from_pretrained(tmp_path)
     picture = np.random.default_rng(0).integers(0, 256, (64, 96, channels)).astype("uint8")

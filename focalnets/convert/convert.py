@@ -15,7 +15,7 @@ from focalnets._io import expanded
 from focalnets.convert.foreign import THEIR_ACTIVATION
 from focalnets.convert.sources import Source, read_source
 from focalnets.convert.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
-from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.output.files import write_json, writing
 from focalnets.output.inputs import refuse_inputs
 from focalnets.output.paths import make_directory
@@ -49,10 +49,10 @@ def convert_checkpoint(
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
-    >>> from focalnets import FocalNetBackbone, FocalNetClassifier, convert_checkpoint
+    >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier, convert_checkpoint
     >>> from focalnets.convert.sources import Source
     >>> from focalnets.convert.tensors import to_tensors
-    >>> net = FocalNetClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
+    >>> net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
     >>> state = to_tensors(net, "timm")  # or timm's own: {key: tensor.numpy() for ...}
     >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
     'format: timm'
@@ -148,7 +148,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
 
 def transformers_config(network):
     """The config.json of transformers' `FocalNetForImageClassification` for a network of ours."""
-    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     names = getattr(network, "class_names", None)
     classes = getattr(network, "num_classes", 0)
     labels = names or [f"LABEL_{index}" for index in range(classes)]

@@ -6,7 +6,7 @@ from keras import ops
 from focalnets.layers.geometry import per_stage
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
-from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.classifier import FocalNetImageClassifier
 
 
 def grow(network, focal_window=None, focal_levels=None):
@@ -22,7 +22,7 @@ def grow(network, focal_window=None, focal_levels=None):
     more GELU. All else is the same, and so is the whole where the global gate is zero.
 
     Args:
-        network: a `FocalNetClassifier` or `FocalNetBackbone`, built; it stays as it is.
+        network: a `FocalNetImageClassifier` or `FocalNetBackbone`, built; it stays as it is.
         focal_window: new size of the first window, one integer or one a stage; None to keep it.
         focal_levels: new number of levels, likewise.
 
@@ -39,7 +39,7 @@ def grow(network, focal_window=None, focal_levels=None):
     >>> grow(net, focal_window=9).focal_window
     (9, 9)
     """
-    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     config = backbone.get_config()
     for name, value in (("focal_window", focal_window), ("focal_levels", focal_levels)):
         if value is None:
@@ -50,15 +50,15 @@ def grow(network, focal_window=None, focal_levels=None):
         config[name] = wanted
     with weights_follow():
         grown = FocalNetBackbone.from_config(config)
-        if isinstance(network, FocalNetClassifier):
-            grown = FocalNetClassifier.from_config(
+        if isinstance(network, FocalNetImageClassifier):
+            grown = FocalNetImageClassifier.from_config(
                 {**network.get_config(), "backbone": grown, "image_converter": network.image_converter}
             )
     old = {variable.path: ops.convert_to_numpy(variable) for variable in network.weights}
     for variable in grown.weights:
         variable.assign(_grown(variable.path, old.get(variable.path), tuple(variable.shape)))
     if backbone.normalize_modulator:
-        blocks = grown.backbone.blocks if isinstance(grown, FocalNetClassifier) else grown.blocks
+        blocks = grown.backbone.blocks if isinstance(grown, FocalNetImageClassifier) else grown.blocks
         for small, large in zip(backbone.blocks, blocks, strict=True):
             ratio = (large.modulation.focal_levels + 1) / (small.modulation.focal_levels + 1)
             kernel = large.modulation.h.kernel

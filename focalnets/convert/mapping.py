@@ -2,7 +2,7 @@
 
 A row is a layer. Stages, blocks and levels count from 0 in `{s}`, `{b}`, `{l}`, and from 1 in `{S}`, `{B}`:
 
-    ours            variables of `FocalNetClassifier` and `FocalNetBackbone`, by path
+    ours            variables of `FocalNetImageClassifier` and `FocalNetBackbone`, by path
     official        microsoft/FocalNet, `checkpoint["model"]`
     timm            its twelve `focalnet_*` models; `{post}` is "_post" in nets with post-norm
     transformers    `FocalNetForImageClassification` and its like

@@ -25,7 +25,7 @@ _log = logging.getLogger("focalnets")
 
 
 def open_classifier(preset, load_weights=True, **arguments):
-    """A classifier from anything that `preset_directory` takes; see `FocalNetClassifier.from_preset`."""
+    """A classifier from anything that `preset_directory` takes; see `FocalNetImageClassifier.from_preset`."""
     check_arguments(arguments, load_weights, ("num_classes", "class_names", "name"))
     preset, load_weights = _resolved(located(preset), load_weights)
     return load_preset(preset, load_weights, **arguments)
@@ -55,10 +55,10 @@ def preset_directory(source):
         ImportError: naming what is to be installed to read it.
 
     >>> import tempfile
-    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets import FocalNetImageClassifier
     >>> from focalnets.convert.open import preset_directory
     >>> folder = tempfile.mkdtemp() + "/preset"
-    >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(folder)
+    >>> FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(folder)
     >>> str(preset_directory(folder)) == folder
     True
     """

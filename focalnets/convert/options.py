@@ -8,7 +8,7 @@ from focalnets.output.paths import file_suffix, output_path
 
 # How to write a file of each kind, where `convert` itself does not.
 _ELSEWHERE = {
-    ".keras": "In Python: focalnets.FocalNetClassifier.from_preset({source!r}).save({name!r}).",
+    ".keras": "In Python: focalnets.FocalNetImageClassifier.from_preset({source!r}).save({name!r}).",
     ".h5": "The preset directory holds the weights as model.weights.h5.",
     ".onnx": (
         "In Python: focalnets.export.export.write_export(classifier, directory) writes model.onnx and its "

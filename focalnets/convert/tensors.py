@@ -16,7 +16,7 @@ from focalnets.convert.sources import Source
 from focalnets.convert.wrappers import chosen_tensors
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
-from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.presets.labels import class_names_of
 from focalnets.presets.preprocessing import converter_of
 
@@ -26,7 +26,7 @@ class Conversion:
     """A checkpoint as a network.
 
     Attributes:
-        network: `FocalNetClassifier`, or `FocalNetBackbone` where the checkpoint has no head.
+        network: `FocalNetImageClassifier`, or `FocalNetBackbone` where the checkpoint has no head.
         image_converter: the preprocessing that belongs to it.
         source: "official", "timm" or "transformers".
         variant: the row of `ARCHITECTURES` that it is, or None.
@@ -34,7 +34,7 @@ class Conversion:
         arrays: the arrays of the network by the paths of its variables, as views of the checkpoint's.
     """
 
-    network: FocalNetClassifier | FocalNetBackbone
+    network: FocalNetImageClassifier | FocalNetBackbone
     image_converter: object
     source: str
     variant: str | None
@@ -91,7 +91,7 @@ def from_tensors(source, variant=None, flags=None, labels=None, entry=None, publ
             count = found.num_classes
             names, note = class_names_of(count, source.config) if labels is None else (labels(count), "")
             notes += [note] if note else []
-            network = FocalNetClassifier(network, count, image_converter, names)
+            network = FocalNetImageClassifier(network, count, image_converter, names)
     variables = {variable.path: variable for variable in network.weights}
     for path, array in arrays.items():
         variables[path].assign(np.asarray(array, "float32"))
@@ -209,7 +209,7 @@ def to_tensors(network, library):
     """The state dict of another library with the weights of a network.
 
     Args:
-        network: a `FocalNetClassifier` or `FocalNetBackbone`.
+        network: a `FocalNetImageClassifier` or `FocalNetBackbone`.
         library: "official", "timm" or "transformers".
 
     Returns:
@@ -218,7 +218,7 @@ def to_tensors(network, library):
     Raises:
         ValueError: if that library has no such network, saying why.
     """
-    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     if why := _cannot(backbone, library):
         raise ValueError(f"{library} has no such network: {why}.")
     post = backbone.norm_placement == "post"
@@ -235,7 +235,7 @@ def to_tensors(network, library):
 
 def differences_elsewhere(network, library):
     """In what another library computes something else with the same weights, a sentence each."""
-    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     found = []
     if library == "timm" and backbone.normalize_modulator:
         found.append(

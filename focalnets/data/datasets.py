@@ -85,7 +85,7 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
             Classes are sorted by name, where the source gives them no order.
         channels: 3 for RGB, 1 for grey.
         prepare: function from one picture (PIL image or uint8 (H, W, C)) to uint8 of the wanted size,
-            such as `ImageConverter.prepare`; None if all images have one size already.
+            such as `FocalNetImageConverter.prepare`; None if all images have one size already.
         on_bad_image: "error" to name the pictures that cannot be read, "skip" to leave them out.
         keep: "memory" to read and prepare everything now; "stream" to read and prepare pictures anew
             whenever they are asked for; "auto" for "stream" if the prepared images would take more than

@@ -18,10 +18,10 @@ from focalnets.names import did_you_mean, printable, say, sibling_names
 # An error lists so many bad files by name, and counts the rest.
 LISTED = 20
 
-# What to say of a preset without an `ImageConverter` that is to take pictures.
+# What to say of a preset without a `FocalNetImageConverter` that is to take pictures.
 NO_PREPROCESSING = (
     "The preset has no preprocessing, so that nothing says what numbers a picture becomes; give it an "
-    "ImageConverter and save it anew."
+    "FocalNetImageConverter and save it anew."
 )
 
 

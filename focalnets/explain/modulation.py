@@ -9,7 +9,7 @@ import keras
 from focalnets.explain import maps
 from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import receptive_fields
-from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.guarded import GuardedModel
 
 
@@ -17,7 +17,7 @@ def modulation_model(classifier):
     """A Keras model that returns logits, gates and modulators.
 
     Args:
-        classifier: a `FocalNetClassifier`; its layers are shared, not copied.
+        classifier: a `FocalNetImageClassifier`; its layers are shared, not copied.
 
     Returns:
         Model from images (B, H, W, channels), as the classifier takes them, to the dict
@@ -29,16 +29,16 @@ def modulation_model(classifier):
         TypeError: if it is something else, such as a backbone without a head.
 
     >>> import numpy as np
-    >>> from focalnets import FocalNetClassifier, modulation_model
-    >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> from focalnets import FocalNetImageClassifier, modulation_model
+    >>> net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     >>> outputs = modulation_model(net).predict(np.zeros((1, 8, 8, 1), "uint8"), verbose=0)
     >>> outputs["gates"]["stage2_block2"].shape
     (1, 4, 4, 3)
     """
-    if not isinstance(classifier, FocalNetClassifier):
+    if not isinstance(classifier, FocalNetImageClassifier):
         raise TypeError(
-            f"modulation_model takes a FocalNetClassifier; got {type(classifier).__name__}. Put a backbone "
-            "under a FocalNetClassifier first."
+            f"modulation_model takes a FocalNetImageClassifier; got {type(classifier).__name__}. Put a "
+            "backbone under a FocalNetImageClassifier first."
         )
     backbone = classifier.backbone
     inputs = keras.Input(backbone.image_shape, name="images")
@@ -86,7 +86,7 @@ def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
     """Gates and modulator norms of every block, brought to the size of the images.
 
     Args:
-        classifier: a `FocalNetClassifier`.
+        classifier: a `FocalNetImageClassifier`.
         images: (N, H, W, channels), as the classifier takes them.
         batch_size: images at a time.
         graph: its `modulation_model`, if there is one already.
@@ -96,9 +96,9 @@ def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
         Dict from block name to a `maps.BlockMaps`.
 
     >>> import numpy as np
-    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets import FocalNetImageClassifier
     >>> from focalnets.explain.modulation import modulation_maps
-    >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     >>> modulation_maps(net, np.zeros((1, 9, 9, 1), "uint8"))["stage2_block1"].gates.shape
     (1, 9, 9, 3)
     """

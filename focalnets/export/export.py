@@ -21,7 +21,7 @@ def write_export(classifier, directory, origin=None):
     """Write the files of an export into an existing directory.
 
     Args:
-        classifier: a `FocalNetClassifier` whose images have one size.
+        classifier: a `FocalNetImageClassifier` whose images have one size.
         directory: its path.
         origin: kept in export.json: what the classifier was made from.
 
@@ -30,19 +30,19 @@ def write_export(classifier, directory, origin=None):
         ImportError: if the package `onnx` is not installed.
 
     >>> import tempfile
-    >>> from focalnets import FocalNetClassifier, ImageConverter
+    >>> from focalnets import FocalNetImageClassifier, FocalNetImageConverter
     >>> from focalnets.export.export import write_export
     >>> from focalnets.presets.architectures import find_architecture
     >>> from focalnets.presets.load import build_architecture
-    >>> converter = ImageConverter(image_size=8, mean=(0.5,), std=(0.5,))
+    >>> converter = FocalNetImageConverter(image_size=8, mean=(0.5,), std=(0.5,))
     >>> net = build_architecture(find_architecture("focalnet_pico"), image_converter=converter)
     >>> write_export(net, tempfile.mkdtemp())
     """
     height, width, channels = image_shape(classifier)
     if height is None or width is None:
         raise ValueError(
-            "An exported network takes images of one size, and this one has none: it needs an ImageConverter "
-            "with an image_size, or a backbone with an image_shape."
+            "An exported network takes images of one size, and this one has none: it needs a "
+            "FocalNetImageConverter with an image_size, or a backbone with an image_shape."
         )
     model = onnx_model(classifier, height, width)
     import onnx

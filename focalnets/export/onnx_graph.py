@@ -16,22 +16,22 @@ def onnx_model(classifier, height, width):
     """The ONNX model of a classifier for images of one size.
 
     Args:
-        classifier: a `FocalNetClassifier`.
+        classifier: a `FocalNetImageClassifier`.
         height, width: of the images, in pixels.
 
     Returns:
         `onnx.ModelProto` with the input "images" (B, height, width, channels), uint8 pixels where the
-        classifier has an `ImageConverter` and float32 otherwise, and the output "logits" (B, classes),
-        float32. Any B.
+        classifier has a `FocalNetImageConverter` and float32 otherwise, and the output "logits"
+        (B, classes), float32. Any B.
 
     Raises:
         ImportError: if the package `onnx` is not installed.
 
     Source: the layers' `call` methods, which this repeats.
 
-    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets import FocalNetImageClassifier
     >>> from focalnets.export.onnx_graph import onnx_model
-    >>> model = onnx_model(FocalNetClassifier.from_preset("focalnet_pico", load_weights=False), 8, 8)
+    >>> model = onnx_model(FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False), 8, 8)
     >>> [output.name for output in model.graph.output]
     ['logits']
     """

@@ -33,7 +33,7 @@ def open_engine(preset, engine="auto"):
     """The engine for a preset.
 
     Args:
-        preset: what `FocalNetClassifier.from_preset` takes, or a `FocalNetClassifier`.
+        preset: what `FocalNetImageClassifier.from_preset` takes, or a `FocalNetImageClassifier`.
         engine: one of `ENGINES`. "auto" takes the fastest runtime that is installed, where there is no GPU,
             `preset` is a local directory and the network's images have one size; Keras otherwise.
 
@@ -52,7 +52,7 @@ def open_engine(preset, engine="auto"):
     if not isinstance(preset, str | os.PathLike):
         if not hasattr(preset, "classify"):
             raise TypeError(
-                f"A preset is a name, a path or a FocalNetClassifier; got {type(preset).__name__}. A "
+                f"A preset is a name, a path or a FocalNetImageClassifier; got {type(preset).__name__}. A "
                 "backbone, or a model around a classifier, has no labels and preprocessing: give the "
                 "classifier."
             )

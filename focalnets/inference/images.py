@@ -59,7 +59,7 @@ def read_image_like(image, channels, name):
 
 
 def stack_images(images, converter, channels):
-    """uint8 (N, height, width, channels): see `FocalNetClassifier.preprocess`."""
+    """uint8 (N, height, width, channels): see `FocalNetImageClassifier.preprocess`."""
     if converter is None:
         raise ValueError(NO_PREPROCESSING)
     ready = [converter.prepare(read_image_like(image, channels, name)) for name, image in list_images(images)]
@@ -67,9 +67,9 @@ def stack_images(images, converter, channels):
     if len(sizes) > 1:
         listed = ", ".join(f"{high} x {wide}" for high, wide in sizes[:3]) + ", ..." * (len(sizes) > 3)
         raise ValueError(
-            f"The images have several sizes ({listed}), and the classifier's ImageConverter has no "
+            f"The images have several sizes ({listed}), and the classifier's FocalNetImageConverter has no "
             "image_size to resize them to: preprocess those of one size together, or build the classifier "
-            "with ImageConverter(image_size=...)."
+            "with FocalNetImageConverter(image_size=...)."
         )
     if not ready:
         return np.zeros((0, *(converter.image_size or (0, 0)), channels), "uint8")

@@ -48,8 +48,8 @@ def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="e
 
     Args:
         preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
-            `FocalNetClassifier.from_preset` takes; or a `FocalNetClassifier`. To classify images again and
-            again, load a classifier or `Predictor` once.
+            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`. To classify images
+            again and again, load a classifier or `Predictor` once.
         images: a path of an image or of a folder of images, a pattern such as "photos/*.jpg", a PIL image, an
             array (H, W), (H, W, C) or (N, H, W, C) with values 0..255, or a list of these. Any size.
         top: int. Number of classes per image. Defaults to 5.

@@ -42,16 +42,16 @@ class Predictor:
     """A classifier with the preprocessing and labels of its preset.
 
     Args:
-        preset: preset or run directory, or whatever else `FocalNetClassifier.from_preset` takes; or a
-            `FocalNetClassifier`.
+        preset: preset or run directory, or whatever else `FocalNetImageClassifier.from_preset` takes; or a
+            `FocalNetImageClassifier`.
         batch_size: pictures at a time.
         engine: what computes: "keras", "onnxruntime", "openvino" or "auto"; see `inference/engines.py`.
 
     >>> import tempfile
     >>> import numpy as np
-    >>> from focalnets import FocalNetClassifier, ImageConverter
+    >>> from focalnets import FocalNetImageClassifier, FocalNetImageConverter
     >>> from focalnets.inference.predictor import Predictor
-    >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     >>> folder = tempfile.mkdtemp() + "/preset"
     >>> net.save_to_preset(folder)
     >>> Predictor(folder).logits([np.zeros((8, 8, 1), "uint8")] * 3).shape
@@ -75,7 +75,7 @@ class Predictor:
         return tuple(names or (f"class {index}" for index in range(self.engine.num_classes)))
 
     def prepare(self, pixels, crop=True):
-        """One uint8 image (H, W, channels) as the preset wants it; see `ImageConverter.prepare`."""
+        """One uint8 image (H, W, channels) as the preset wants it; see `FocalNetImageConverter.prepare`."""
         return self.engine.prepare(pixels, crop=crop)
 
     def logits(self, images):

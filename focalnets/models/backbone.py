@@ -254,7 +254,7 @@ class FocalNetBackbone(GuardedModel):
     def from_preset(cls, preset, load_weights=True, **kwargs):
         """The backbone of a preset directory (also a classifier's), or of another source.
 
-        See `FocalNetClassifier.from_preset`; of its arguments, those of the backbone.
+        See `FocalNetImageClassifier.from_preset`; of its arguments, those of the backbone.
         """
         from focalnets.convert.open import open_backbone
 

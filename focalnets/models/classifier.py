@@ -1,4 +1,4 @@
-"""FocalNetClassifier: pixels or normalised images -> logits."""
+"""FocalNetImageClassifier: pixels or normalised images -> logits."""
 
 import reprlib
 
@@ -26,13 +26,13 @@ _FIXED = ("backbone", "num_classes", "image_converter", "pooling", "head", "to_f
 
 @keras.saving.register_keras_serializable(package="focalnets")
 @in_h5_files
-class FocalNetClassifier(GuardedModel):
+class FocalNetImageClassifier(GuardedModel):
     """A backbone, the mean over positions, and a linear head.
 
     Args:
         backbone: a `FocalNetBackbone`; `classifier.backbone.trainable = False` freezes it.
         num_classes: number of logits.
-        image_converter: an `ImageConverter` whose normalization becomes the first layer, so that the
+        image_converter: a `FocalNetImageConverter` whose normalization becomes the first layer, so that the
             model takes pixels 0..255 (uint8 or float); None if inputs come normalized.
         class_names: `num_classes` different names, stored with the model, or None. They can be assigned
             later.
@@ -54,9 +54,10 @@ class FocalNetClassifier(GuardedModel):
     Source: paper section 3.3; `FocalNet` in upstream's `classification/focalnet.py`.
 
     >>> import numpy as np
-    >>> from focalnets import FocalNetBackbone, FocalNetClassifier, ImageConverter
+    >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
     >>> backbone = FocalNetBackbone(embed_dim=8, depths=(1, 1))
-    >>> classifier = FocalNetClassifier(backbone, num_classes=10, image_converter=ImageConverter())
+    >>> converter = FocalNetImageConverter()
+    >>> classifier = FocalNetImageClassifier(backbone, num_classes=10, image_converter=converter)
     >>> tuple(classifier(np.zeros((2, 32, 32, 3), "uint8")).shape)
     (2, 10)
     """
@@ -75,7 +76,7 @@ class FocalNetClassifier(GuardedModel):
         if not isinstance(backbone, FocalNetBackbone):
             raise TypeError(
                 f"backbone must be a FocalNetBackbone; got {reprlib.repr(backbone)}. For trained weights, "
-                "use FocalNetClassifier.from_preset(preset, num_classes=...)."
+                "use FocalNetImageClassifier.from_preset(preset, num_classes=...)."
             )
         class_names = _checked_names(class_names, num_classes)
         channels = backbone.image_shape[-1]
@@ -121,7 +122,7 @@ class FocalNetClassifier(GuardedModel):
         if name in _FIXED and getattr(self, "_complete", False):
             raise AttributeError(
                 f"{name} is part of the graph and cannot be replaced in it. Build another classifier: "
-                "FocalNetClassifier(classifier.backbone, num_classes, image_converter, class_names)."
+                "FocalNetImageClassifier(classifier.backbone, num_classes, image_converter, class_names)."
             )
         super().__setattr__(name, value)
 
@@ -149,8 +150,8 @@ class FocalNetClassifier(GuardedModel):
 
         Warns, once, if a loss or metric expects probabilities, since the classifier returns logits.
 
-        >>> from focalnets import FocalNetClassifier
-        >>> classifier = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+        >>> from focalnets import FocalNetImageClassifier
+        >>> classifier = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
         >>> classifier.compile()
         >>> classifier.loss.get_config()["from_logits"]
         True
@@ -198,8 +199,8 @@ class FocalNetClassifier(GuardedModel):
                 no `image_converter`, or it has no image size and the images have several.
 
         >>> import numpy as np
-        >>> from focalnets import FocalNetClassifier
-        >>> classifier = FocalNetClassifier.from_preset("focalnet_micro_cifar10")
+        >>> from focalnets import FocalNetImageClassifier
+        >>> classifier = FocalNetImageClassifier.from_preset("focalnet_micro_cifar10")
         >>> classifier.preprocess(np.zeros((480, 640), "uint8")).shape
         (1, 32, 32, 3)
         """
@@ -242,8 +243,8 @@ class FocalNetClassifier(GuardedModel):
     def compute_output_spec(self, inputs, *arguments, **keywords):
         if self.image_converter is not None and (scale := abs(scale_in_front(inputs))) < _SCALED:
             warn_user(
-                f"A Rescaling by {scale:.4g} stands before a FocalNetClassifier, which expects pixels from 0 "
-                "to 255 and normalizes them itself: remove the Rescaling."
+                f"A Rescaling by {scale:.4g} stands before a FocalNetImageClassifier, which expects pixels "
+                "from 0 to 255 and normalizes them itself: remove the Rescaling."
             )
         return super().compute_output_spec(inputs, *arguments, **keywords)
 
@@ -315,10 +316,10 @@ class FocalNetClassifier(GuardedModel):
             OSError: if it cannot be downloaded.
             ImportError: naming what has to be installed to read it.
 
-        >>> from focalnets import FocalNetClassifier
-        >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).num_classes
+        >>> from focalnets import FocalNetImageClassifier
+        >>> FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).num_classes
         10
-        >>> pets = FocalNetClassifier.from_preset("focalnet_nano_cifar10", class_names=["cat", "dog"])
+        >>> pets = FocalNetImageClassifier.from_preset("focalnet_nano_cifar10", class_names=["cat", "dog"])
         >>> pets.num_classes
         2
         """

@@ -1,4 +1,4 @@
-"""ImageConverter: the preprocessing that belongs to a checkpoint.
+"""FocalNetImageConverter: the preprocessing that belongs to a checkpoint.
 
 It has two halves. Resizing and cropping happen on the host (`focalnets/resizing.py`). Normalisation happens
 inside the graph, so that images travel to the device as uint8, a quarter of the bytes.
@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
-class ImageConverter(keras.layers.Layer):
+class FocalNetImageConverter(keras.layers.Layer):
     """Pixels 0..255 -> model input: `prepare` on the host, then the call inside the graph.
 
     Args:
@@ -36,8 +36,8 @@ class ImageConverter(keras.layers.Layer):
     Source: timm's `default_cfgs` and upstream's `classification/main.py` hold the published values.
 
     >>> import numpy as np
-    >>> from focalnets import ImageConverter
-    >>> converter = ImageConverter(image_size=(8, 8), mean=(0.5,), std=(0.5,))
+    >>> from focalnets import FocalNetImageConverter
+    >>> converter = FocalNetImageConverter(image_size=(8, 8), mean=(0.5,), std=(0.5,))
     >>> image = converter.prepare(np.full((20, 30, 1), 255, "uint8"))
     >>> image.shape, image.dtype.name, float(converter(image[None])[0, 0, 0, 0])
     ((8, 8, 1), 'uint8', 1.0)

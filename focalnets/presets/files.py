@@ -92,7 +92,7 @@ Backbone = _record(
 
 _Channels = _list(_float(ge=-1e6, le=1e6), 1, 1024)
 
-# Arguments of `ImageConverter`.
+# Arguments of `FocalNetImageConverter`.
 Preprocessing = _record(
     "Preprocessing",
     {

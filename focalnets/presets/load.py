@@ -8,7 +8,7 @@ import warnings
 from focalnets._io import plural
 from focalnets.layers.initializers import weights_follow
 from focalnets.models.backbone import FocalNetBackbone
-from focalnets.models.classifier import FocalNetClassifier
+from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.files import CONFIG, WEIGHTS, check_size, read_preset_files
 from focalnets.presets.hdf5 import check_hdf5
@@ -25,7 +25,7 @@ _log = logging.getLogger("focalnets")
 def load_preset(preset, load_weights=True, num_classes=None, class_names=None, name=None, **arguments):
     """A classifier from a preset directory or an architecture's name.
 
-    See `FocalNetClassifier.from_preset`, which is the public way here and also knows other sources.
+    See `FocalNetImageClassifier.from_preset`, which is the public way here and also knows other sources.
     """
     if class_names is not None:
         class_names = tuple(class_names)
@@ -57,18 +57,18 @@ def load_preset(preset, load_weights=True, num_classes=None, class_names=None, n
         if saved is not None:
             of_preset = {"class_names": labels} if new_head or class_names is None else {}
             of_preset["name"] = None if new_head else name
-            classifier = FocalNetClassifier(backbone, saved, image_converter, **{**chosen, **of_preset})
+            classifier = FocalNetImageClassifier(backbone, saved, image_converter, **{**chosen, **of_preset})
     if saved is None:
         if load_weights:
             _load_weights(backbone, directory / WEIGHTS)
-        return FocalNetClassifier(backbone, num_classes, image_converter, **chosen)
+        return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
     if load_weights:
         _load_weights(classifier, directory / WEIGHTS)
     if not new_head:
         return classifier
     classes = plural(num_classes, "class", "classes")
     _log.warning("new head for %d %s; that of the preset, for %d, is left out", num_classes, classes, saved)
-    return FocalNetClassifier(backbone, num_classes, image_converter, **chosen)
+    return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
 
 
 def _fit_image_shape(shape, backbone, image_converter, load_weights):
@@ -131,11 +131,11 @@ def build_architecture(architecture, backbone_arguments=None, **arguments):
         architecture: an `Architecture`.
         backbone_arguments: dict of arguments of `FocalNetBackbone`, replacing the architecture's. Defaults to
             None.
-        arguments: of `FocalNetClassifier`, replacing the architecture's own `num_classes`.
+        arguments: of `FocalNetImageClassifier`, replacing the architecture's own `num_classes`.
     """
     shape = {"image_shape": (None, None, architecture.channels)}
     backbone = FocalNetBackbone(**{**architecture.backbone, **shape, **(backbone_arguments or {})})
-    return FocalNetClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
+    return FocalNetImageClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 
 def _check_weights(directory, config):

@@ -64,8 +64,8 @@ _IN_OTHER_LIBRARIES = {
     ),
     **dict.fromkeys(
         ("preprocessor", "image_converter"),
-        "The preset's own preprocessing is used. For another, build FocalNetClassifier(FocalNetBackbone."
-        "from_preset(preset), num_classes, image_converter=ImageConverter(...)).",
+        "The preset's own preprocessing is used. For another, build FocalNetImageClassifier(FocalNetBackbone."
+        "from_preset(preset), num_classes, image_converter=FocalNetImageConverter(...)).",
     ),
     **dict.fromkeys(
         ("pooling", "head_dtype", "input_tensor", "dropout"),
@@ -115,15 +115,15 @@ def unknown_argument(function, name, value, known):
         known: names of the arguments that it has.
 
     >>> from focalnets.presets.overrides import unknown_argument
-    >>> unknown_argument("FocalNetClassifier", "depths", (2, 2), ("backbone", "num_classes"))
-    'FocalNetClassifier() has no argument depths (got depths=(2, 2)). It is an argument of the backbone: \
-FocalNetBackbone(depths=...).'
+    >>> unknown_argument("FocalNetImageClassifier", "depths", (2, 2), ("backbone", "num_classes"))
+    'FocalNetImageClassifier() has no argument depths (got depths=(2, 2)). It is an argument of the \
+backbone: FocalNetBackbone(depths=...).'
     """
     if function != "from_preset" and name in (*KEEP_WEIGHTS, *CHANGE_WEIGHTS):
         fix = f"It is an argument of the backbone: FocalNetBackbone({name}=...)."
     elif function != "from_preset" and name in _OF_CLASSIFIERS:
         arguments = ", ".join(_OF_CLASSIFIERS)
-        fix = f"It is an argument of the classifier: FocalNetClassifier(backbone, {arguments})."
+        fix = f"It is an argument of the classifier: FocalNetImageClassifier(backbone, {arguments})."
     elif name in _IN_OTHER_LIBRARIES:
         fix = _IN_OTHER_LIBRARIES[name]
     else:

@@ -2,7 +2,7 @@
 
 import math
 
-from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, ImageConverter
+from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, FocalNetImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS
 
@@ -11,7 +11,7 @@ _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def converter_of(variant, num_classes, channels, config, preprocessing):
-    """The `ImageConverter` of a checkpoint, from the files beside it if there are any.
+    """The `FocalNetImageConverter` of a checkpoint, from the files beside it if there are any.
 
     Args:
         variant: name in `ARCHITECTURES`, or None.
@@ -21,7 +21,7 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
         preprocessing: transformers' preprocessor_config.json, or {}.
 
     Returns:
-        (`ImageConverter`, where its values are from).
+        (`FocalNetImageConverter`, where its values are from).
 
     Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, centre
     crop; timm's `default_cfgs`: 0.9 of the picture at 224 pixels, all of it at 384.
@@ -36,7 +36,7 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
             "mean": timm.get("mean", IMAGENET_MEAN),
             "std": timm.get("std", IMAGENET_STD),
         }
-        converter = ImageConverter(tuple(timm["input_size"][1:]), **arguments)
+        converter = FocalNetImageConverter(tuple(timm["input_size"][1:]), **arguments)
         return _checked(_described(converter, "from timm's config.json"), channels)
     if "image_mean" in preprocessing and "image_std" in preprocessing:
         size, fraction = _sizes(preprocessing)
@@ -49,7 +49,7 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
         mean, std = preprocessing["image_mean"], preprocessing["image_std"]
         if not preprocessing.get("do_normalize", True):
             mean, std = [0.0] * len(mean), [1.0] * len(std)
-        converter = ImageConverter(
+        converter = FocalNetImageConverter(
             size,
             crop_fraction=fraction,
             interpolation=_RESAMPLE.get(preprocessing.get("resample"), "bicubic"),
@@ -67,10 +67,10 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
         return None, "preprocessing: none, the checkpoint is not for RGB pictures; inputs come normalised"
     published = {row.architecture for row in CHECKPOINTS.values() if row.data.startswith("ImageNet")}
     if variant not in published or num_classes not in (None, find_architecture(variant).num_classes):
-        return _described(ImageConverter(), "ImageNet's normalisation ASSUMED, any size")
+        return _described(FocalNetImageConverter(), "ImageNet's normalisation ASSUMED, any size")
     size = find_architecture(variant).image_size
     fraction = 1.0 if size > 224 else 224 / 256
-    converter = ImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+    converter = FocalNetImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
     return _described(converter, f"as {variant} was evaluated")
 
 
@@ -86,13 +86,13 @@ def _checked(described, channels):
 
 
 def transformers_preprocessing(converter):
-    """transformers' preprocessor_config.json for an `ImageConverter`, None if it knows no such preprocessing.
+    """transformers' preprocessor_config.json for a `FocalNetImageConverter`; None if it cannot express it.
 
     It is the same but for the corner of the crop, which theirs rounds down: a pixel, for some sizes.
 
-    >>> from focalnets import ImageConverter
+    >>> from focalnets import FocalNetImageConverter
     >>> from focalnets.presets.preprocessing import transformers_preprocessing
-    >>> transformers_preprocessing(ImageConverter((224, 224), crop_fraction=0.875))["size"]
+    >>> transformers_preprocessing(FocalNetImageConverter((224, 224), crop_fraction=0.875))["size"]
     {'shortest_edge': 256}
     """
     size, channels = converter.image_size, len(converter.mean)

@@ -2,7 +2,7 @@
 
     config.json           format version, backbone arguments, number of classes (null: a backbone alone)
     model.weights.h5      Keras weights, the same file on every backend
-    preprocessing.json    arguments of the ImageConverter; absent if inputs come normalised
+    preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs come normalised
     labels.json           list of class names; absent if there are none
 
 A training run writes these files among its own; predict, evaluate, explain and export read them.
@@ -16,8 +16,8 @@ import h5py
 import numpy as np
 
 from focalnets import __version__
-from focalnets.models.classifier import FocalNetClassifier
-from focalnets.models.image_converter import ImageConverter
+from focalnets.models.classifier import FocalNetImageClassifier
+from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.output.files import write_json, writing
 from focalnets.output.replace import new_directory
 from focalnets.presets.files import (
@@ -57,7 +57,7 @@ def write_preset_files(network, directory, image_converter=None):
     """Write the files of a preset into an existing directory, each by write-then-rename.
 
     Args:
-        network: a `FocalNetClassifier` or `FocalNetBackbone`.
+        network: a `FocalNetImageClassifier` or `FocalNetBackbone`.
         directory: its path.
         image_converter: preprocessing that belongs to a backbone; a classifier has its own.
 
@@ -70,7 +70,7 @@ def write_preset_files(network, directory, image_converter=None):
             "what is loaded."
         )
     directory = pathlib.Path(directory)
-    backbone = network.backbone if isinstance(network, FocalNetClassifier) else network
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     image_converter = getattr(network, "image_converter", image_converter)
     class_names = getattr(network, "class_names", None)
     with writing(directory / WEIGHTS) as partial, _without_optimizer(network):
@@ -117,10 +117,10 @@ def halve(source, directory):
         ValueError: if a weight is too large for float16.
 
     >>> import pathlib, tempfile
-    >>> from focalnets import FocalNetClassifier
+    >>> from focalnets import FocalNetImageClassifier
     >>> from focalnets.presets.store import halve
     >>> whole, half = (pathlib.Path(tempfile.mkdtemp()) for _ in range(2))
-    >>> FocalNetClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(whole / "p")
+    >>> FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(whole / "p")
     >>> halve(whole / "p", half)
     >>> half_size, size = ((path / "model.weights.h5").stat().st_size for path in (half, whole / "p"))
     >>> half_size < 0.7 * size
@@ -177,17 +177,17 @@ def is_preset_directory(preset):
 
 
 def read_config(directory):
-    """(config, `ImageConverter` or None) of a preset directory, checked."""
+    """(config, `FocalNetImageConverter` or None) of a preset directory, checked."""
     config, preprocessing, _ = read_preset_files(directory)
     return config, make_converter(preprocessing, directory)
 
 
 def make_converter(preprocessing, directory):
-    """The `ImageConverter` of a preset's checked preprocessing, None without one."""
+    """The `FocalNetImageConverter` of a preset's checked preprocessing, None without one."""
     if preprocessing is None:
         return None
     try:
-        return ImageConverter(**preprocessing)
+        return FocalNetImageConverter(**preprocessing)
     except ValueError as error:
         raise ValueError(f"{pathlib.Path(directory) / PREPROCESSING}: {error}") from error
 

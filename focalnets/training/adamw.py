@@ -35,7 +35,7 @@ class AdamW(keras.optimizers.Adam):
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
     >>> import focalnets
-    >>> classifier = focalnets.FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> classifier = focalnets.FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     >>> classifier.compile(focalnets.AdamW(1e-3, average_decay=0.99))
     """
 

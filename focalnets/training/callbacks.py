@@ -66,7 +66,7 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class TrainMonitor(keras.callbacks.Callback):
-    """Draw what a `FocalNetClassifier` looks at while it learns.
+    """Draw what a `FocalNetImageClassifier` looks at while it learns.
 
     Every `epoch_interval` epochs, and at the end of the first, a panel of gates and modulators of each
     chosen block goes to `directory`, with the arrays behind it; at the end of the training, a filmstrip of
@@ -82,9 +82,9 @@ class TrainMonitor(keras.callbacks.Callback):
     Source: `TrainMonitor` of the 2023 Keras tutorial, which drew one random image.
 
     >>> import tempfile
-    >>> from focalnets import FocalNetClassifier, TrainMonitor, open_dataset
+    >>> from focalnets import FocalNetImageClassifier, TrainMonitor, open_dataset
     >>> digits = open_dataset("digits", channels=1).splits["test"].take(range(64))
-    >>> net = FocalNetClassifier.from_preset("focalnet_pico", load_weights=False)
+    >>> net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     >>> net.compile()
     >>> monitor = TrainMonitor(digits.images[:3], tempfile.mkdtemp() + "/monitor")
     >>> history = net.fit(digits.images, digits.labels, callbacks=[monitor], verbose=0)

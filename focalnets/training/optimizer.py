@@ -36,7 +36,7 @@ def make_optimizer(recipe, classifier, total_steps):
 
     Args:
         recipe: a `Recipe`.
-        classifier: the built `FocalNetClassifier`.
+        classifier: the built `FocalNetImageClassifier`.
         total_steps: batches of the whole run.
     """
     scales = releases = None

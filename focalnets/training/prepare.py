@@ -7,8 +7,8 @@ import numpy as np
 
 from focalnets._io import listed
 from focalnets.data.splits import split_validation
-from focalnets.models.classifier import FocalNetClassifier
-from focalnets.models.image_converter import ImageConverter
+from focalnets.models.classifier import FocalNetImageClassifier
+from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.labels import in_words
 from focalnets.presets.load import build_architecture
@@ -17,7 +17,7 @@ _log = logging.getLogger("focalnets")
 
 
 def make_converter(recipe, start):
-    """The ImageConverter of a recipe; what the recipe leaves open is the preset's."""
+    """The FocalNetImageConverter of a recipe; what the recipe leaves open is the preset's."""
     chosen = {
         name: getattr(recipe, name)
         for name in ("mean", "std", "interpolation", "crop_fraction")
@@ -26,10 +26,10 @@ def make_converter(recipe, start):
     if recipe.image_size is not None:
         chosen["image_size"] = (recipe.image_size,) * 2
     if start is None:
-        return ImageConverter(**chosen)
+        return FocalNetImageConverter(**chosen)
     if start.image_converter is None:
         raise ValueError(f"The preset {recipe.preset} has no preprocessing to go on with.")
-    return ImageConverter.from_config({**start.image_converter.get_config(), **chosen})
+    return FocalNetImageConverter.from_config({**start.image_converter.get_config(), **chosen})
 
 
 def make_classifier(recipe, start, converter, class_names):
@@ -44,7 +44,7 @@ def make_classifier(recipe, start, converter, class_names):
     config = {**start.backbone.get_config(), **_rates(recipe)}
     config.pop("dtype", None)
     config["seed"] = None  # drawn anew, from the recipe's
-    classifier = FocalNetClassifier(type(start.backbone).from_config(config), **names)
+    classifier = FocalNetImageClassifier(type(start.backbone).from_config(config), **names)
     classifier.backbone.set_weights(start.backbone.get_weights())
     if start.class_names == class_names:
         classifier.set_weights(start.get_weights())

@@ -34,12 +34,13 @@ class Recipe:
         name: what the recipe is called.
         data: default of `open_dataset`'s spec; "" if the user has to name it.
         architecture: name in `ARCHITECTURES`; "" with a `preset`.
-        preset: what to start from, anything that `FocalNetClassifier.from_preset` takes: its backbone, its
-            preprocessing, and its head if the classes are the same; "" to start from random weights.
+        preset: what to start from, anything that `FocalNetImageClassifier.from_preset` takes: its
+            backbone, its preprocessing, and its head if the classes are the same; "" to start from random
+            weights.
         image_size: side of the square images in pixels; None for the preset's.
-        mean, std: per channel, for the ImageConverter; None for the preset's.
-        interpolation: of the ImageConverter; None for the preset's, or "bicubic".
-        crop_fraction: of the ImageConverter, for validation and test; None for the preset's, or 1.
+        mean, std: per channel, for the FocalNetImageConverter; None for the preset's.
+        interpolation: of the FocalNetImageConverter; None for the preset's, or "bicubic".
+        crop_fraction: of the FocalNetImageConverter, for validation and test; None for the preset's, or 1.
         epochs: passes over the training images.
         batch_size: images a step.
         optimizer: "adamw", or "muon" for the weight matrices and AdamW for the rest.

@@ -53,17 +53,17 @@ def describe_misfits(recipe, converter, survey):
 
     Args:
         recipe: `Recipe`.
-        converter: `ImageConverter` of the recipe.
+        converter: `FocalNetImageConverter` of the recipe.
         survey: `data.survey.Survey` of the data set. None if no image could be read.
 
     Returns:
         List of texts, each with numbers and advice. Empty if everything fits.
 
-    >>> from focalnets import ImageConverter
+    >>> from focalnets import FocalNetImageConverter
     >>> from focalnets.data.survey import Survey
     >>> from focalnets.training.recipe import load_recipe
     >>> from focalnets.training.suitability import describe_misfits
-    >>> converter = ImageConverter((8, 8), mean=(0.3,), std=(0.37,))
+    >>> converter = FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
     >>> texts = describe_misfits(load_recipe("digits"), converter, Survey(16, 375, 500, color=True))
     >>> for text in texts:
     ...     print(text.split(".")[0])

@@ -45,7 +45,7 @@ def train(
         recipe: `Recipe` or str. A recipe, the name of one, or the path of a Python file that defines one.
             Defaults to one that suits `data`, which is logged: "finetune" for images of your own.
         data: spec for `open_dataset`; None for the recipe's own.
-        out: run directory to make: a preset directory (`FocalNetClassifier.from_preset(out)`) with
+        out: run directory to make: a preset directory (`FocalNetImageClassifier.from_preset(out)`) with
             `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
             the snapshot (`last.npz`) from which `resume` goes on.
         force: replace a run that is there.
