@@ -22,7 +22,11 @@ import measure
 DIRECTIONS = ("forward", "forward+backward")
 HEAD = 32
 LIMIT_GB = 8.0
-OURS, EXPLICIT, FUSED = "focal modulation", "attention, explicit softmax", "attention, torch's fused"
+OURS, EXPLICIT, IMPLEMENTATIONS = (
+    "focal modulation",
+    "attention, explicit softmax",
+    "attention, torch's fused",
+)
 FITTED = 3  # largest maps that count for an exponent
 
 
@@ -33,7 +37,9 @@ def worker(what, direction, side, channels):
     import torch
 
     torch.manual_seed(0)
-    layer, parameters = focal_layer(channels) if what == OURS else attention(what == FUSED, channels)
+    layer, parameters = (
+        focal_layer(channels) if what == OURS else attention(what == IMPLEMENTATIONS, channels)
+    )
 
     def step_on(side):
         x = torch.randn(1, side, side, channels)
@@ -146,7 +152,7 @@ def draw(rows, fits, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = {OURS: "#0072B2", EXPLICIT: "#D55E00", FUSED: "#009E73"}
+    colours = {OURS: "#0072B2", EXPLICIT: "#D55E00", IMPLEMENTATIONS: "#009E73"}
     styles = {"forward": ("o", "-"), "forward+backward": ("s", "--")}
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for panel, name, field, label in (
@@ -200,7 +206,7 @@ def main():
     rows, left_out = [], {}
     for side in sorted(arguments.sides):
         commands, notes = {}, {}
-        for what in (OURS, EXPLICIT, FUSED):
+        for what in (OURS, EXPLICIT, IMPLEMENTATIONS):
             for direction in arguments.directions:
                 needed = matrices_gb(direction, side, arguments.channels)
                 if what == EXPLICIT and needed > LIMIT_GB:
@@ -230,7 +236,7 @@ def main():
                     "note": note,
                 }
             )
-    order = (OURS, EXPLICIT, FUSED)
+    order = (OURS, EXPLICIT, IMPLEMENTATIONS)
     rows.sort(key=lambda row: (order.index(row["what"]), row["direction"], row["positions"]))
     name = f"float32_{measure.machine()}"
     measure.write_rows(f"scaling_{name}", rows)

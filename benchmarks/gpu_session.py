@@ -36,7 +36,7 @@ from gpu_contenders import synchronize
 
 import focalnets
 from focalnets._io import machine
-from focalnets.ops.backend import accelerator, bfloat16_is_fast
+from focalnets.ops.backend import accelerator, bfloat16_supported
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.load import build_architecture
 
@@ -332,7 +332,7 @@ def kernel_speed(part):
 
 
 def _mixed_precision(part):
-    slow = part.rehearse and not bfloat16_is_fast()
+    slow = part.rehearse and not bfloat16_supported()
     keras.config.set_dtype_policy("float32" if slow else "mixed_bfloat16")
 
 

@@ -34,7 +34,7 @@ _PUBLIC = {
     "count_parameters": "presets.cost",
     "count_macs": "presets.cost",
     "convert_checkpoint": "convert.convert",
-    "grow": "convert.grow",
+    "expand_focal_windows": "convert.expand",
     "open_dataset": "data.datasets",
     "modulation_model": "explain.modulation",
     "predict": "inference.predict",

@@ -92,7 +92,7 @@ def test_every_operation_of_randaugment_changes_the_picture_and_keeps_its_form(m
 def test_colour_jitter_changes_brightness_within_its_bounds():
     flat = Image.new("RGB", (4, 4), (100, 100, 100))
     means = [
-        as_pixels(transforms.transform(lambda _: flat, None, Augmentation(colour_jitter=0.4), rng(i))).mean()
+        as_pixels(transforms.transform(lambda _: flat, None, Augmentation(color_jitter=0.4), rng(i))).mean()
         for i in range(200)
     ]
     assert 58 <= min(means) < 65
@@ -166,7 +166,7 @@ def test_grey_digits_pass_through_everything():
     everything = Augmentation(
         random_resized_crop=(0.5, 1),
         pad_crop=1,
-        colour_jitter=0.4,
+        color_jitter=0.4,
         randaugment=3,
         flip=True,
         erasing=1,

@@ -22,7 +22,7 @@ from focalnets import (
     FocalNetBackbone,
     FocalNetImageClassifier,
     FocalNetImageConverter,
-    grow,
+    expand_focal_windows,
 )
 from focalnets.cli import main
 from focalnets.convert.architecture import recognise
@@ -462,9 +462,9 @@ def test_larger_windows_compute_the_same():
     net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1), focal_window=(3, 5)), 4)
     randomize(net)
     picture = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
-    grown = grow(net, focal_window=9)
-    assert grown.backbone.focal_window == (9, 9)
-    assert relative_error(grown.predict(picture, verbose=0), net.predict(picture, verbose=0)) <= 1e-5
+    expanded = expand_focal_windows(net, focal_window=9)
+    assert expanded.backbone.focal_window == (9, 9)
+    assert relative_error(expanded.predict(picture, verbose=0), net.predict(picture, verbose=0)) <= 1e-5
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -472,17 +472,17 @@ def test_more_levels_change_the_global_average_alone(normalised):
     net = FocalNetBackbone(embed_dim=8, depths=(1, 1), normalize_modulator=normalised)
     randomize(net)
     picture = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
-    grown = grow(net, focal_window=5, focal_levels=(3, 4))
-    assert (grown.focal_levels, grown.focal_window) == ((3, 4), (5, 5))
-    for one in (net, grown):  # no global average: the last column of f
+    expanded = expand_focal_windows(net, focal_window=5, focal_levels=(3, 4))
+    assert (expanded.focal_levels, expanded.focal_window) == ((3, 4), (5, 5))
+    for one in (net, expanded):  # no global average: the last column of f
         for block in one.blocks:
             for variable in (block.modulation.f.kernel, block.modulation.f.bias):
                 value = keras.ops.convert_to_numpy(variable).copy()
                 value[..., -1] = 0
                 variable.assign(value)
-    assert relative_error(grown.predict(picture, verbose=0), net.predict(picture, verbose=0)) <= 1e-5
+    assert relative_error(expanded.predict(picture, verbose=0), net.predict(picture, verbose=0)) <= 1e-5
     with pytest.raises(ValueError, match="can only grow"):
-        grow(net, focal_levels=1)
+        expand_focal_windows(net, focal_levels=1)
 
 
 def test_the_command_line_grows(tmp_path, capsys):

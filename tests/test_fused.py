@@ -94,7 +94,7 @@ def test_the_fast_path_is_taken_where_it_should_be(setting):
     assert taken("mlp", lambda: net.train_on_batch(x, y))[1] == {"onednn"}
     assert taken("focal_context", lambda: net.train_on_batch(x, y))[1] == {"plain"}  # a gradient is wanted
     setting(False)
-    for operation in ("linear", "mlp", "focal_context", "in_pieces", "layer_norm"):
+    for operation in ("linear", "mlp", "focal_context", "map_chunks", "layer_norm"):
         assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"plain"}
 
 

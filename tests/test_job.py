@@ -37,7 +37,7 @@ def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
     np.testing.assert_allclose([block.drop_path_rate for block in blocks], np.linspace(0, 0.4, len(blocks)))
     assert {block.dropout_rate for block in blocks} == {0.1}
     assert type(made.classifier.optimizer).__name__ == "Muon"
-    assert made.classifier.optimizer.average_decay == 0.7
+    assert made.classifier.optimizer.ema_decay == 0.7
     made = job(SHORT)
     assert made.classifier.loss.label_smoothing == 0.1
     assert [len(loader[0]) for loader in (made.loader, made.validation_loader)] == [2, 2]

@@ -21,7 +21,7 @@ from PIL import Image
 from focalnets import FocalNetImageClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.data.augment import Augmentation
-from focalnets.ops.backend import bfloat16_is_fast
+from focalnets.ops.backend import bfloat16_supported
 from focalnets.output.manifest import read_manifest
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, records, signals
@@ -214,7 +214,7 @@ def test_a_handler_that_does_not_raise_lets_the_training_continue(tmp_path, monk
     assert seen == [signal.SIGTERM]
 
 
-@pytest.mark.skipif(not bfloat16_is_fast(), reason="150 times slower on this processor")
+@pytest.mark.skipif(not bfloat16_supported(), reason="150 times slower on this processor")
 def test_mixed_precision_goes_on(tmp_path):
     recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=300)
     whole = train(recipe, out=tmp_path / "whole", **QUIET)

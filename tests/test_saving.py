@@ -34,9 +34,12 @@ def classifier():
 OPTIMIZERS = {
     "default": lambda net: "auto",
     "adamw": lambda net: AdamW(
-        SCHEDULE, average_decay=0.9, rate_scales=[0.5] * len(net.trainable_variables), global_clipnorm=1.0
+        SCHEDULE,
+        ema_decay=0.9,
+        learning_rate_multipliers=[0.5] * len(net.trainable_variables),
+        global_clipnorm=1.0,
     ),
-    "muon": lambda net: Muon(SCHEDULE, matrices=weight_matrices(net), average_decay=0.9),
+    "muon": lambda net: Muon(SCHEDULE, matrices=weight_matrices(net), ema_decay=0.9),
     "ema": lambda net: keras.optimizers.AdamW(SCHEDULE, use_ema=True),
 }
 
@@ -177,3 +180,13 @@ def test_files_with_the_former_names_of_classes_are_loaded(name, tmp_path):
     model.save(tmp_path / "again.keras")
     again = keras.saving.load_model(tmp_path / "again.keras")
     np.testing.assert_allclose(again.predict(images, verbose=0), expected, atol=1e-6)
+
+
+def test_files_with_the_former_arguments_of_optimizers_are_loaded():
+    """AdamW(average_decay=0.9, rate_scales=[0.5, ...]), saved after one step."""
+    model = keras.saving.load_model(pathlib.Path(__file__).parent / "fixtures" / "first_names_compiled.keras")
+    optimizer = model.optimizer
+    assert optimizer.ema_decay == 0.9
+    assert optimizer.learning_rate_multipliers == [0.5] * len(model.trainable_variables)
+    found = [float(np.abs(keras.ops.convert_to_numpy(one)).sum()) for one in optimizer.averages[:2]]
+    np.testing.assert_allclose(found, [8.36848258972168, 0.4803527891635895], rtol=1e-6)

@@ -50,7 +50,7 @@ def assert_equal_batches(found, expected):
 
 
 EVERYTHING = Augmentation(
-    pad_crop=2, colour_jitter=0.3, randaugment=2, flip=True, erasing=0.5, mixup=0.4, cutmix=1.0
+    pad_crop=2, color_jitter=0.3, randaugment=2, flip=True, erasing=0.5, mixup=0.4, cutmix=1.0
 )
 
 

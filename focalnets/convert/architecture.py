@@ -8,7 +8,7 @@ from focalnets.layers.geometry import kernel_sizes, per_stage, stem_kernel_size
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 
 # What has no weights: a checkpoint cannot tell it.
-FLAGS = (
+CONFIG_OVERRIDES = (
     "normalize_modulator",
     "norm_placement",
     "drop_path_rate",
@@ -75,7 +75,7 @@ def recognise(shapes, claims=None, variant=None, flags=None):
             of classes, and returns claims (`origin`, `values`, `notes`) on the rest, best first. Defaults to
             none.
         variant: str. Name in `ARCHITECTURES`. Defaults to looking for it.
-        flags: dict. Values of `FLAGS` that the user gives; they win.
+        flags: dict. Values of `CONFIG_OVERRIDES` that the user gives; they win.
 
     Returns:
         A `Recognised`.
@@ -100,7 +100,7 @@ def recognise(shapes, claims=None, variant=None, flags=None):
     table = {} if variant is None else find_architecture(variant).backbone
     claims = [] if claims is None else claims(found, channels, num_classes)
     backbone = dict(found)
-    for name in (*FLAGS, "layer_scale_init"):
+    for name in (*CONFIG_OVERRIDES, "layer_scale_init"):
         if name == "stem_padding" and not found["overlap_embed"]:
             continue
         value, origin = _settled(name, variant, table, claims, flags or {})

@@ -7,7 +7,7 @@ import tempfile
 
 from focalnets.convert.architecture import is_doubtful
 from focalnets.convert.convert import convert_checkpoint, export_checkpoint
-from focalnets.convert.grow import grow
+from focalnets.convert.expand import expand_focal_windows
 from focalnets.convert.open import checkpoint_file, dropping_damaged, ready_preset
 from focalnets.convert.options import checked_out, read_flags
 from focalnets.names import say
@@ -34,11 +34,11 @@ def run(arguments):
         with tempfile.TemporaryDirectory() as folder:
             source = _as_preset(arguments, pathlib.Path(folder) / "preset")
             if growing:
-                source = _grown(source, pathlib.Path(folder) / "grown", arguments)
+                source = _expanded(source, pathlib.Path(folder) / "expanded", arguments)
             if arguments.to is None:
                 with new_directory(out, "preset", arguments.force, _inputs(arguments)) as partial:
                     shutil.copytree(source, partial, dirs_exist_ok=True)
-                notes = [f"grown to windows {arguments.window} and levels {arguments.levels}"]
+                notes = [f"expanded to windows {arguments.window} and levels {arguments.levels}"]
             else:
                 notes = export_checkpoint(source, out, arguments.to, arguments.force, _inputs(arguments))
     for note in (*notes, f"written: {out}"):
@@ -99,8 +99,8 @@ def _ready(arguments):
     return ready
 
 
-def _grown(preset, folder, arguments):
+def _expanded(preset, folder, arguments):
     _, image_converter = read_config(preset)
-    grown = grow(load_any(preset), arguments.window, arguments.levels)
-    save_preset(grown, folder, image_converter=image_converter)
+    expanded = expand_focal_windows(load_any(preset), arguments.window, arguments.levels)
+    save_preset(expanded, folder, image_converter=image_converter)
     return folder

@@ -1,7 +1,7 @@
 """The options of `focalnets convert`, read without Keras."""
 
 from focalnets._io import expanded
-from focalnets.convert.architecture import FLAGS
+from focalnets.convert.architecture import CONFIG_OVERRIDES
 from focalnets.convert.foreign import THEIR_ACTIVATION
 from focalnets.names import did_you_mean
 from focalnets.output.paths import file_suffix, output_path
@@ -36,7 +36,7 @@ def read_flags(texts):
         texts: iterable of str, each NAME=VALUE.
 
     Returns:
-        dict. Values by name, a name of `FLAGS`.
+        dict. Values by name, a name of `CONFIG_OVERRIDES`.
 
     Raises:
         ValueError: if there is no such name, or it does not take the value.
@@ -48,8 +48,11 @@ def read_flags(texts):
     flags = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if name not in FLAGS:
-            raise ValueError(f"--set takes {', '.join(FLAGS)}; got {text!r}.{did_you_mean(name, FLAGS)}")
+        if name not in CONFIG_OVERRIDES:
+            raise ValueError(
+                f"--set takes {', '.join(CONFIG_OVERRIDES)}; got {text!r}."
+                f"{did_you_mean(name, CONFIG_OVERRIDES)}"
+            )
         if name == "norm_placement":
             if value not in ("pre", "post", "mlp_only"):
                 raise ValueError(f"norm_placement is pre, post or mlp_only; got {value!r}.")

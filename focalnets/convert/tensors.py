@@ -14,7 +14,7 @@ from focalnets.convert.mapping import FORMATS, our_path, their_key
 from focalnets.convert.publishers import claims_of
 from focalnets.convert.sources import Source
 from focalnets.convert.wrappers import chosen_tensors
-from focalnets.layers.initializers import weights_follow
+from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.presets.labels import class_names_of
@@ -49,7 +49,7 @@ def from_tensors(source, variant=None, flags=None, labels=None, entry=None, publ
         source: a `Source`, or a dict from key to array: the state dict of microsoft/FocalNet, timm's
             `focalnet_*` or transformers' `FocalNet*` models.
         variant: name in `ARCHITECTURES`; None to have it recognised from keys and shapes.
-        flags: dict of `convert.architecture.FLAGS`, for what the weights cannot tell.
+        flags: dict of `convert.architecture.CONFIG_OVERRIDES`, for what the weights cannot tell.
         labels: function from the number of classes to their names; None for those that belong to the
             checkpoint.
         entry: str. Which weights to take where there are several, such as "ema"; see `chosen_tensors`.
@@ -85,7 +85,7 @@ def from_tensors(source, variant=None, flags=None, labels=None, entry=None, publ
     notes = [f"format: {library}", *source.notes, *notes, *found.notes, note]
     notes += _add_missing_norms(arrays, found, library, keys)
     _check_arrays(arrays, variable_shapes(found.backbone, found.channels, found.num_classes), library)
-    with weights_follow():
+    with skip_initialization():
         network = FocalNetBackbone(**found.backbone, image_shape=(None, None, found.channels))
         if found.num_classes is not None:
             count = found.num_classes

@@ -27,7 +27,7 @@ class Augmentation:
         interpolation: of these two: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing, or
             "area": the mean of the pixels covered where the crop shrinks, "bilinear" where it grows; the
             fastest that does not alias.
-        colour_jitter: brightness, contrast and saturation times a random factor in 1 -+ so much.
+        color_jitter: brightness, contrast and saturation times a random factor in 1 -+ so much.
         randaugment: how many random operations (RandAugment) each image gets; 0 for none.
         randaugment_magnitude: strength of those, 0 to 10.
         randaugment_spread: standard deviation of that strength.
@@ -49,7 +49,7 @@ class Augmentation:
     random_resized_crop: tuple[float, float] | None = None
     resize_crop: Annotated[int, Meta(le=16_384)] = 0
     interpolation: str = "area"
-    colour_jitter: float = 0.0
+    color_jitter: float = 0.0
     randaugment: Annotated[int, Meta(le=100)] = 0
     randaugment_magnitude: float = 9.0
     randaugment_spread: Annotated[float, Meta(le=100)] = 0.5
@@ -75,7 +75,7 @@ class Augmentation:
         for name in ("resize_crop", "pad_crop", "randaugment", "randaugment_spread", "mixup", "cutmix"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
-        for name, largest in (("colour_jitter", 1), ("erasing", 1), ("randaugment_magnitude", 10)):
+        for name, largest in (("color_jitter", 1), ("erasing", 1), ("randaugment_magnitude", 10)):
             if not 0 <= getattr(self, name) <= largest:
                 raise ValueError(f"{name} must be in [0, {largest}]; got {getattr(self, name)}.")
 
@@ -87,7 +87,7 @@ class Augmentation:
     @property
     def changes_pictures(self):
         """Whether single pictures pass through `transforms.py`."""
-        return self.needs_originals or self.colour_jitter > 0 or self.randaugment > 0
+        return self.needs_originals or self.color_jitter > 0 or self.randaugment > 0
 
 
 def generator_of(seed, epoch, purpose, index=0):

@@ -35,8 +35,8 @@ def transform(opened, size, augmentation, generator):
         image = _resize_crop(opened(None), size, augmentation.resize_crop, interpolation, generator)
     else:
         image = opened(None)
-    if augmentation.colour_jitter:
-        image = _colour_jitter(image, augmentation.colour_jitter, generator)
+    if augmentation.color_jitter:
+        image = _colour_jitter(image, augmentation.color_jitter, generator)
     for _ in range(augmentation.randaugment):
         image = _random_operation(
             image, augmentation.randaugment_magnitude, augmentation.randaugment_spread, generator

@@ -9,7 +9,7 @@ from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
 from focalnets.layers.pointwise import ACTIVATIONS, activate, normalize, pointwise, pointwise_mlp
 from focalnets.layers.seeds import child_seed, resolve_seed
-from focalnets.ops.dispatch import in_pieces
+from focalnets.ops.dispatch import map_chunks
 
 NORM_PLACEMENTS = ("pre", "post", "mlp_only")
 _NO_MASKS = dict.fromkeys(("modulation", "hidden", "output", "path1", "path2"))
@@ -152,7 +152,7 @@ class FocalBlock(keras.layers.Layer):
 
     def call(self, x, training=None, return_modulation=False):
         if not training and not return_modulation:
-            return in_pieces(lambda x: self._branches(x, _NO_MASKS)[0], x)
+            return map_chunks(lambda x: self._branches(x, _NO_MASKS)[0], x)
         # All randomness is drawn here, outside the branches: a rematerialised branch runs twice, and
         # would draw other masks the second time.
         masks = self._draw_masks(x) if training else _NO_MASKS

@@ -25,7 +25,7 @@ _DRAW = contextvars.ContextVar("draw", default=True)
 
 
 @contextlib.contextmanager
-def weights_follow():
+def skip_initialization():
     """In this block `HostInitializer` gives zeros: weights will be loaded, and drawing takes seconds."""
     token = _DRAW.set(False)
     try:

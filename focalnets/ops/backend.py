@@ -23,11 +23,11 @@ def accelerator():
     return backend_ops().accelerator()
 
 
-def bfloat16_is_fast():
+def bfloat16_supported():
     """Whether bfloat16 computes at least as fast as float32; without units for it, torch is 150x slower."""
-    return getattr(backend_ops(), "bfloat16_is_fast", lambda: True)()
+    return getattr(backend_ops(), "bfloat16_supported", lambda: True)()
 
 
-def bfloat16_is_faster():
+def prefer_bfloat16():
     """Whether to train in bfloat16 here unless told otherwise; on a CPU only torch gains by it."""
-    return backend_ops().bfloat16_is_faster()
+    return backend_ops().prefer_bfloat16()

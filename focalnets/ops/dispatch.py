@@ -4,33 +4,33 @@ from focalnets import config
 from focalnets.ops.backend import backend_ops
 
 
-def fused(operation, *arguments, demanded=False):
+def fused(operation, *arguments, required=False):
     """The result of the first fused version of `operation` that takes these arguments, or None.
 
-    The backend's table `FUSED` maps an operation to rows (name, unsupported, function), best first.
+    The backend's table `IMPLEMENTATIONS` maps an operation to rows (name, unsupported, function), best first.
     `unsupported(*arguments)` gives the declared reason why the version cannot take the arguments, or
     None. Only declared cases fall back: whatever else goes wrong in a version is an error.
 
     Args:
         operation: its name in the table.
         arguments: the operation's.
-        demanded: whether `focalnets.config.set_fused(True)` means this operation.
+        required: whether `focalnets.config.set_fused(True)` means this operation.
 
     Raises:
-        RuntimeError: if a fused version is demanded and there is none.
+        RuntimeError: if a fused version is required and there is none.
     """
     setting = config.fused()
     if setting is False:
         config.count_dispatch(operation, "plain")
         return None
     reasons = []
-    for name, unsupported, function in getattr(backend_ops(), "FUSED", {}).get(operation, ()):
+    for name, unsupported, function in getattr(backend_ops(), "IMPLEMENTATIONS", {}).get(operation, ()):
         reason = unsupported(*arguments)
         if reason is None:
             config.count_dispatch(operation, name)
             return function(*arguments)
         reasons.append(f"{name}: {reason}")
-    if setting is True and demanded:
+    if setting is True and required:
         raise RuntimeError(
             f"No fused version of {operation} can be used here: "
             f"{'; '.join(reasons) or 'this backend has none'}. Allow the plain one with "
@@ -40,7 +40,7 @@ def fused(operation, *arguments, demanded=False):
     return None
 
 
-def in_pieces(function, images):
+def map_chunks(function, images):
     """function(images), for a few images (B, H, W, C) at a time where that is faster.
 
     Args:
@@ -48,9 +48,9 @@ def in_pieces(function, images):
         images: tensor (B, H, W, C).
 
     >>> import numpy as np
-    >>> from focalnets.ops.dispatch import in_pieces
-    >>> in_pieces(lambda x: x + 1, np.zeros((2, 1, 1, 1), "float32")).sum().item()
+    >>> from focalnets.ops.dispatch import map_chunks
+    >>> map_chunks(lambda x: x + 1, np.zeros((2, 1, 1, 1), "float32")).sum().item()
     2.0
     """
-    y = fused("in_pieces", function, images)
+    y = fused("map_chunks", function, images)
     return function(images) if y is None else y

@@ -58,7 +58,7 @@ def focal_context(context, gates, kernels):
         )
     context, gates = ops.convert_to_tensor(context), ops.convert_to_tensor(gates)
     kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
-    aggregated = fused("focal_context", context, gates, kernels, demanded=True)
+    aggregated = fused("focal_context", context, gates, kernels, required=True)
     if aggregated is not None:
         return aggregated
     total = 0.0

@@ -144,12 +144,12 @@ def linear(x, kernel, bias):
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-FUSED = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
+IMPLEMENTATIONS = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
 
 
 def accelerator():
     return None if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
 
 
-def bfloat16_is_faster():
+def prefer_bfloat16():
     return jax.default_backend() != "cpu"

@@ -25,5 +25,5 @@ def accelerator():
     return tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU") if found else None
 
 
-def bfloat16_is_faster():
+def prefer_bfloat16():
     return bool(tf.config.list_physical_devices("GPU"))

@@ -316,7 +316,7 @@ def unsupported_pieces(function, x):
     return reason
 
 
-def in_pieces(function, x):
+def map_chunks(function, x):
     """function(x) for as many of the images (B, H, W, C) at a time as stay in the cache."""
     step = max(2 * _PIECE // x[0].numel(), 1)
     if step >= len(x):

@@ -112,7 +112,7 @@ def _padded_conv(x, kernel, bias, stride, margins):
     return strided_conv(x, kernel, bias, stride, margins)
 
 
-FUSED = {  # see `dispatch.fused`
+IMPLEMENTATIONS = {  # see `dispatch.fused`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
         ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.linear)),
@@ -138,7 +138,7 @@ FUSED = {  # see `dispatch.fused`
         ("onednn", torch_cpu.unsupported_depthwise, torch_cpu.depthwise_conv),
         ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_depthwise_conv)),
     ),
-    "in_pieces": (("cache", torch_cpu.unsupported_pieces, torch_cpu.in_pieces),),
+    "map_chunks": (("cache", torch_cpu.unsupported_pieces, torch_cpu.map_chunks),),
 }
 
 
@@ -193,9 +193,9 @@ def accelerator():
     return "MPS" if torch.backends.mps.is_available() else None
 
 
-def bfloat16_is_fast():
+def bfloat16_supported():
     """On a GPU; on a CPU only with AVX-512 BF16 or AMX."""
     return torch.cuda.is_available() or torch_cpu.BFLOAT16
 
 
-bfloat16_is_faster = bfloat16_is_fast  # 1.5 times on a CPU with AVX-512 BF16
+prefer_bfloat16 = bfloat16_supported  # 1.5 times on a CPU with AVX-512 BF16

@@ -6,7 +6,7 @@ import pathlib
 import warnings
 
 from focalnets._io import plural
-from focalnets.layers.initializers import weights_follow
+from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
@@ -50,7 +50,7 @@ def load_preset(preset, load_weights=True, num_classes=None, class_names=None, n
         class_names is None or labels is None or class_names == tuple(labels)
     )
     with (
-        weights_follow() if load_weights else contextlib.nullcontext(),
+        skip_initialization() if load_weights else contextlib.nullcontext(),
         _explained(f"{directory} describes a network that cannot be built"),
     ):
         backbone = FocalNetBackbone(**{**config["backbone"], **arguments})

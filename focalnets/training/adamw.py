@@ -10,6 +10,13 @@ from focalnets.ops.backend import fused_adamw
 # An average of weights forgets faster in the beginning: min(decay, t / (t + 9)) at update t = 0, 1, ...
 _AVERAGE_WARMUP = 9.0
 
+# Arguments in files that were written before November 2026.
+_FORMER_NAMES = {
+    "average_decay": "ema_decay",
+    "rate_scales": "learning_rate_multipliers",
+    "releases": "unfreeze_steps",
+}
+
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class AdamW(keras.optimizers.Adam):
@@ -27,25 +34,27 @@ class AdamW(keras.optimizers.Adam):
     Args:
         learning_rate: number or schedule; a schedule counts batches, accumulated ones included.
         weight_decay: decoupled, times the learning rate, of variables with two axes or more.
-        average_decay: how much of the average one update keeps, 0 for no average.
-        rate_scales: factors on the learning rate, one a trainable variable; None for 1.
-        releases: for each variable, how many updates pass before it learns; None for 0.
+        ema_decay: float. Fraction of the average (EMA) that one update keeps. Defaults to 0.0, no average.
+        learning_rate_multipliers: list of float, one per trainable variable. Factors on the learning rate.
+            Defaults to 1 for each.
+        unfreeze_steps: list of int, one per trainable variable. Number of updates before the variable learns.
+            Defaults to 0 for each.
         kwargs: of `keras.optimizers.Adam`, such as `global_clipnorm`, `gradient_accumulation_steps`.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
     >>> import focalnets
     >>> classifier = focalnets.FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
-    >>> classifier.compile(focalnets.AdamW(1e-3, average_decay=0.99))
+    >>> classifier.compile(focalnets.AdamW(1e-3, ema_decay=0.99))
     """
 
     def __init__(
         self,
         learning_rate=1e-3,
         weight_decay=0.05,
-        average_decay=0.0,
-        rate_scales=None,
-        releases=None,
+        ema_decay=0.0,
+        learning_rate_multipliers=None,
+        unfreeze_steps=None,
         epsilon=1e-8,
         name="adamw",
         **kwargs,
@@ -54,20 +63,24 @@ class AdamW(keras.optimizers.Adam):
         kwargs = {key: value for key, value in kwargs.items() if key not in ("use_ema", "weight_decay")}
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay = float(weight_decay)
-        self.average_decay = float(average_decay)
-        self.rate_scales = None if rate_scales is None else [float(scale) for scale in rate_scales]
-        self.releases = None if releases is None else [int(update) for update in releases]
+        self.ema_decay = float(ema_decay)
+        self.learning_rate_multipliers = (
+            None
+            if learning_rate_multipliers is None
+            else [float(scale) for scale in learning_rate_multipliers]
+        )
+        self.unfreeze_steps = None if unfreeze_steps is None else [int(update) for update in unfreeze_steps]
 
     def build(self, variables):
         if self.built or not variables:  # Keras builds for no variables when it loads an .h5 file
             return
         super().build(variables)
-        for name in ("rate_scales", "releases"):
+        for name in ("learning_rate_multipliers", "unfreeze_steps"):
             values = getattr(self, name)
             if values is not None and len(values) != len(variables):
                 raise ValueError(f"{len(values)} {name} do not fit {len(variables)} variables.")
         self.averages = []
-        if self.average_decay:  # they begin with the weights, also those of weights that get no gradient
+        if self.ema_decay:  # they begin with the weights, also those of weights that get no gradient
             self.averages = [
                 self.add_variable_from_reference(variable, "average", functools.partial(_copy, variable))
                 for variable in variables
@@ -83,16 +96,16 @@ class AdamW(keras.optimizers.Adam):
     def _factors(self, dtype):
         """(1 - beta_1^t, 1 - beta_2^t, what the average keeps) at the t-th update."""
         update = ops.cast(self.iterations + 1, dtype)  # counts updates, also under accumulation
-        kept = ops.minimum(self.average_decay, (update - 1) / (update - 1 + _AVERAGE_WARMUP))
+        kept = ops.minimum(self.ema_decay, (update - 1) / (update - 1 + _AVERAGE_WARMUP))
         first, second = (1 - ops.power(ops.cast(beta, dtype), update) for beta in (self.beta_1, self.beta_2))
         return first, second, kept
 
     def _scale(self, index):
         """Factor on the learning rate of a variable; a tensor where it depends on the update."""
-        scale = 1.0 if self.rate_scales is None else self.rate_scales[index]
-        if self.releases is None or self.releases[index] == 0:
+        scale = 1.0 if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
+        if self.unfreeze_steps is None or self.unfreeze_steps[index] == 0:
             return scale
-        return scale * ops.cast(self.iterations >= self.releases[index], "float32")
+        return scale * ops.cast(self.iterations >= self.unfreeze_steps[index], "float32")
 
     def update_step(self, gradient, variable, learning_rate):
         """One variable; JAX and TensorFlow come here."""
@@ -142,22 +155,27 @@ class AdamW(keras.optimizers.Adam):
         """[(places of variables that are updated alike, factor on their rate, weight decay)]."""
         alike = {}
         for place, (variable, index) in enumerate(zip(variables, indices, strict=True)):
-            scale = None if self.rate_scales is None else self.rate_scales[index]
-            release = None if self.releases is None else self.releases[index]
+            scale = None if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
+            release = None if self.unfreeze_steps is None else self.unfreeze_steps[index]
             alike.setdefault((scale, release, len(variable.shape) > 1), []).append(place)
         return [
             (places, self._scale(indices[places[0]]), self.decay if decays else 0.0)
             for (_, _, decays), places in alike.items()
         ]
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {_FORMER_NAMES.get(name, name): value for name, value in config.items()}
+        return super().from_config(config, custom_objects)
+
     def get_config(self):
         config = super().get_config()
         return {
             **config,
             "weight_decay": self.decay,
-            "average_decay": self.average_decay,
-            "rate_scales": self.rate_scales,
-            "releases": self.releases,
+            "ema_decay": self.ema_decay,
+            "learning_rate_multipliers": self.learning_rate_multipliers,
+            "unfreeze_steps": self.unfreeze_steps,
         }
 
 

@@ -39,20 +39,20 @@ def make_optimizer(recipe, classifier, total_steps):
         classifier: the built `FocalNetImageClassifier`.
         total_steps: batches of the whole run.
     """
-    scales = releases = None
+    scales = unfreeze_steps = None
     if recipe.layer_decay != 1:
         depths = layer_depths(classifier)
         deepest = max(depths)
         scales = [recipe.layer_decay ** (deepest - depth) for depth in depths]
     if recipe.unfreeze_epochs:
         updates = recipe.unfreeze_epochs * total_steps / recipe.epochs / recipe.accumulation
-        releases = [round(updates * wait) for wait in stages_behind(classifier)]
+        unfreeze_steps = [round(updates * wait) for wait in stages_behind(classifier)]
     arguments = {
         "learning_rate": learning_rate_schedule(recipe, total_steps),
         "weight_decay": recipe.weight_decay,
-        "average_decay": recipe.ema_decay,
-        "rate_scales": scales,
-        "releases": releases,
+        "ema_decay": recipe.ema_decay,
+        "learning_rate_multipliers": scales,
+        "unfreeze_steps": unfreeze_steps,
         "global_clipnorm": recipe.clip_norm or None,
         "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
     }

@@ -191,7 +191,12 @@ def data_for(recipe, data=None):
 
 def recipe_from_json(values):
     """The `Recipe` of a run's `recipe.json`; ValueError naming fields that are unknown or out of limits."""
-    augmentation = _checked(Augmentation, values.get("augmentation", {}) if isinstance(values, dict) else {})
+    augmentation = values.get("augmentation", {}) if isinstance(values, dict) else {}
+    if isinstance(augmentation, dict):  # a name in runs that were begun before November 2026
+        augmentation = {
+            "color_jitter" if name == "colour_jitter" else name: value for name, value in augmentation.items()
+        }
+    augmentation = _checked(Augmentation, augmentation)
     recipe = _checked(Recipe, values)
     if "name" not in recipe:
         raise ValueError("`name` is missing.")

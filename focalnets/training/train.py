@@ -11,7 +11,7 @@ from focalnets import __version__
 from focalnets._io import expanded, machine, plural
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
-from focalnets.ops.backend import accelerator, bfloat16_is_fast, bfloat16_is_faster
+from focalnets.ops.backend import accelerator, bfloat16_supported, prefer_bfloat16
 from focalnets.output.directories import check_run_directory, new_run_directory, resumed_directory
 from focalnets.output.files import seal, write_json
 from focalnets.output.inputs import paths_among, refuse_inside
@@ -217,8 +217,8 @@ def _absolute(name):
 def _with_precision(recipe, force_bfloat16):
     """The recipe with "auto" replaced by what is faster here; refuses what is very slow."""
     if recipe.precision == "auto":
-        return dataclasses.replace(recipe, precision="bfloat16" if bfloat16_is_faster() else "float32")
-    if recipe.precision == "bfloat16" and not force_bfloat16 and not bfloat16_is_fast():
+        return dataclasses.replace(recipe, precision="bfloat16" if prefer_bfloat16() else "float32")
+    if recipe.precision == "bfloat16" and not force_bfloat16 and not bfloat16_supported():
         raise ValueError(
             "This processor has no units for bfloat16, and torch without them is about 150 times slower than "
             "with float32. Leave precision at float32, or force it with --force-bfloat16."

@@ -4,12 +4,12 @@ import numpy as np
 from keras import ops
 
 from focalnets.layers.geometry import per_stage
-from focalnets.layers.initializers import weights_follow
+from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
 
 
-def grow(network, focal_window=None, focal_levels=None):
+def expand_focal_windows(network, focal_window=None, focal_levels=None):
     """Enlarge windows and add levels, keeping what was learnt.
 
     Depthwise kernels are padded with zeros. In `f`, query and context are copied, the gates of the levels
@@ -34,9 +34,9 @@ def grow(network, focal_window=None, focal_levels=None):
 
     Source: `load_checkpoint` in `detection/mmcv_custom/checkpoint.py` of microsoft/FocalNet.
 
-    >>> from focalnets import FocalNetBackbone, grow
+    >>> from focalnets import FocalNetBackbone, expand_focal_windows
     >>> net = FocalNetBackbone(embed_dim=8, depths=(1, 1))
-    >>> grow(net, focal_window=9).focal_window
+    >>> expand_focal_windows(net, focal_window=9).focal_window
     (9, 9)
     """
     backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
@@ -48,37 +48,39 @@ def grow(network, focal_window=None, focal_levels=None):
         if any(new < old for new, old in zip(wanted, config[name], strict=True)):
             raise ValueError(f"{name} {config[name]} can only grow; got {wanted}.")
         config[name] = wanted
-    with weights_follow():
-        grown = FocalNetBackbone.from_config(config)
+    with skip_initialization():
+        expanded = FocalNetBackbone.from_config(config)
         if isinstance(network, FocalNetImageClassifier):
-            grown = FocalNetImageClassifier.from_config(
-                {**network.get_config(), "backbone": grown, "image_converter": network.image_converter}
+            expanded = FocalNetImageClassifier.from_config(
+                {**network.get_config(), "backbone": expanded, "image_converter": network.image_converter}
             )
     old = {variable.path: ops.convert_to_numpy(variable) for variable in network.weights}
-    for variable in grown.weights:
-        variable.assign(_grown(variable.path, old.get(variable.path), tuple(variable.shape)))
+    for variable in expanded.weights:
+        variable.assign(_expanded(variable.path, old.get(variable.path), tuple(variable.shape)))
     if backbone.normalize_modulator:
-        blocks = grown.backbone.blocks if isinstance(grown, FocalNetImageClassifier) else grown.blocks
+        blocks = (
+            expanded.backbone.blocks if isinstance(expanded, FocalNetImageClassifier) else expanded.blocks
+        )
         for small, large in zip(backbone.blocks, blocks, strict=True):
             ratio = (large.modulation.focal_levels + 1) / (small.modulation.focal_levels + 1)
             kernel = large.modulation.h.kernel
             kernel.assign(ops.convert_to_numpy(kernel) * ratio)
-    return grown
+    return expanded
 
 
-def _grown(path, value, shape):
+def _expanded(path, value, shape):
     if value is None:  # the kernel of a new level
         kernel = np.zeros(shape, "float32")
         kernel[shape[0] // 2, shape[1] // 2] = 1.0
         return kernel
     if value.shape == shape:
         return value
-    grown = np.zeros(shape, value.dtype)
+    expanded = np.zeros(shape, value.dtype)
     if "focal_kernel_" in path:
         margin = (shape[0] - value.shape[0]) // 2
-        grown[margin : margin + value.shape[0], margin : margin + value.shape[1]] = value
-        return grown
+        expanded[margin : margin + value.shape[0], margin : margin + value.shape[1]] = value
+        return expanded
     # f: query and context, gates of the old levels; new gates; the global gate.
-    grown[..., : value.shape[-1] - 1] = value[..., :-1]
-    grown[..., -1] = value[..., -1]
-    return grown
+    expanded[..., : value.shape[-1] - 1] = value[..., :-1]
+    expanded[..., -1] = value[..., -1]
+    return expanded
