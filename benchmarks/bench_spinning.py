@@ -50,7 +50,7 @@ def main():
     arguments = parser.parse_args()
 
     from focalnets import FocalNetImageClassifier
-    from focalnets.export.export import image_shape, write_export
+    from focalnets.deployment.export import image_shape, write_export
 
     classifier = FocalNetImageClassifier.from_preset(arguments.preset)
     images = np.random.default_rng(0).integers(0, 256, (BATCH, *image_shape(classifier))).astype("uint8")

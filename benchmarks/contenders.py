@@ -112,8 +112,8 @@ def focalnets(job, dtype="float32", **changes):
 def focalnets_engine(job, runtime):
     """An export of ours, as `focalnets predict --engine` makes it."""
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
-    from focalnets.export.export import write_export
-    from focalnets.inference.engines import ExportEngine
+    from focalnets.deployment.export import write_export
+    from focalnets.prediction.engines import ExportEngine
 
     backbone = FocalNetBackbone(**job.architecture["backbone"], image_shape=job.image_shape)
     net = FocalNetImageClassifier(backbone, job.architecture["num_classes"])

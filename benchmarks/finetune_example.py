@@ -23,7 +23,7 @@ import numpy as np
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 from focalnets import config
-from focalnets.convert.open import open_classifier
+from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
 from focalnets.training.recipe import load_recipe

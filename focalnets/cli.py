@@ -1,4 +1,4 @@
-"""The command line: verb -> argument dataclass and "module:function", imported only when the verb runs."""
+"""The command line: verb -> its arguments and its file in `commands/`, imported only when the verb runs."""
 
 import contextlib
 import importlib
@@ -10,36 +10,19 @@ import sys
 from focalnets import __version__, config, process
 from focalnets.names import printable_lines, unknown_name
 
+# Verb -> what it does, a line of the help. Its file is commands/<verb>.py, and its arguments are the class
+# <Verb>Arguments of commands/arguments.py.
 VERBS = {
-    "train": ("TrainArguments", "focalnets.training.command:run", "train a classifier on images"),
-    "recipes": ("RecipesArguments", "focalnets.training.command:run_recipes", "list, show and copy recipes"),
-    "evaluate": (
-        "EvaluateArguments",
-        "focalnets.inference.evaluate_command:run",
-        "measure accuracy on labeled images",
-    ),
-    "predict": ("PredictArguments", "focalnets.inference.command:run", "classify images"),
-    "explain": (
-        "ExplainArguments",
-        "focalnets.explain.command:run",
-        "draw gates and modulators over images",
-    ),
-    "convert": (
-        "ConvertArguments",
-        "focalnets.convert.command:run",
-        "convert weights from and to other libraries",
-    ),
-    "cache": ("CacheArguments", "focalnets.data.command:run_cache", "resize a data set once"),
-    "presets": (
-        "PresetsArguments",
-        "focalnets.presets.command:run",
-        "list architectures and published weights",
-    ),
-    "completion": (
-        "CompletionArguments",
-        "focalnets.completion:run",
-        "print a script for completion in the shell",
-    ),
+    "train": "train a classifier on images",
+    "recipes": "list, show and copy recipes",
+    "evaluate": "measure accuracy on labeled images",
+    "predict": "classify images",
+    "explain": "draw gates and modulators over images",
+    "convert": "convert weights from and to other libraries",
+    "export": "write a network for runtimes without Keras",
+    "cache": "resize a data set once",
+    "presets": "list architectures and published weights",
+    "completion": "print a script for completion in the shell",
 }
 
 # Verbs whose result is what they print: they stop when its reader leaves. The others finish their files.
@@ -49,7 +32,7 @@ _HELP = f"""focalnets {__version__}: Focal Modulation Networks for Keras 3
 
 usage: focalnets VERB [options]
 
-{chr(10).join(f"  {verb:<12}{text}" for verb, (_, _, text) in VERBS.items())}
+{chr(10).join(f"  {verb:<12}{text}" for verb, text in VERBS.items())}
 
 Run focalnets VERB --help for the options of a verb, and focalnets --version for the version.
 Start here: focalnets train --recipe digits --out runs/digits
@@ -102,12 +85,12 @@ def _run(argv):
 
     import tyro
 
-    from focalnets import arguments
+    from focalnets.commands.arguments import arguments_of
 
-    verb, (arguments_class, target, _) = argv[0], VERBS[argv[0]]
+    verb = argv[0]
     with _printable_errors():
         options = tyro.cli(
-            getattr(arguments, arguments_class),
+            arguments_of(verb),
             args=argv[1:],
             prog=f"focalnets {verb}",
             config=(tyro.conf.FlagCreatePairsOff,),
@@ -117,13 +100,12 @@ def _run(argv):
         config.keep_freed_memory()
     try:
         if verb != "completion":  # which shells run whenever they start
-            from focalnets import checks
+            from focalnets.commands.checks import check
 
-            checks.check(verb, options)
+            check(verb, options)
         if getattr(options, "backend", None):
             os.environ["KERAS_BACKEND"] = options.backend
-        module, function = target.split(":")
-        getattr(importlib.import_module(module), function)(options)
+        importlib.import_module(f"focalnets.commands.{verb}").run(options)
     except BrokenPipeError:
         raise
     except Exception as error:

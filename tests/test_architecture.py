@@ -11,7 +11,6 @@ ROOT = pathlib.Path(focalnets.__file__).parent
 # a function that would run against the order if they stood on top.
 ALLOWED = {
     "_io": {"names", "schema"},
-    "arguments": set(),
     "config": set(),
     "names": set(),
     "npz": set(),
@@ -20,54 +19,38 @@ ALLOWED = {
     "resizing": set(),
     "schema": set(),
     "output": {"_io", "names", "schema"},
+    "report": {"_io", "output"},
     "hub": {"_io", "schema", "output"},
     "ops": {"config"},
     "layers": {"ops"},
-    "models": {"names", "pixel_range", "resizing", "ops", "layers"},
+    "models": {"pixel_range", "resizing", "ops", "layers"},
     "presets": {"_io", "output", "names", "schema", "resizing", "ops", "layers", "models"},
-    "convert": {"_io", "output", "schema", "names", "hub", "ops", "layers", "models", "presets"},
-    "export": {"_io", "output", "schema", "models", "presets"},
+    "conversion": {"_io", "output", "schema", "names", "hub", "ops", "layers", "models", "presets"},
+    "deployment": {"_io", "output", "schema", "models", "presets", "conversion"},
     "data": {"_io", "output", "schema", "npz", "names"},
-    "explain": {"_io", "output", "names", "ops", "layers", "models", "presets", "convert", "data"},
-    "inference": {
-        "_io",
-        "output",
-        "pixel_range",
-        "schema",
-        "names",
-        "resizing",
-        "hub",
-        "presets",
-        "convert",
-        "data",
-        "explain",
-        "export",
+    "prediction": {
+        *("_io", "output", "report", "pixel_range", "schema", "names", "resizing", "hub", "presets"),
+        *("conversion", "deployment", "data"),
+    },
+    "explanation": {
+        *("output", "report", "names", "layers", "models", "conversion", "data", "prediction"),
     },
     "training": {
-        "_io",
-        "output",
-        "schema",
-        "names",
-        "npz",
-        "ops",
-        "layers",
-        "models",
-        "presets",
-        "convert",
-        "data",
-        "explain",
-        "inference",
+        *("_io", "output", "report", "schema", "names", "npz", "ops", "layers", "models", "presets"),
+        *("conversion", "data", "prediction", "explanation"),
     },
-    "checks": {"_io", "output", "names", "presets", "convert", "data", "explain", "training"},
-    "completion": {"arguments", "presets", "data", "training", "cli"},
-    "cli": {"arguments", "config", "names", "process", "checks"},
+    "commands": {
+        *("_io", "output", "names", "presets", "conversion", "deployment", "data", "prediction"),
+        *("explanation", "training", "cli"),
+    },
+    "cli": {"config", "names", "process", "commands"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 LAZILY = {
     ("models", "presets"),  # save_to_preset
-    ("models", "convert"),  # from_preset
-    ("models", "inference"),  # preprocess
+    ("models", "conversion"),  # from_preset
+    ("models", "prediction"),  # preprocess
     ("models", "training"),  # compile
 }
 ANYWHERE = {"__version__"}
@@ -121,12 +104,9 @@ def test_foreign_modules_stay_where_they_belong():
         "npz",
         "names",
         "process",
-        "checks",
-        "completion",
         "config",
         "resizing",
         "hub",
-        "arguments",
         "cli",
         "__main__",
         "__init__",
@@ -135,7 +115,7 @@ def test_foreign_modules_stay_where_they_belong():
         for name, at_top in imports(path):
             first = name.split(".")[0]
             assert not name.startswith("keras.src"), f"{path} uses Keras' insides"
-            reads_pickles = first == "torch" and part(path) == "convert" and not at_top
+            reads_pickles = first == "torch" and part(path) == "conversion" and not at_top
             if first in BACKEND_FILES and not reads_pickles:
                 own = part(path) == "ops" and path.name in BACKEND_FILES[first]
                 assert own, f"{path} imports a backend"
@@ -146,4 +126,4 @@ def test_foreign_modules_stay_where_they_belong():
 
 
 def test_maps_are_numpy_only():
-    assert {name for name, _ in imports(ROOT / "explain" / "maps.py")} == {"dataclasses", "numpy"}
+    assert {name for name, _ in imports(ROOT / "explanation" / "maps.py")} == {"dataclasses", "numpy"}

@@ -11,7 +11,7 @@ import pytest
 import focalnets
 from focalnets import CHECKPOINTS, FocalNetImageClassifier
 from focalnets.cli import main
-from focalnets.explain.inputs import preset_and_pictures
+from focalnets.commands.words import preset_and_pictures
 from focalnets.presets.checkpoints import DEFAULT, bundled_directory
 
 PICTURES = pathlib.Path(__file__).parents[1] / "docs" / "cifar10"

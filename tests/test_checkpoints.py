@@ -19,13 +19,13 @@ from their_weights import drawn, known_shapes, our_outputs
 
 from focalnets import ARCHITECTURES, FocalNetBackbone, FocalNetImageClassifier
 from focalnets.cli import main
-from focalnets.convert.architecture import recognise, variable_shapes
-from focalnets.convert.convert import convert_checkpoint
-from focalnets.convert.foreign import checked_preprocessing
-from focalnets.convert.publishers import claims_of
-from focalnets.convert.sources import Source, is_checkpoint_name, read_source
-from focalnets.convert.tensors import from_tensors, our_arrays, to_tensors
-from focalnets.convert.wrappers import chosen_tensors, flattened
+from focalnets.conversion.architecture import recognise, variable_shapes
+from focalnets.conversion.convert import convert_checkpoint
+from focalnets.conversion.foreign import checked_preprocessing
+from focalnets.conversion.publishers import claims_of
+from focalnets.conversion.sources import Source, is_checkpoint_name, read_source
+from focalnets.conversion.tensors import from_tensors, our_arrays, to_tensors
+from focalnets.conversion.wrappers import chosen_tensors, flattened
 from focalnets.presets.load import build_architecture
 from focalnets.presets.preprocessing import converter_of
 
@@ -180,7 +180,7 @@ def test_a_model_pickled_whole_is_read_without_its_code(tmp_path):
         torch.save({"model": torch.nn.Sequential(Block())}, tmp_path / "whole.pth")
     finally:
         del sys.modules["somebodys_code"]
-    from focalnets.convert.unpickle import read_pickle
+    from focalnets.conversion.unpickle import read_pickle
 
     flat = flattened(read_pickle(tmp_path / "whole.pth"))
     assert flat["model.0.weight"].tolist() == [1, 1]

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from focalnets.cli import VERBS, main
-from focalnets.completion import words_of
+from focalnets.commands.completion import words_of
 from focalnets.data.names import NAMES
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.recipes import recipe_names

@@ -25,11 +25,11 @@ from focalnets import (
     expand_focal_windows,
 )
 from focalnets.cli import main
-from focalnets.convert.architecture import recognise
-from focalnets.convert.convert import convert_checkpoint, export_checkpoint
-from focalnets.convert.mapping import FORMATS
-from focalnets.convert.sources import Source, read_source
-from focalnets.convert.tensors import differences_elsewhere, from_tensors, to_tensors
+from focalnets.conversion.architecture import recognise
+from focalnets.conversion.convert import convert_checkpoint, export_checkpoint
+from focalnets.conversion.mapping import FORMATS
+from focalnets.conversion.sources import Source, read_source
+from focalnets.conversion.tensors import differences_elsewhere, from_tensors, to_tensors
 from focalnets.presets.labels import class_names_of, imagenet_names, read_labels
 from focalnets.presets.load import build_architecture
 

@@ -12,12 +12,14 @@ from PIL import Image
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
-from focalnets.export.export import difference, write_export
-from focalnets.inference import engines
-from focalnets.inference.predictor import Predictor
+from focalnets.deployment import runtimes
+from focalnets.deployment.export import difference, write_export
+from focalnets.deployment.runtimes import missing_packages
+from focalnets.prediction import engines
+from focalnets.prediction.predictor import Predictor
 
 pytest.importorskip("onnx", reason="exports need onnx")
-RUNTIMES = [name for name in ("onnxruntime", "openvino") if not engines._missing(name)]
+RUNTIMES = [name for name in ("onnxruntime", "openvino") if not missing_packages(name)]
 pytestmark = pytest.mark.skipif(not RUNTIMES, reason="no runtime is installed")
 
 
@@ -79,7 +81,7 @@ def test_float_images_and_a_fixed_shape(tmp_path):
 
 
 def test_weights_beyond_the_limit_of_the_format_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("focalnets.export.export._LARGEST_MESSAGE", 1000)
+    monkeypatch.setattr("focalnets.deployment.export._LARGEST_MESSAGE", 1000)
     net = random_net()
     write_export(net, tmp_path)
     assert (tmp_path / "model.data").stat().st_size > 4 * net.count_params() * 0.8
@@ -138,7 +140,9 @@ def test_a_damaged_preset_is_reported_once(tmp_path, cache, caplog, engine):
 
 def test_a_wrong_export_is_refused(tmp_path, monkeypatch, cache):
     random_net().save_to_preset(tmp_path / "preset")
-    monkeypatch.setattr("focalnets.export.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x))
+    monkeypatch.setattr(
+        "focalnets.deployment.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x)
+    )
     with pytest.raises(ValueError, match="other logits than Keras"):
         engines.open_engine(tmp_path / "preset", RUNTIMES[0])
     assert not list((cache / "exports").glob("preset-*"))
@@ -256,7 +260,8 @@ def test_command_line_refuses_what_does_not_fit(tmp_path, capsys, monkeypatch):
     backend = sys.modules["keras"].backend.backend()
     assert main(["predict", preset, picture, "--engine", RUNTIMES[0], "--backend", backend]) == 2
     assert "give one of them" in capsys.readouterr().err
-    monkeypatch.setattr(engines, "_missing", lambda engine: engine)
+    monkeypatch.setattr(runtimes, "missing_packages", lambda engine: engine)
+    monkeypatch.setattr(engines, "missing_packages", lambda engine: engine)
     assert main(["predict", preset, picture, "--engine", "openvino"]) == 1
     assert "pip install 'focalnets[openvino]'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="engine must be one of auto, keras"):

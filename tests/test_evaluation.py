@@ -14,12 +14,12 @@ from PIL import Image
 from focalnets import open_dataset, train
 from focalnets.cli import main
 from focalnets.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corruptions_of
-from focalnets.inference.evaluate import evaluate, write_evaluation
-from focalnets.inference.evaluate_command import _some
-from focalnets.inference.predictor import Predictor, softmax
-from focalnets.inference.views import VIEWS, mirrored, shifted
 from focalnets.output.directories import new_output_directory
 from focalnets.output.files import filling
+from focalnets.prediction.evaluate import _some
+from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
+from focalnets.prediction.predictor import Predictor, softmax
+from focalnets.prediction.tta import VIEWS, mirrored, shifted
 from focalnets.training.recipe import load_recipe
 
 
@@ -163,7 +163,7 @@ def test_a_limit_is_kept_and_every_class_has_its_share(run, limit, capsys):
 def test_many_classes_are_written_without_zeros(tmp_path):
     names = tuple(f"class {i}" for i in range(150))
     logits = np.eye(150)[[0, 7, 7]]
-    write_evaluation(tmp_path, evaluate(logits, np.array([0, 7, 9]), names), "made", "test")
+    write_evaluation(tmp_path, evaluate_logits(logits, np.array([0, 7, 9]), names))
     assert "confusion" not in json.loads((tmp_path / "evaluation.json").read_text())
     lines = (tmp_path / "confusion.csv").read_text().split()
     assert " ".join(lines) == ("true,predicted,images class 0,class 0,1 class 7,class 7,1 class 9,class 7,1")
@@ -171,7 +171,7 @@ def test_many_classes_are_written_without_zeros(tmp_path):
 
 def test_logits_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="logits are not finite"):
-        evaluate(np.array([[np.nan, 0.0]]), np.array([0]), ("a", "b"))
+        evaluate_logits(np.array([[np.nan, 0.0]]), np.array([0]), ("a", "b"))
 
 
 def test_pictures_of_an_earlier_evaluation_do_not_stay(run, tmp_path):

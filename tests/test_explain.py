@@ -6,8 +6,9 @@ from PIL import Image
 from reference import Reference, randomize
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
-from focalnets.explain import maps, render
-from focalnets.explain.modulation import modulation_maps
+from focalnets.explanation import maps
+from focalnets.explanation.modulation import modulation_maps
+from focalnets.report import figures as report_figures
 
 pytestmark = pytest.mark.core
 
@@ -58,7 +59,7 @@ def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
     block = modulation_maps(classifier, images)["stage2_block2"]
     assert block.receptive_fields == (3, 7, 13)  # chained kernels of 3, 5 and 7
-    render.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
+    report_figures.draw_panels(tmp_path / "panel.png", images, block, ["one", "two"], "heading")
     picture = np.asarray(Image.open(tmp_path / "panel.png").convert("RGB"))
     tiles = np.array(figures["panel.png"].axes[0].images, dtype=object).reshape(2, 6)
     for row, line in enumerate(tiles):
@@ -90,9 +91,9 @@ def test_scales_are_anchored_at_zero(tmp_path, figures):
     gates = np.stack([3 * noise - 1, np.zeros_like(noise)], axis=-1).astype("float32")
     images = np.zeros((1, 8, 8, 3), "uint8")
     block = maps.BlockMaps(gates, norms, (3,))
-    render.draw_panels(tmp_path / "panel.png", images, block, [""], "")
+    report_figures.draw_panels(tmp_path / "panel.png", images, block, [""], "")
     epochs = {1: gates, 2: 0 * gates}
-    render.draw_filmstrip(tmp_path / "film.png", images, epochs, {1: norms, 2: 0 * norms}, [""], "")
+    report_figures.draw_filmstrip(tmp_path / "film.png", images, epochs, {1: norms, 2: 0 * norms}, [""], "")
     shown = [*figures["panel.png"].axes[0].images, *figures["film.png"].axes[0].images]
     assert len(shown) == 4 + 1 + 2 * 3
     scales = {image.get_cmap().name: image.get_clim() for image in shown}
@@ -105,4 +106,4 @@ def test_scales_are_anchored_at_zero(tmp_path, figures):
         if image.get_cmap().name == "RdBu_r" and not image.get_array().any():
             assert colors.min() > 0.95
     flat = maps.BlockMaps(0 * gates, 0 * norms, (3,))
-    render.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # nothing to divide by
+    report_figures.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # nothing to divide by

@@ -13,9 +13,9 @@ import focalnets
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
 from focalnets.data.loader import Loader
 from focalnets.data.splits import Split
-from focalnets.explain.modulation import modulation_maps
-from focalnets.inference.predictor import Predictor
+from focalnets.explanation.modulation import modulation_maps
 from focalnets.pixel_range import range_problem
+from focalnets.prediction.predictor import Predictor
 
 IMAGENET = focalnets.models.image_converter.IMAGENET_MEAN, focalnets.models.image_converter.IMAGENET_STD
 

@@ -773,7 +773,7 @@ def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path,
     numpy_format = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("huggingface_hub")
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
-    from focalnets.convert.tensors import to_tensors
+    from focalnets.conversion.tensors import to_tensors
 
     numpy_format.save_file(
         to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 5), "timm"),

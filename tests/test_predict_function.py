@@ -11,7 +11,7 @@ import focalnets
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.data.decode import read_image
-from focalnets.inference.images import read_image_like
+from focalnets.prediction.images import read_image_like
 
 BUNDLED = "focalnet_nano_cifar10"
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from focalnets.cli import VERBS, main
-from focalnets.inference.evaluate import evaluate, write_evaluation
+from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.process import Terminated, stopping_in_order
 
 CAT = str(pathlib.Path(__file__).parents[1] / "docs" / "cifar10" / "cat.jpg")
@@ -228,7 +228,7 @@ def test_warnings_are_printed_without_control_characters(tmp_path):
 
 def test_confusion_csv_holds_no_formulas(tmp_path):
     names = ["=1+2", "-x", *(f"class {index}" for index in range(99))]
-    write_evaluation(tmp_path, evaluate(np.eye(101), np.arange(101), names), "data", "test")
+    write_evaluation(tmp_path, evaluate_logits(np.eye(101), np.arange(101), names))
     rows = list(csv.reader(io.StringIO((tmp_path / "confusion.csv").read_text())))
     assert rows[1] == ["'=1+2", "'=1+2", "1"]
     assert rows[2][0] == "'-x"

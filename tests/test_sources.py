@@ -16,7 +16,7 @@ from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageCo
 from focalnets.cli import main
 from focalnets.data import archives
 from focalnets.data.pictures import find_pictures
-from focalnets.inference.evaluate import evaluate
+from focalnets.prediction.evaluation import evaluate_logits
 
 COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
@@ -309,7 +309,7 @@ def test_huge_labels_and_equal_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="a name twice: cat"):
         open_dataset(str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match="2 classes have only 1 different names"):
-        evaluate(np.eye(2), np.arange(2), ("cat", "cat"))
+        evaluate_logits(np.eye(2), np.arange(2), ("cat", "cat"))
 
 
 # === Names that are nearly right ===

@@ -27,8 +27,8 @@ from focalnets import (
 )
 from focalnets.cli import main
 from focalnets.data.cache import write_cache
-from focalnets.export.export import write_export
-from focalnets.export.record import read_export
+from focalnets.deployment.export import write_export
+from focalnets.deployment.record import read_export
 from focalnets.presets.files import read_preset_files
 from focalnets.training.recipe import load_recipe
 from focalnets.training.run_directory import read_recipe, read_run

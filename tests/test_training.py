@@ -20,7 +20,7 @@ from focalnets import (
     train,
 )
 from focalnets.data.loader import Loader
-from focalnets.explain.modulation import modulation_maps
+from focalnets.explanation.modulation import modulation_maps
 from focalnets.output.files import writing
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.load import build_architecture

@@ -14,8 +14,8 @@ from their_networks import COMBINATIONS, STORED, name_of, their_net, their_outpu
 from their_weights import FIXTURES, our_flags, our_outputs
 
 from focalnets import FocalNetImageConverter
-from focalnets.convert.convert import transformers_config
-from focalnets.convert.tensors import from_tensors, to_tensors
+from focalnets.conversion.convert import transformers_config
+from focalnets.conversion.tensors import from_tensors, to_tensors
 from focalnets.presets.preprocessing import transformers_preprocessing
 
 torch = pytest.importorskip("torch", reason="transformers' FocalNet is torch only")

@@ -256,7 +256,7 @@ class FocalNetBackbone(GuardedModel):
 
         See `FocalNetImageClassifier.from_preset`; of its arguments, those of the backbone.
         """
-        from focalnets.convert.open import open_backbone
+        from focalnets.conversion.open import open_backbone
 
         return open_backbone(preset, load_weights, **kwargs)
 

@@ -204,7 +204,7 @@ class FocalNetImageClassifier(GuardedModel):
         >>> classifier.preprocess(np.zeros((480, 640), "uint8")).shape
         (1, 32, 32, 3)
         """
-        from focalnets.inference.images import stack_images
+        from focalnets.prediction.images import stack_images
 
         return stack_images(images, self.image_converter, self.backbone.image_shape[-1])
 
@@ -323,7 +323,7 @@ class FocalNetImageClassifier(GuardedModel):
         >>> pets.num_classes
         2
         """
-        from focalnets.convert.open import open_classifier
+        from focalnets.conversion.open import open_classifier
 
         return open_classifier(preset, load_weights, **kwargs)
 

@@ -34,6 +34,7 @@ NAMES = {
     "monitor": _MONITOR,
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
     "export": r"[^.].*",
+    "deployment": r"model\.(onnx|data)|export\.json",
 }
 
 

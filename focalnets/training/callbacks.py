@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from focalnets.explain.modulation import modulation_maps, modulation_model
-from focalnets.explain.render import draw_filmstrip, draw_panels
+from focalnets.explanation.modulation import modulation_maps, modulation_model
 from focalnets.output.files import list_files, shared_directory, writing
 from focalnets.output.paths import output_path
+from focalnets.report.figures import draw_filmstrip, draw_panels
 
 
 class StopOnNaN(keras.callbacks.Callback):

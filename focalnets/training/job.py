@@ -6,10 +6,10 @@ import json
 
 import keras
 
-from focalnets.convert.open import open_classifier
+from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
-from focalnets.explain.render import draw_curves
+from focalnets.report.figures import draw_curves
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import restore
 from focalnets.training.forecast import Forecast

@@ -8,14 +8,14 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets.data.loader import Loader
-from focalnets.explain.modulation import modulation_maps
-from focalnets.explain.render import draw_panels
-from focalnets.inference.evaluate import evaluate, write_evaluation
+from focalnets.explanation.modulation import modulation_maps
 from focalnets.output.files import shared_directory
+from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.presets.store import write_preset_files
+from focalnets.report.figures import draw_panels
+from focalnets.report.run_page import write_report
 from focalnets.training.checkpoint import read_weights
 from focalnets.training.records import best_row
-from focalnets.training.report import write_report
 
 PANEL_IMAGES = 8
 
@@ -64,8 +64,14 @@ def finish(job, directory, records):
     test = job.dataset.splits.get("test")
     shown, kind = (job.validation, "validation") if test is None else (test, "test")
     panels = _draw_panels(classifier, shown, kind, directory / "panels")
-    found = evaluate(_logits(classifier, shown, recipe.batch_size), shown.labels, classifier.class_names)
-    write_evaluation(directory, found, job.settings["data"], kind)
+    found = evaluate_logits(
+        _logits(classifier, shown, recipe.batch_size),
+        shown.labels,
+        classifier.class_names,
+        data=job.settings["data"],
+        split=kind,
+    )
+    write_evaluation(directory, found)
     test_accuracy = None if test is None else found.top1
     rows = records.rows
     best = best_row(rows, recipe.class_weights == "balanced")

@@ -215,6 +215,27 @@ def _checked(record, values):
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+def replace_fields(recipe, changes):
+    """A recipe with fields replaced.
+
+    Args:
+        recipe: a `Recipe`.
+        changes: dict. Name of a field -> value.
+
+    Raises:
+        ValueError: if there is no such field, or it does not take the value.
+
+    >>> from focalnets.training.recipe import load_recipe, replace_fields
+    >>> replace_fields(load_recipe("digits"), {"epochs": 5}).epochs
+    5
+    """
+    names = [field.name for field in dataclasses.fields(recipe)]
+    for name in changes:
+        if name not in names:
+            raise ValueError(unknown_name("recipe field", name, names))
+    return dataclasses.replace(recipe, **changes)
+
+
 def change(recipe, changes):
     """A recipe with fields replaced, given as texts.
 

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from focalnets.explain.render import draw_curves
 from focalnets.output.files import writing
+from focalnets.report.figures import draw_curves
 from focalnets.training.checkpoint import take_snapshot, write_snapshot, write_weights
 
 # A run that is killed in a long epoch loses no more than this.

@@ -19,7 +19,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.job import Job
 from focalnets.training.outcome import TrainResult, finish
-from focalnets.training.recipe import Recipe, data_for, load_recipe
+from focalnets.training.recipe import Recipe, data_for, load_recipe, replace_fields
 from focalnets.training.run_directory import check_run, read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
 
@@ -38,8 +38,11 @@ def train(
     tensorboard=False,
     force_bfloat16=False,
     verbose="auto",
+    **changes,
 ):
-    """Train a classifier and write what can be known about it.
+    """Train a classifier and write its weights, metrics and figures to a run directory.
+
+    The function behind `focalnets train`.
 
     Args:
         recipe: `Recipe` or str. A recipe, the name of one, or the path of a Python file that defines one.
@@ -57,20 +60,19 @@ def train(
         tensorboard: write event files, too.
         force_bfloat16: use bfloat16 even where it is slower than float32.
         verbose: as in Keras' `fit`.
+        changes: fields of the recipe to replace, such as `epochs=5`.
 
     Returns:
         A `TrainResult`.
 
     Raises:
-        ValueError: on an unknown recipe or data set, or data that do not fit the recipe.
+        ValueError: on an unknown recipe, field or data set, or data that do not fit the recipe.
         FileExistsError: if `out` is not empty, unless `force`, or another process is writing it.
         FloatingPointError: if the loss is no longer a number, see `StopOnNaN`.
 
-    >>> import dataclasses, tempfile
-    >>> from focalnets.training.recipe import load_recipe
-    >>> from focalnets.training.train import train
-    >>> short = dataclasses.replace(load_recipe("digits"), epochs=1)
-    >>> result = train(short, out=tempfile.mkdtemp(), verbose=0)
+    >>> import tempfile
+    >>> import focalnets
+    >>> result = focalnets.train("digits", out=tempfile.mkdtemp(), verbose=0, epochs=1)
     >>> result.test_accuracy > 0.1
     True
     """
@@ -80,6 +82,7 @@ def train(
         report_choice(recipe, data)
     elif not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe)
+    recipe = replace_fields(recipe, changes)
     data = data_for(recipe, data)
     recipe = _with_precision(recipe, force_bfloat16)
     data = _located(data)

@@ -1,0 +1,384 @@
+"""The arguments of every verb of the command line, free of keras so that each `--help` is instant.
+
+A value's placeholder in the help (PRESET, IMAGE, DIR, ...) also decides how the shell completes it, see
+`completion.py`. Options that are None by default say in words what happens then. Each help text is one line,
+because tyro prints the line breaks of longer ones.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, Optional
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+# Written as `str | None`, they make tyro import typeguard, which is a fifth of the time of a `--help`.
+OptionalStr, OptionalInt, OptionalFloat = Optional[str], Optional[int], Optional[float]  # noqa: UP045
+
+
+def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=None):
+    """One word of the command line, shown as `placeholder`, read by `read`, a type, and checked by `fits`.
+
+    tyro's own reading of `int | None` shows `{None}|INT`, takes the word None, and reports Python's words.
+    """
+
+    def from_words(words):
+        try:
+            value = read(words[0])
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise ValueError(f"expected {expected}, got {words[0]!r}.")
+        return value
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=placeholder,
+        instance_from_str=from_words,
+        is_instance=lambda value: value is None or isinstance(value, read),
+        str_from_instance=lambda value: [str(value)],
+        choices=choices,
+    )
+
+
+def _values(placeholder):
+    """All words up to the next option, a tuple of str."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=placeholder,
+        instance_from_str=tuple,
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=list,
+    )
+
+
+def _choice(*words):
+    return _value("{" + ",".join(words) + "}", choices=words)
+
+
+def _default(text, name=None):
+    """What the help says in place of tyro's "(default: None)"."""
+    return tyro.conf.arg(name=name, help_behavior_hint=f"(default: {text})")
+
+
+PRESET, DATA, RECIPE, ARCHITECTURE = map(_value, ("PRESET", "DATA", "RECIPE", "ARCHITECTURE"))
+DIR, FILE, PATH, NAME, SPLIT, ENTRY = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT", "ENTRY"))
+INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >= 0)
+COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
+SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
+POSITIVE = _value("FLOAT", float, "a number above 0", lambda value: 0 < value < math.inf)
+
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+Json = Annotated[bool, tyro.conf.arg(name="json", help_behavior_hint="")]
+Csv = Annotated[bool, tyro.conf.arg(name="csv", help_behavior_hint="")]
+Changes = Annotated[
+    tuple, _values("NAME=VALUE..."), tyro.conf.arg(help_behavior_hint="(default: no changes)")
+]
+Images = Annotated[
+    tyro.conf.Positional[tuple],
+    _values("IMAGE..."),
+    tyro.conf.arg(metavar="IMAGE...", help_behavior_hint=""),
+]
+OptionalPreset = Annotated[
+    tyro.conf.Positional[OptionalStr],
+    PRESET,
+    tyro.conf.arg(
+        metavar="[PRESET]",
+        help_behavior_hint="(default: focalnet_micro_cifar10, which ships with the package)",
+    ),
+]
+Backend = Annotated[
+    OptionalStr,
+    _choice("torch", "jax", "tensorflow"),
+    _default("$KERAS_BACKEND, or the first that is installed of torch, jax and tensorflow"),
+]
+OnBadImage = Literal["error", "skip"]
+Keep = Literal["auto", "memory", "stream"]
+
+
+@dataclass
+class TrainArguments:
+    """Train a classifier and write its weights, metrics and figures to a run directory.
+
+    Example: focalnets train --recipe digits --out runs/digits
+    """
+
+    out: Annotated[OptionalStr, DIR, _default("none; required for a new run")] = None
+    """Run directory to create, with weights, config, history.csv, curves.png, report.html and panels/."""
+    resume: Annotated[OptionalStr, DIR, _default("none; a new run")] = None
+    """Run directory to resume. Use --data with it if the data were moved, but no option of a new run."""
+    recipe: Annotated[
+        OptionalStr, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
+    ] = None
+    """Name of a recipe (`focalnets recipes list`), or a Python file that defines RECIPE."""
+    data: Annotated[OptionalStr, DATA, _default("the data set of the recipe")] = None
+    """Name of a data set such as digits, or a folder, .zip, .tar, .csv or .npz file."""
+    preset: Annotated[OptionalStr, PRESET, _default("from the recipe")] = None
+    """Weights to start from: a preset or run directory, or a published name (`focalnets presets`)."""
+    epochs: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
+    """Number of passes over the training images."""
+    batch_size: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
+    """Images per training step."""
+    learning_rate: Annotated[OptionalFloat, POSITIVE, _default("from the recipe")] = None
+    """Peak learning rate."""
+    seed: Annotated[OptionalInt, SEED, _default("from the recipe")] = None
+    """Seed of initial weights, image order, augmentation and dropout."""
+    set: Changes = ()
+    """Change other fields of the recipe: --set ema_decay=0.999 augmentation.mixup=0.2."""
+    max_minutes: Annotated[OptionalFloat, POSITIVE, _default("no limit")] = None
+    """Save a snapshot and stop after this many minutes."""
+    monitor_every: Annotated[OptionalInt, INDEX, _default("about ten figures per run")] = None
+    """Epochs between two figures of gates and modulators in monitor/; 0 draws none."""
+    tensorboard: Flag = False
+    """Also write event files for TensorBoard."""
+    force_bfloat16: Flag = False
+    """Use bfloat16 even where it is slower than float32."""
+    on_bad_image: OnBadImage = "error"
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    keep: Keep = "auto"
+    """Hold prepared images in memory (auto: up to 2 GiB), or decode them again in every epoch (stream)."""
+    force: Flag = False
+    """Replace the run in the --out directory."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class RecipesArguments:
+    """List the recipes, show one as JSON, or copy its file as a start for your own.
+
+    Example: focalnets recipes list
+    """
+
+    action: tyro.conf.Positional[Literal["list", "show", "copy"]]
+    """Action to run."""
+    name: Annotated[
+        tyro.conf.Positional[OptionalStr],
+        RECIPE,
+        tyro.conf.arg(metavar="[RECIPE]", help_behavior_hint="(required by show and copy)"),
+    ] = None
+    """Recipe to show or copy."""
+    to: Annotated[
+        tyro.conf.Positional[OptionalStr],
+        FILE,
+        tyro.conf.arg(metavar="[FILE]", help_behavior_hint="(required by copy)"),
+    ] = None
+    """Python file to create, such as mine.py."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class PresetsArguments:
+    """List the architectures with their parameters and multiply-accumulates, and the published weights.
+
+    Example: focalnets presets
+    """
+
+    as_json: Json = False
+    """Print JSON, one object per architecture."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class EvaluateArguments:
+    """Measure accuracy, loss, calibration and confusion of a classifier on labeled images.
+
+    Example: focalnets evaluate runs/digits --data digits
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], PRESET]
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    data: Annotated[str, DATA]
+    """Name of a data set such as digits, or a folder, .zip, .tar, .csv or .npz file."""
+    split: Annotated[str, SPLIT] = "test"
+    """Split of the data to evaluate: test, val or train, or all for the images of all splits."""
+    restrict: Flag = False
+    """Choose among the classes of the data only, for example with ImageNet-22k weights on ImageNet-1k."""
+    tta: Literal["none", "flip", "shift"] = "none"
+    """Also average over each image and its mirror image (flip), or over both and shifted copies (shift)."""
+    corruptions: Flag = False
+    """Also evaluate noisy, blurred and faded images: 12 corruptions at 5 severities, 60 times the work."""
+    limit: Annotated[OptionalInt, COUNT, _default("all images")] = None
+    """Evaluate only this many images, with classes in proportion."""
+    out: Annotated[OptionalStr, DIR, _default("none; nothing is written")] = None
+    """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
+    html: Flag = False
+    """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
+    batch_size: Annotated[int, COUNT] = 64
+    """Images per batch."""
+    as_json: Json = False
+    """Print JSON."""
+    on_bad_image: OnBadImage = "error"
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    keep: Keep = "auto"
+    """Hold prepared images in memory (auto: up to 2 GiB), or decode them when they are needed (stream)."""
+    force: Flag = False
+    """Write to the --out directory even if it is not empty."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class PredictArguments:
+    """Classify images: print the most probable classes of each image with their probabilities.
+
+    Example: focalnets predict runs/digits photo.png folder/ 'more/*.jpg'
+    """
+
+    preset: OptionalPreset = None
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    pictures: Images = ()
+    """Files, folders, patterns, or - for one path per line on standard input."""
+    top: Annotated[int, COUNT] = 5
+    """Number of classes to print per image."""
+    as_json: Json = False
+    """Print JSON."""
+    as_csv: Csv = False
+    """Print CSV. Names that a spreadsheet would run as a formula get an apostrophe in front."""
+    on_bad_image: OnBadImage = "error"
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
+    """Library that computes the logits. auto: the fastest installed runtime on CPUs, Keras otherwise."""
+    backend: Backend = None
+    """Keras backend. Setting it implies --engine keras."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ExplainArguments:
+    """Draw the gates and modulators of a network over images.
+
+    Example: focalnets explain runs/digits photo.png --out explained
+    """
+
+    out: Annotated[str, DIR]
+    """Directory for one figure (PNG) per block and one file of arrays (.npz) per image."""
+    preset: OptionalPreset = None
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    pictures: Images = ()
+    """Files, folders, patterns, or - for one path per line on standard input."""
+    block: Annotated[OptionalStr, NAME, _default("the last block of every stage")] = None
+    """Block to draw, such as stage2_block1."""
+    stage: Annotated[OptionalInt, COUNT, _default("the last block of every stage")] = None
+    """Stage to draw all blocks of, counted from 1."""
+    crop: Flag = False
+    """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
+    on_bad_image: OnBadImage = "error"
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    force: Flag = False
+    """Write to the --out directory even if it is not empty."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ConvertArguments:
+    """Convert a checkpoint of microsoft/FocalNet, timm or transformers to a preset, or a preset to one.
+
+    Example: focalnets convert focalnet_tiny_srf.pth runs/tiny_srf
+    """
+
+    source: Annotated[tyro.conf.Positional[str], PRESET, tyro.conf.arg(metavar="SOURCE")]
+    """Checkpoint (.pth or .safetensors), directory with one, URL or hf://owner/name; or a preset."""
+    out: Annotated[tyro.conf.Positional[str], PATH, tyro.conf.arg(metavar="OUT")]
+    """Preset directory to create. With --to, a .pth or .safetensors file, or transformers' directory."""
+    to: Annotated[
+        OptionalStr, _choice("official", "timm", "transformers"), _default("none; write a preset")
+    ] = None
+    """Write a checkpoint of this library. transformers gets a directory for from_pretrained."""
+    variant: Annotated[OptionalStr, ARCHITECTURE, _default("recognized from the weights")] = None
+    """Name of the architecture (`focalnets presets`)."""
+    set: Changes = ()
+    """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
+    entry: Annotated[OptionalStr, ENTRY, _default("the trained weights, not their average")] = None
+    """Weights to convert where a file holds several: --entry ema, --entry state_dict_ema."""
+    labels: Annotated[OptionalStr, FILE, _default("those of the checkpoint")] = None
+    """Text file of class names: one name per line, or a name and its index."""
+    window: Annotated[OptionalInt, COUNT, _default("unchanged")] = None
+    """Enlarge the first focal window of every stage to this size."""
+    levels: Annotated[OptionalInt, COUNT, _default("unchanged")] = None
+    """Add focal levels to every stage, up to this number."""
+    half: Flag = False
+    """Write the weights as float16, half the size. They are loaded as float32 again."""
+    force: Flag = False
+    """Replace the checkpoint, preset or run in the directory OUT, or the file OUT, whoever wrote it."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ExportArguments:
+    """Write a network for runtimes: an ONNX graph with its preprocessing and labels, verified by a runtime.
+
+    Example: focalnets export runs/digits exported
+    """
+
+    preset: Annotated[tyro.conf.Positional[str], PRESET]
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    out: Annotated[tyro.conf.Positional[str], DIR, tyro.conf.arg(metavar="OUT")]
+    """Directory to create, with model.onnx and export.json. `focalnets predict OUT` uses it."""
+    force: Flag = False
+    """Replace the export in the directory OUT."""
+    backend: Backend = None
+    """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class CacheArguments:
+    """Resize a data set once, to memory-mapped arrays, so that training on it decodes nothing.
+
+    Example: focalnets cache digits --grey --image-size 16 --out runs/digits16
+    """
+
+    data: Annotated[tyro.conf.Positional[str], DATA]
+    """Name of a data set such as cifar10, or a folder, .zip, .tar, .csv or .npz file."""
+    out: Annotated[str, DIR]
+    """Directory to create. Pass it to --data afterwards."""
+    image_size: Annotated[int, COUNT] = 256
+    """Side of the square images in pixels. The shorter side is resized to it and the center is cropped."""
+    grey: Flag = False
+    """Store one channel (grayscale) instead of three."""
+    on_bad_image: OnBadImage = "error"
+    """List unreadable images (the first 20) and stop, or leave them out."""
+    force: Flag = False
+    """Replace the cache in the --out directory. Directories with anything else are refused."""
+    backend: Backend = None
+    """Keras backend. Only data sets that Keras loads need one."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class CompletionArguments:
+    """Print a script with which the shell completes verbs, options, names and paths.
+
+    Example: focalnets completion bash
+    """
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
+    """Shell. Add this line to its start-up file: eval "$(focalnets completion bash)"."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+def arguments_of(verb):
+    """The dataclass of a verb's arguments.
+
+    >>> from focalnets.commands.arguments import arguments_of
+    >>> arguments_of("predict").__name__
+    'PredictArguments'
+    """
+    return globals()[f"{verb.capitalize()}Arguments"]

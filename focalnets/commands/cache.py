@@ -1,0 +1,25 @@
+"""`focalnets cache`."""
+
+from focalnets._io import plural
+from focalnets.data.cache import square, write_cache
+from focalnets.data.datasets import open_dataset
+from focalnets.data.inputs import data_paths
+from focalnets.data.pictures import report_skipped
+from focalnets.names import say
+
+
+def run(arguments):
+    """Resize a data set once, for epochs that decode nothing."""
+    dataset = open_dataset(
+        arguments.data,
+        1 if arguments.grey else 3,
+        square(arguments.image_size),
+        arguments.on_bad_image,
+        keep="stream",
+    )
+    inputs = data_paths(arguments.data)
+    write_cache(dataset, arguments.out, arguments.data, arguments.force, inputs)
+    for name, split in dataset.splits.items():
+        print(f"{name}: {len(split)} {plural(len(split), 'image')}")
+    report_skipped(dataset.bad)
+    say(f"cache: {arguments.out}")

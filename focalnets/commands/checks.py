@@ -1,0 +1,209 @@
+"""What is wrong with the arguments of a verb, said before Keras is imported: that takes most of a short job.
+
+Ranges of single numbers are checked while they are read, see `arguments.py`. What cannot be known from names,
+paths and small files is checked by the job itself, and so is all of this where Python calls the job.
+"""
+
+import glob
+import importlib.util
+import os
+
+from focalnets._io import expanded, read_json
+from focalnets.commands.train import asked_recipe, check_resume_options
+from focalnets.commands.words import check_no_presets, means_pictures
+from focalnets.conversion.options import check_combinations, checked_out, read_flags
+from focalnets.data.cache import check_cache_directory
+from focalnets.data.inputs import data_paths, searched_folders
+from focalnets.data.names import NAMES, kind_of_data_file
+from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
+from focalnets.data.pictures import find_pictures
+from focalnets.data.sources import read_source
+from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
+from focalnets.explanation.blocks import chosen_blocks
+from focalnets.names import did_you_mean, sibling_names, unknown_name
+from focalnets.output.directories import check_output_directory, check_run_directory
+from focalnets.output.in_use import refuse_in_use
+from focalnets.output.inputs import paths_among, refuse_inside
+from focalnets.output.replace import check_new_directory
+from focalnets.presets.architectures import ARCHITECTURES, find_architecture
+from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
+from focalnets.presets.resolve import check_preset
+from focalnets.training.recipe import data_for
+from focalnets.training.run_directory import check_run, read_recipe, read_run
+
+_SMALL_FILE = 2**20  # bytes
+_BACKENDS = ("torch", "jax", "tensorflow")
+_NEED_KERAS = ("train", "evaluate", "explain", "convert", "export")  # predict may do without
+
+
+def check(verb, arguments):
+    """Refuse arguments that cannot work.
+
+    Args:
+        verb: str. Name of the verb.
+        arguments: its arguments, an instance of a dataclass of `commands/arguments.py`.
+
+    Raises:
+        ValueError, FileExistsError, ImportError: as the job would, with the same words.
+    """
+    backend = getattr(arguments, "backend", None)
+    if backend is None and verb in _NEED_KERAS:
+        backend = os.environ.get("KERAS_BACKEND")
+    _check_backend(backend)
+    if verb in _CHECKS:
+        _CHECKS[verb](arguments)
+
+
+def _check_train(arguments):
+    if (arguments.out is None) == (arguments.resume is None):
+        raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
+    if arguments.resume is not None:
+        check_resume_options(arguments)
+        path = expanded(arguments.resume)
+        if not (path / "run.json").is_file():
+            hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
+            raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
+        refuse_in_use(path)
+        settings = read_run(path)
+        check_run(settings, path, arguments.backend or settings["backend"], arguments.data is not None)
+        read_recipe(path)
+        if arguments.data is not None:
+            _check_data(arguments.data)
+        return
+    recipe = asked_recipe(arguments)
+    if recipe.architecture:
+        find_architecture(recipe.architecture)
+    if recipe.preset:
+        check_preset(recipe.preset)
+    data = data_for(recipe, arguments.data)
+    _check_data(data)
+    data_inputs = data_paths(data)
+    inputs = [*data_inputs, *paths_among([arguments.recipe, recipe.preset])]
+    refuse_inside(arguments.out, searched_folders(data_inputs))
+    check_run_directory(arguments.out, arguments.force, inputs)
+    if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
+
+
+def _check_evaluate(arguments):
+    check_preset(arguments.preset)
+    if split_for(arguments.split) is None and arguments.split != ALL:
+        raise ValueError(unknown_name("split", arguments.split, (*SPLITS, ALL)))
+    _check_data(arguments.data)
+    if arguments.html and arguments.out is None:
+        raise ValueError("--html writes its page into a directory: name one with --out.")
+    if arguments.out is not None:
+        data_inputs = data_paths(arguments.data)
+        inputs = [*paths_among([arguments.preset]), *data_inputs]
+        refuse_inside(arguments.out, searched_folders(data_inputs))
+        check_output_directory(arguments.out, "evaluation", arguments.force, inputs)
+
+
+def _check_predict(arguments):
+    if arguments.as_json and arguments.as_csv:
+        raise ValueError("Give either --json or --csv, not both.")
+    if arguments.backend is not None and arguments.engine not in ("auto", "keras"):
+        raise ValueError(
+            f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
+            "give one of them."
+        )
+    _check_preset_and_pictures(arguments)
+
+
+def _check_explain(arguments):
+    preset = _check_preset_and_pictures(arguments)
+    blocks = _blocks(preset)
+    if blocks:
+        chosen_blocks(blocks, arguments.block, arguments.stage)
+    inputs = paths_among([preset, *arguments.pictures])
+    check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
+
+
+def _check_convert(arguments):
+    check_preset(arguments.source)
+    out = checked_out(arguments.source, arguments.out, arguments.to)
+    refuse_in_use(out)
+    if out.exists() and not arguments.force:
+        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    if arguments.to is None:
+        check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
+    read_flags(arguments.set)
+    check_combinations(arguments)
+    if arguments.variant is not None:
+        find_architecture(arguments.variant)
+    if arguments.labels is not None and not expanded(arguments.labels).is_file():
+        path = expanded(arguments.labels)
+        raise ValueError(f"File of labels not found: {path}.{did_you_mean(path, sibling_names(path))}")
+
+
+def _check_export(arguments):
+    check_preset(arguments.preset)
+    check_new_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
+    if not usable_runtimes():
+        raise ImportError(NO_RUNTIME)
+
+
+def _check_cache(arguments):
+    _check_data(arguments.data)
+    inputs = data_paths(arguments.data)
+    refuse_inside(arguments.out, searched_folders(inputs))
+    check_cache_directory(arguments.out, arguments.force, inputs)
+
+
+_CHECKS = {
+    "train": _check_train,
+    "evaluate": _check_evaluate,
+    "predict": _check_predict,
+    "explain": _check_explain,
+    "convert": _check_convert,
+    "export": _check_export,
+    "cache": _check_cache,
+}
+
+
+def _check_backend(name):
+    if name in _BACKENDS and importlib.util.find_spec(name) is None:
+        raise ModuleNotFoundError(name=name)
+
+
+def _check_data(spec):
+    """Names and paths; also what a small file lists, and files of a kind that holds no data set. Folders and
+    archives may be large."""
+    if spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
+        return
+    path = expanded(spec)
+    small = path.is_file() and (path.stat().st_size < _SMALL_FILE or not kind_of_data_file(path))
+    if small or not path.exists() or (path / "run.json").is_file():
+        distinct_class_names(getattr(read_source(spec), "class_names", None) or ())
+
+
+def _check_preset_and_pictures(arguments):
+    """The preset, once it and the images have been found; folders and patterns are not searched yet."""
+    preset, pictures = arguments.preset, arguments.pictures
+    if preset is None or means_pictures(preset):
+        preset, pictures = DEFAULT, (*([preset] if preset else []), *pictures)
+    check_preset(preset)
+    check_no_presets(pictures)
+    missing = [word for word in pictures if not _may_lead_somewhere(word)]
+    if missing or not pictures:
+        find_pictures(missing)
+    return preset
+
+
+def _may_lead_somewhere(word):
+    path = expanded(word)
+    return word == "-" or glob.has_magic(word) or (os.path.lexists(path) and not kind_of_data_file(path))
+
+
+def _blocks(preset):
+    """Names of the blocks of a preset, as far as its configuration tells; [] if it does not."""
+    directory = bundled_directory(preset) or expanded(preset)
+    try:
+        if preset in CHECKPOINTS and bundled_directory(preset) is None:
+            depths = ARCHITECTURES[CHECKPOINTS[preset].architecture].backbone["depths"]
+        else:
+            depths = read_json(directory / "config.json")["backbone"]["depths"]
+        pairs = [(stage, block) for stage, depth in enumerate(depths, 1) for block in range(1, depth + 1)]
+    except (OSError, ValueError, TypeError, LookupError):  # loading it says what is wrong
+        return []
+    return [f"stage{stage}_block{block}" for stage, block in pairs]

@@ -1,0 +1,30 @@
+"""`focalnets convert`."""
+
+import sys
+
+from focalnets.conversion.job import convert
+from focalnets.conversion.options import read_flags
+from focalnets.names import say
+
+
+def run(arguments):
+    """Convert, and say what was found, chosen, assumed and verified."""
+    done = convert(
+        arguments.source,
+        arguments.out,
+        arguments.to,
+        arguments.variant,
+        read_flags(arguments.set),
+        arguments.entry,
+        arguments.labels,
+        arguments.window,
+        arguments.levels,
+        arguments.half,
+        arguments.force,
+    )
+    for line in str(done).splitlines():
+        say(line)
+    if done.assumptions:
+        print("Check these settings: a wrong one gives wrong outputs without an error.", file=sys.stderr)
+        for note in done.assumptions:
+            print(f"  {note}", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""`focalnets predict`."""
+
+import csv
+import sys
+
+from focalnets.commands.words import preset_and_pictures
+from focalnets.data.pictures import describe_bad, find_pictures, report_skipped
+from focalnets.names import csv_cell, json_text, printable
+from focalnets.prediction.predictor import Predictor
+
+
+def run(arguments):
+    """Say what is on each picture."""
+    preset, pictures = preset_and_pictures(arguments.preset, arguments.pictures)
+    predictor = Predictor(preset, engine=_engine(arguments))
+    files = find_pictures(pictures)
+    predictions, bad = predictor.predict_files(files, top=arguments.top)
+    _print(predictions, arguments)
+    if bad and arguments.on_bad_image == "error":
+        raise ValueError(describe_bad(bad))
+    report_skipped(bad)
+
+
+def _print(predictions, arguments):
+    if arguments.as_json:
+        rows = [
+            {
+                "picture": prediction.name,
+                "classes": [
+                    {"name": name, "probability": probability}
+                    for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+                ],
+            }
+            for prediction in predictions
+        ]
+        print(json_text(rows))
+    elif arguments.as_csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("picture", "rank", "class", "probability"))
+        for prediction in predictions:
+            ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+            for rank, (name, probability) in enumerate(ranked, start=1):
+                writer.writerow((csv_cell(prediction.name), rank, csv_cell(name), f"{probability:.6f}"))
+    else:
+        names = [printable(prediction.name) for prediction in predictions]
+        width = max(map(len, names), default=0)
+        for picture, prediction in zip(names, predictions, strict=True):
+            print(f"{picture:<{width}}  {prediction.in_words()}")
+
+
+def _engine(arguments):
+    return arguments.engine if arguments.backend is None else "keras"

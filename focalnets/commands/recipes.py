@@ -1,0 +1,36 @@
+"""`focalnets recipes`."""
+
+import dataclasses
+import json
+import os
+
+from focalnets._io import expanded
+from focalnets.names import say
+from focalnets.output.paths import make_directory
+from focalnets.training.recipe import load_recipe, recipe_file, recipe_names
+
+
+def run(arguments):
+    """List the recipes, show one, or copy its file to begin one of one's own."""
+    if arguments.action == "list":
+        width = max(map(len, recipe_names()))
+        for name in recipe_names():
+            text = recipe_file(name).read_text(encoding="utf-8")
+            print(f"{name:<{width}}  {text.split(chr(10))[0].strip(chr(34))}")
+        return
+    if arguments.name is None:
+        raise ValueError(f"Name a recipe: {', '.join(recipe_names())}.")
+    if arguments.action == "show":
+        print(json.dumps(dataclasses.asdict(load_recipe(arguments.name)), indent=2))
+        return
+    if arguments.to is None:
+        raise ValueError("Say where to: focalnets recipes copy NAME FILE.py.")
+    target = expanded(arguments.to)
+    if target.suffix != ".py":
+        raise ValueError(f"A recipe is a Python file; {arguments.to!r} does not end in .py.")
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists already; choose another name.")
+    make_directory(target.parent)
+    with open(target, "xb") as file:  # not over a file that somebody makes meanwhile
+        file.write(recipe_file(arguments.name).read_bytes())
+    say(f"recipe: {target}; use it with --recipe {target}")

@@ -1,0 +1,241 @@
+"""A checkpoint of another library -> a preset directory, or a network -> another library's file.
+
+Whatever is written is read back and compared before it gets its name: a wrong file never exists.
+"""
+
+import gc
+import hashlib
+import pathlib
+
+import keras
+import numpy as np
+
+from focalnets import __version__
+from focalnets._io import expanded
+from focalnets.conversion.foreign import THEIR_ACTIVATION
+from focalnets.conversion.sources import Source, read_source
+from focalnets.conversion.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
+from focalnets.models.classifier import FocalNetImageClassifier
+from focalnets.output.files import write_json, writing
+from focalnets.output.inputs import refuse_inputs
+from focalnets.output.paths import make_directory
+from focalnets.output.replace import new_directory
+from focalnets.presets.load import load_any
+from focalnets.presets.preprocessing import transformers_preprocessing
+from focalnets.presets.store import is_preset_directory, read_config, write_preset_files
+
+REPORT = "conversion.json"
+
+
+def convert_checkpoint(
+    source, out, variant=None, flags=None, labels=None, force=False, entry=None, published=False, inputs=()
+):
+    """Write the preset directory of a checkpoint.
+
+    Args:
+        source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `Source`.
+        out: preset directory to make.
+        variant, flags, entry, published: see `from_tensors`.
+        labels: function from the number of classes to their names; None for the checkpoint's own.
+        force: bool. Replace the preset that is there, and keep all other files. Defaults to `False`.
+        inputs: Paths besides `source` that `force` never replaces. Defaults to `()`.
+
+    Returns:
+        List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully, or if
+            `force` would remove a directory that is no preset.
+        FileExistsError: if `out` exists, unless `force`.
+
+    >>> import tempfile
+    >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier, convert_checkpoint
+    >>> from focalnets.conversion.sources import Source
+    >>> from focalnets.conversion.tensors import to_tensors
+    >>> net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
+    >>> state = to_tensors(net, "timm")  # or timm's own: {key: tensor.numpy() for ...}
+    >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
+    'format: timm'
+    """
+    in_memory = isinstance(source, Source)
+    inputs = [*inputs, *([] if in_memory else [source])]
+    name = "arrays in memory" if in_memory else str(source)
+    source = source if in_memory else read_source(source, entry)
+    with new_directory(out, "preset", force, inputs) as partial:
+        # What was read has no wrapper any more, and `entry` has no meaning there.
+        found = from_tensors(source, variant, flags, labels, entry if in_memory else None, published)
+        digests = _digests(found.network)
+        _check(found.arrays, digests)
+        found.arrays.clear()
+        del source  # the largest take 3 GB: never the file and two networks at a time
+        outputs = _outputs(found.network)
+        write_preset_files(found.network, partial, found.image_converter)
+        notes, parameters = list(found.notes), found.network.count_params()
+        variant = found.variant
+        del found
+        gc.collect()
+        again = load_any(partial)
+        if _digests(again) != digests or not np.array_equal(_outputs(again), outputs):
+            raise ValueError(
+                f"The preset written from {name} is not what was converted; nothing was kept. Please report "
+                "this."
+            )
+        notes.append(
+            f"verified: {len(digests)} arrays and {parameters:,} parameters read back equal, to the bit; "
+            "outputs equal"
+        )
+        report = {"source": name, "variant": variant, "flags": flags or {}, "notes": notes}
+        write_json(partial / REPORT, report)
+    return notes
+
+
+def export_checkpoint(preset, out, library, force=False, inputs=()):
+    """Write the weights of a network as a checkpoint of another library.
+
+    Args:
+        preset: a preset directory.
+        out: file ending in `.pth` or `.safetensors`; for transformers also a directory, which gets
+            `config.json` and `model.safetensors` for `from_pretrained`.
+        library: "official", "timm" or "transformers".
+        force: bool. Replace the file that is there, or the files that an earlier export wrote into the
+            directory. Defaults to `False`.
+        inputs: Paths besides `preset` that `force` never replaces. Defaults to `()`.
+
+    Returns:
+        List of lines that say what was written.
+
+    Raises:
+        ValueError: if that library has no such network, the file was not written faithfully, or `force`
+            would remove a directory that is no preset and no checkpoint.
+        FileExistsError: if `out` exists, unless `force`.
+    """
+    out, preset = expanded(out), expanded(preset)
+    is_file = out.suffix in (".pth", ".safetensors")
+    if not is_file and library != "transformers":
+        raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
+    if is_file and out.exists() and not force:
+        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+    if is_file and out.is_dir():
+        raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
+    if is_file:
+        refuse_inputs(out, [preset, *inputs])
+    network = _network_of(preset)
+    tensors, digests = to_tensors(network, library), _digests(network)
+    config, notes = transformers_config(network), differences_elsewhere(network, library)
+    _, converter = read_config(pathlib.Path(preset))
+    del network  # the largest take 3 GB, and the writer copies
+    gc.collect()
+    if is_file:
+        make_directory(out.parent)
+        with writing(out, own=False, replace=force) as partial:
+            _write_tensors(partial, tensors)
+            tensors.clear()
+            _check(our_arrays(read_source(partial).tensors)[1], digests)
+    else:
+        with new_directory(out, "checkpoint", force, [preset, *inputs]) as partial:
+            write_json(partial / "config.json", config)
+            preprocessing = None if converter is None else transformers_preprocessing(converter)
+            if preprocessing is not None:
+                write_json(partial / "preprocessor_config.json", preprocessing)
+            elif converter is not None:
+                notes.append("its image processor knows square images of 1 or 3 channels: none is written")
+            _write_tensors(partial / "model.safetensors", tensors)
+            tensors.clear()
+            _check(our_arrays(read_source(partial).tensors)[1], digests)
+    verified = f"verified: {len(digests)} arrays read back equal, to the bit"
+    return [f"format: {library}", verified, *(f"note: {text}" for text in notes)]
+
+
+def transformers_config(network):
+    """The config.json of transformers' `FocalNetForImageClassification` for a network of ours."""
+    backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
+    names = getattr(network, "class_names", None)
+    classes = getattr(network, "num_classes", 0)
+    labels = names or [f"LABEL_{index}" for index in range(classes)]
+    return {
+        "focalnets_version": __version__,
+        "model_type": "focalnet",
+        "architectures": ["FocalNetForImageClassification" if classes else "FocalNetBackbone"],
+        "image_size": _image_side(network),
+        "patch_size": backbone.patch_size,
+        "num_channels": backbone.image_shape[-1],
+        "embed_dim": backbone.embed_dim,
+        "use_conv_embed": backbone.overlap_embed,
+        "hidden_sizes": _hidden_sizes(backbone),
+        "hidden_act": THEIR_ACTIVATION[backbone.activation],
+        "depths": list(backbone.depths),
+        "focal_levels": list(backbone.focal_levels),
+        "focal_windows": list(backbone.focal_window),
+        "mlp_ratio": backbone.mlp_ratio,
+        "hidden_dropout_prob": backbone.dropout_rate,
+        "drop_path_rate": backbone.drop_path_rate,
+        "use_layerscale": backbone.layer_scale_init is not None,
+        "layerscale_value": backbone.layer_scale_init or 1e-4,
+        "use_post_layernorm": backbone.norm_placement == "post",
+        "use_post_layernorm_in_modulation": backbone.norm_after_modulation,
+        "normalize_modulator": backbone.normalize_modulator,
+        "layer_norm_eps": backbone.norm_epsilon,
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def _hidden_sizes(backbone):
+    """Channels of each stage's output as transformers counts them: after the stage's down-sampling."""
+    last = len(backbone.depths) - 1
+    return [backbone.embed_dim * 2 ** min(stage + 1, last) for stage in range(last + 1)]
+
+
+def _image_side(network):
+    converter = getattr(network, "image_converter", None)
+    size = None if converter is None else converter.image_size
+    return 224 if size is None else size[0]
+
+
+def _network_of(preset):
+    if not is_preset_directory(preset):
+        raise ValueError(f"{str(preset)!r} is no preset directory; convert it to one first.")
+    return load_any(preset)
+
+
+def _outputs(network):
+    """What a network computes for a fixed picture whose sides no stride divides."""
+    channels = network.input_shape[-1]
+    picture = np.random.default_rng(0).integers(0, 256, (1, 67, 90, channels)).astype("float32")
+    if getattr(network, "image_converter", None) is None:
+        picture = picture / 128 - 1
+    return keras.ops.convert_to_numpy(network(picture, training=False))
+
+
+def _digests(network):
+    """Path of each weight -> a hash of its values."""
+    return {w.path: _digest(keras.ops.convert_to_numpy(w)) for w in network.weights}
+
+
+def _digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array, "float32")).hexdigest()
+
+
+def _check(arrays, digests):
+    """ValueError unless these arrays are those of the network that has these digests."""
+    found = {path: _digest(array) for path, array in arrays.items()}
+    wrong = sorted(path for path in {*found, *digests} if found.get(path) != digests.get(path))
+    if wrong:
+        raise ValueError(
+            f"What was written differs from what was meant: {', '.join(wrong[:8])}; nothing kept."
+        )
+
+
+def _write_tensors(path, tensors):
+    if path.suffix == ".safetensors":
+        try:
+            import safetensors.numpy
+        except ImportError as error:
+            raise ImportError("To write .safetensors: pip install 'focalnets[hub]'.") from error
+        safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+        return
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("To write .pth needs torch: pip install torch, or write .safetensors.") from error
+    torch.save({"model": {key: torch.from_numpy(value) for key, value in tensors.items()}}, path)

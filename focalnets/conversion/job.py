@@ -1,0 +1,176 @@
+"""convert: a checkpoint of another library -> a preset directory, or a preset -> such a checkpoint."""
+
+import pathlib
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+from focalnets.conversion.architecture import is_doubtful
+from focalnets.conversion.convert import convert_checkpoint, export_checkpoint
+from focalnets.conversion.expand import expand_focal_windows
+from focalnets.conversion.open import checkpoint_file, dropping_damaged, ready_preset
+from focalnets.conversion.options import checked_out
+from focalnets.output.inputs import paths_among
+from focalnets.output.replace import new_directory
+from focalnets.presets.labels import read_labels
+from focalnets.presets.load import load_any
+from focalnets.presets.store import copy_preset, halve, read_config, save_preset
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` wrote.
+
+    Attributes:
+        path: Path. The preset directory, checkpoint file, or directory of transformers.
+        notes: tuple of str. What was found, chosen, assumed and verified.
+    """
+
+    path: pathlib.Path
+    notes: tuple[str, ...]
+
+    @property
+    def assumptions(self):
+        """The notes on settings that weights cannot tell. A wrong one gives wrong outputs, silently."""
+        return tuple(note for note in self.notes if is_doubtful(note))
+
+    def __str__(self):
+        return "\n".join((*self.notes, f"written: {self.path}"))
+
+
+def convert(
+    source,
+    out,
+    to=None,
+    variant=None,
+    config_overrides=None,
+    entry=None,
+    labels=None,
+    focal_window=None,
+    focal_levels=None,
+    half=False,
+    force=False,
+):
+    """Convert a checkpoint of microsoft/FocalNet, timm or transformers to a preset, or a preset to one.
+
+    The function behind `focalnets convert`. What is written is read back and compared first.
+
+    Args:
+        source: str or path. A .pth or .safetensors file, a directory with one, a URL, hf://owner/name, or a
+            preset.
+        out: str or path. Preset directory to create; with `to`, a .pth or .safetensors file, or a directory
+            for transformers.
+        to: str. Library whose format is written: "official", "timm" or "transformers". Defaults to None, a
+            preset.
+        variant: str. Name in `ARCHITECTURES`. Defaults to the one that the weights tell.
+        config_overrides: dict. What weights cannot tell, such as `{"norm_placement": "post"}`. Defaults to
+            None.
+        entry: str. The weights to convert where a file holds several, such as "ema". Defaults to the trained
+            weights.
+        labels: str or path. Text file of class names. Defaults to the names of the checkpoint.
+        focal_window: int. Enlarge the first focal window of every stage to this size. Defaults to None.
+        focal_levels: int. Add focal levels to every stage, up to this number. Defaults to None.
+        half: bool. Write a preset's weights as float16. Defaults to `False`.
+        force: bool. Replace the preset or file that is there. Defaults to `False`.
+
+    Returns:
+        A `Conversion`.
+
+    Raises:
+        ValueError: if the source is damaged or not a FocalNet, or the target cannot express it.
+        FileExistsError: if `out` exists, unless `force`.
+
+    >>> import tempfile
+    >>> import focalnets
+    >>> folder = tempfile.mkdtemp()
+    >>> done = focalnets.convert("focalnet_nano_cifar10", folder + "/nano", half=True)
+    >>> done.path.name
+    'nano'
+    """
+    job = _Job(source, variant, config_overrides or {}, entry, labels)
+    expanding = focal_window is not None or focal_levels is not None
+    if half and (to is not None or expanding):
+        raise ValueError("half writes a preset as it is, in float16: without to, focal_window, focal_levels.")
+    out = checked_out(source, out, to)
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        if half:
+            preset = job.as_preset(folder / "preset")
+            with new_directory(out, "preset", force, job.inputs) as partial:
+                halve(preset, partial)
+            notes = ["weights in float16"]
+        elif expanding:
+            preset = _expanded(
+                job.as_preset(folder / "preset"), folder / "expanded", focal_window, focal_levels
+            )
+            notes = [f"expanded to windows {focal_window} and levels {focal_levels}"]
+            if to is None:
+                with new_directory(out, "preset", force, job.inputs) as partial:
+                    shutil.copytree(preset, partial, dirs_exist_ok=True)
+            else:
+                notes = export_checkpoint(preset, out, to, force, job.inputs)
+        elif to is None:
+            notes = job.to_preset(out, force)
+        else:
+            notes = export_checkpoint(job.as_preset(folder / "preset"), out, to, force, job.inputs)
+    return Conversion(out, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A source, and what the user says of it."""
+
+    source: str
+    variant: str | None
+    config_overrides: dict
+    entry: str | None
+    labels: str | None
+
+    @property
+    def inputs(self):
+        """Paths that `force` must not replace."""
+        return paths_among([self.source, self.labels])
+
+    def to_preset(self, out, force):
+        """Write the preset directory; return the notes."""
+        if (ready := self._ready()) is not None:
+            with new_directory(out, "preset", force, self.inputs) as partial:
+                copy_preset(ready, partial)
+            return ["copied: it is a preset already"]
+        file, published = checkpoint_file(self.source)
+        with dropping_damaged(self.source, file):
+            return convert_checkpoint(
+                file,
+                out,
+                self.variant or published,
+                self.config_overrides,
+                None if self.labels is None else lambda num_classes: read_labels(self.labels, num_classes),
+                force,
+                self.entry,
+                published is not None,
+                self.inputs,
+            )
+
+    def as_preset(self, folder):
+        """The preset directory of the source, made in `folder` if it is none."""
+        if (ready := self._ready()) is not None:
+            return ready
+        self.to_preset(folder, force=False)
+        return folder
+
+    def _ready(self):
+        """The source if it is a preset, which knows what the other arguments would say."""
+        ready = ready_preset(self.source)
+        if ready is not None and (self.config_overrides or self.labels or self.variant or self.entry):
+            raise ValueError(
+                f"{self.source} is a preset already: --set, --labels, --variant and --entry are for "
+                "checkpoints of other libraries."
+            )
+        return ready
+
+
+def _expanded(preset, folder, focal_window, focal_levels):
+    _, image_converter = read_config(preset)
+    network = expand_focal_windows(load_any(preset), focal_window, focal_levels)
+    save_preset(network, folder, image_converter=image_converter)
+    return folder

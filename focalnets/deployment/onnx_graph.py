@@ -1,0 +1,220 @@
+"""A classifier as an ONNX graph, written node by node.
+
+Written here and not by the exporter of some backend, so that it is the same whatever the backend, needs
+nothing but the package `onnx`, and has the form that runtimes are fast with: between the convolutions a
+map is a matrix of rows (B*H*W, C), each product is one `Gemm` with its bias, and only what enters and
+leaves the depthwise convolutions is transposed to (B, C, H, W), which is how runtimes want them.
+"""
+
+import keras
+import numpy as np
+
+OPSET = 20  # the first with an exact Gelu
+
+
+def onnx_model(classifier, height, width):
+    """The ONNX model of a classifier for images of one size.
+
+    Args:
+        classifier: a `FocalNetImageClassifier`.
+        height, width: of the images, in pixels.
+
+    Returns:
+        `onnx.ModelProto` with the input "images" (B, height, width, channels), uint8 pixels where the
+        classifier has a `FocalNetImageConverter` and float32 otherwise, and the output "logits"
+        (B, classes), float32. Any B.
+
+    Raises:
+        ImportError: if the package `onnx` is not installed.
+
+    Source: the layers' `call` methods, which this repeats.
+
+    >>> from focalnets import FocalNetImageClassifier
+    >>> from focalnets.deployment.onnx_graph import onnx_model
+    >>> model = onnx_model(FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False), 8, 8)
+    >>> [output.name for output in model.graph.output]
+    ['logits']
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            "To export a network, install onnx: pip install 'focalnets[onnxruntime]'."
+        ) from error
+    channels = classifier.backbone.image_shape[-1]
+    graph = _Graph(onnx)
+    converter = classifier.image_converter
+    images = "images"
+    if converter is not None:
+        images = graph.add("Cast", images, to=onnx.TensorProto.FLOAT)
+        images = graph.add("Sub", images, graph.constant(255.0 * np.array(converter.mean)))
+        images = graph.add("Div", images, graph.constant(255.0 * np.array(converter.std)))
+    rows, (height_out, width_out) = _backbone(graph, classifier.backbone, images, (height, width))
+    features = graph.add("Reshape", rows, graph.shape(-1, height_out * width_out, graph.width(rows)))
+    pooled = graph.add("ReduceMean", features, graph.shape(1), keepdims=0)
+    graph.product(pooled, classifier.head, output="logits")
+
+    pixels = onnx.TensorProto.FLOAT if converter is None else onnx.TensorProto.UINT8
+    value = onnx.helper.make_tensor_value_info
+    proto = onnx.helper.make_graph(
+        graph.nodes,
+        "focalnets",
+        [value("images", pixels, ["batch", height, width, channels])],
+        [value("logits", onnx.TensorProto.FLOAT, ["batch", classifier.num_classes])],
+        graph.constants,
+    )
+    opset = onnx.helper.make_opsetid("", OPSET)
+    return onnx.helper.make_model(proto, opset_imports=[opset], ir_version=9, producer_name="focalnets")
+
+
+def _backbone(graph, backbone, images, size):
+    """Rows (B*h*w, C) after the final norm, and (h, w)."""
+    x, is_map = images, True
+    for layer in backbone.layers:
+        if hasattr(layer, "patch_size"):
+            x, size = _patch_embedding(graph, layer, x, size, is_map)
+            is_map = False
+        elif hasattr(layer, "modulation"):
+            x = _block(graph, layer, x, size)
+    return graph.norm(x, backbone.get_layer("norm")), size
+
+
+def _patch_embedding(graph, layer, x, size, is_map):
+    side, kernel = layer.patch_size, _numpy(layer.proj.kernel)
+    channels, out_channels = kernel.shape[2:]
+    if not is_map:
+        x = graph.add("Reshape", x, graph.shape(-1, *size, channels))
+    margins = [(layer.padding, layer.padding + -length % side) for length in size]
+    out_size = tuple(-(-length // side) for length in size)
+    if layer.kernel_size == side and not any(map(any, margins)):
+        high, wide = out_size
+        x = graph.add("Reshape", x, graph.shape(-1, high, side, wide, side * channels))
+        x = graph.add("Transpose", x, perm=[0, 1, 3, 2, 4])
+        x = graph.add("Reshape", x, graph.shape(-1, side * side * channels))
+        x = graph.gemm(x, kernel.reshape(-1, out_channels), _numpy(layer.proj.bias))
+    else:
+        x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+        pads = [before for before, _ in margins] + [after for _, after in margins]
+        weights = graph.constant(kernel.transpose(3, 2, 0, 1)), graph.constant(_numpy(layer.proj.bias))
+        x = graph.add("Conv", x, *weights, pads=pads, strides=[side, side])
+        x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+        x = graph.add("Reshape", x, graph.shape(-1, out_channels))
+        graph.widths[x] = out_channels
+    return graph.norm(x, layer.norm), out_size
+
+
+def _block(graph, block, x, size):
+    before, after = block.norm_placement == "pre", block.norm_placement == "post"
+    y = graph.norm(x, block.norm1) if before else x
+    y = _modulation(graph, block.modulation, y, size)
+    y = graph.norm(y, block.norm1) if after else y
+    x = graph.add("Add", x, _scaled(graph, y, block.scale1))
+    y = x if after else graph.norm(x, block.norm2)
+    y = graph.product(graph.activation(block.activation, graph.product(y, block.fc1)), block.fc2)
+    y = graph.norm(y, block.norm2) if after else y
+    return graph.add("Add", x, _scaled(graph, y, block.scale2))
+
+
+def _scaled(graph, x, scale):
+    return x if scale is None else graph.add("Mul", x, graph.constant(_numpy(scale.gamma)))
+
+
+def _modulation(graph, layer, x, size):
+    channels, levels = graph.width(x), layer.focal_levels
+    kernel, bias = _numpy(layer.f.kernel), _numpy(layer.f.bias)
+    # Three products for one: no runtime can hand on a slice of a matrix without copying it.
+    query, context, gates = (
+        graph.gemm(x, kernel[:, part], bias[part])
+        for part in (slice(channels), slice(channels, 2 * channels), slice(2 * channels, None))
+    )
+    context, gates = (graph.to_channels_first(rows, size) for rows in (context, gates))
+    gates = graph.split(gates, levels + 1)
+    total = None
+    for gate, kernel in zip(gates, layer.kernels, strict=False):
+        weight, margin = _numpy(kernel).transpose(2, 3, 0, 1), kernel.shape[0] // 2
+        context = graph.add(
+            "Conv", context, graph.constant(weight), group=channels, pads=[margin] * 4, strides=[1, 1]
+        )
+        context = graph.add("Gelu", context)
+        gated = graph.add("Mul", context, gate)
+        total = gated if total is None else graph.add("Add", total, gated)
+    mean = graph.add("Gelu", graph.add("ReduceMean", context, graph.shape(2, 3)))
+    total = graph.add("Add", total, graph.add("Mul", mean, gates[-1]))
+    share = np.float32(1 / (levels + 1) if layer.normalize_modulator else 1)
+    weight = graph.constant((_numpy(layer.h.kernel) * share).T[:, :, None, None])
+    modulator = graph.add("Conv", total, weight, graph.constant(_numpy(layer.h.bias)))
+    y = graph.add("Mul", query, graph.to_rows(modulator, channels))
+    graph.widths[y] = channels
+    y = y if layer.norm is None else graph.norm(y, layer.norm)
+    return graph.product(y, layer.proj)
+
+
+class _Graph:
+    """Nodes and constants as they come; `widths` knows the channels of matrices of rows."""
+
+    def __init__(self, onnx):
+        self.onnx, self.nodes, self.constants, self.widths, self.shapes = onnx, [], [], {}, {}
+
+    def add(self, operation, *inputs, output=None, **attributes):
+        name = output or f"{operation}_{len(self.nodes)}"
+        self.nodes.append(self.onnx.helper.make_node(operation, inputs, [name], name=name, **attributes))
+        if inputs[0] in self.widths and operation in ("Add", "Mul", "Gelu", "Relu"):
+            self.widths[name] = self.widths[inputs[0]]
+        return name
+
+    def activation(self, name, x):
+        """One of `layers.pointwise.ACTIVATIONS`."""
+        if name == "silu":
+            return self.add("Mul", x, self.add("Sigmoid", x))
+        if name == "gelu_tanh":
+            return self.add("Gelu", x, approximate="tanh")
+        return self.add({"gelu": "Gelu", "relu": "Relu"}[name], x)
+
+    def constant(self, array):
+        name = f"constant_{len(self.constants)}"
+        array = np.ascontiguousarray(array if array.dtype == np.int64 else array.astype("float32"))
+        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def shape(self, *sizes):
+        """A constant of integers; one for all nodes that need the same."""
+        if sizes not in self.shapes:
+            self.shapes[sizes] = self.constant(np.array(sizes, np.int64))
+        return self.shapes[sizes]
+
+    def width(self, rows):
+        return self.widths[rows]
+
+    def gemm(self, rows, kernel, bias, output=None):
+        name = self.add("Gemm", rows, self.constant(kernel), self.constant(bias), output=output)
+        self.widths[name] = kernel.shape[1]
+        return name
+
+    def product(self, rows, dense, output=None):
+        return self.gemm(rows, _numpy(dense.kernel), _numpy(dense.bias), output)
+
+    def norm(self, rows, layer):
+        weights = self.constant(_numpy(layer.gamma)), self.constant(_numpy(layer.beta))
+        name = self.add("LayerNormalization", rows, *weights, axis=-1, epsilon=layer.epsilon)
+        self.widths[name] = self.widths[rows]
+        return name
+
+    def to_channels_first(self, rows, size):
+        x = self.add("Reshape", rows, self.shape(-1, *size, self.widths[rows]))
+        return self.add("Transpose", x, perm=[0, 3, 1, 2])
+
+    def to_rows(self, x, channels):
+        x = self.add("Transpose", x, perm=[0, 2, 3, 1])
+        name = self.add("Reshape", x, self.shape(-1, channels))
+        self.widths[name] = channels
+        return name
+
+    def split(self, x, parts):
+        names = [f"Split_{len(self.nodes)}_{part}" for part in range(parts)]
+        node = self.onnx.helper.make_node("Split", [x], names, name=names[0], axis=1, num_outputs=parts)
+        self.nodes.append(node)
+        return names
+
+
+def _numpy(variable):
+    return keras.ops.convert_to_numpy(variable)

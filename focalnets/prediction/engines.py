@@ -1,0 +1,184 @@
+"""What computes the logits of a `Predictor`: Keras, or a runtime for exported networks.
+
+A runtime needs neither Keras nor a backend, whose imports take most of the time of a first prediction. The
+export is made once and kept in the cache, under a name that belongs to the preset's path.
+"""
+
+import logging
+import os
+import pathlib
+
+import msgspec
+import numpy as np
+
+from focalnets.data.pictures import NO_PREPROCESSING
+from focalnets.deployment.record import GRAPH, RECORD, read_export
+from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes
+from focalnets.prediction.export_cache import cached_export
+from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
+from focalnets.presets.files import read_preset_files
+from focalnets.presets.resolve import located
+from focalnets.resizing import resize_and_crop
+
+ENGINES = ("auto", "keras", "onnxruntime", "openvino")
+
+_log = logging.getLogger("focalnets")
+
+
+def open_engine(preset, engine="auto"):
+    """The engine for a preset.
+
+    Args:
+        preset: what `FocalNetImageClassifier.from_preset` takes, a directory that `focalnets.export` wrote,
+            or a `FocalNetImageClassifier`.
+        engine: one of `ENGINES`. "auto" takes the fastest runtime that is installed, where there is no GPU,
+            `preset` is a local directory and the network's images have one size; Keras otherwise.
+
+    Returns:
+        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `takes_pictures`
+        (whether it has preprocessing), `prepare(image, crop)` and `run(images)`, which takes images
+        (N, H, W, channels) and returns logits (N, classes).
+
+    Raises:
+        TypeError: if `preset` is something else.
+        ValueError: on an unknown engine, or a network that cannot be exported.
+        ImportError: if the engine is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
+    if not isinstance(preset, str | os.PathLike):
+        if not hasattr(preset, "classify"):
+            raise TypeError(
+                f"A preset is a name, a path or a FocalNetImageClassifier; got {type(preset).__name__}. A "
+                "backbone, or a model around a classifier, has no labels and preprocessing: give the "
+                "classifier."
+            )
+        if engine not in ("auto", "keras"):
+            raise ValueError(
+                f"A classifier computes with Keras; got engine={engine!r}. Save it with save_to_preset and "
+                "give the directory."
+            )
+        return KerasEngine(preset)
+    preset = bundled_directory(str(preset)) or located(preset)
+    if _is_export(preset):
+        return _open_export(pathlib.Path(preset), engine)
+    if engine == "auto":
+        return _automatic(preset)
+    if engine == "keras":
+        return KerasEngine.of(preset)
+    missing = missing_packages(engine)
+    if missing:
+        raise ImportError(f"The engine {engine} needs {missing}: pip install 'focalnets[{engine}]'.")
+    return ExportEngine(_exported(preset, engine), engine, cached=True)
+
+
+def _is_export(preset):
+    """Whether it is a directory that `focalnets.export` wrote; the name of published weights goes first."""
+    return str(preset) not in CHECKPOINTS and (pathlib.Path(preset) / RECORD).is_file()
+
+
+def _open_export(directory, engine):
+    if engine == "keras":
+        raise ValueError(
+            f"{directory} is an exported network, which Keras cannot run; got engine='keras'. Use the engine "
+            "onnxruntime or openvino, or give the preset that it was exported from."
+        )
+    usable = usable_runtimes() if engine == "auto" else [engine] * (not missing_packages(engine))
+    if not usable:
+        wanted = "onnxruntime" if engine == "auto" else engine
+        raise ImportError(f"{directory} needs a runtime: pip install 'focalnets[{wanted}]'.")
+    return ExportEngine(directory, usable[0])
+
+
+def _automatic(preset):
+    usable = usable_runtimes()
+    if usable and not pathlib.Path("/dev/nvidia0").exists() and _has_image_size(preset):
+        try:
+            return ExportEngine(_exported(preset, usable[0]), usable[0], cached=True)
+        except (OSError, ValueError) as error:  # the cache cannot be written, or the export is wrong
+            engine = KerasEngine.of(preset)  # which says the same itself if the preset is damaged
+            _log.warning("%s Predicting with Keras.", error)
+            return engine
+    return KerasEngine.of(preset)
+
+
+def _as_it_is(image):
+    """An array, which a net without preprocessing takes as it comes; a picture has no such numbers."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(NO_PREPROCESSING)
+    return image
+
+
+class KerasEngine:
+    """Predicts with the classifier itself."""
+
+    def __init__(self, classifier):
+        self.classifier = classifier
+        self.takes_pictures = classifier.image_converter is not None
+        self.channels = classifier.backbone.image_shape[-1]
+        self.num_classes, self.class_names = classifier.num_classes, classifier.class_names
+
+    @classmethod
+    def of(cls, preset):
+        from focalnets.conversion.open import open_classifier  # which imports Keras
+
+        return cls(open_classifier(preset))
+
+    def prepare(self, image, crop=True):
+        converter = self.classifier.image_converter
+        return _as_it_is(image) if converter is None else converter.prepare(image, crop=crop)
+
+    def run(self, images):
+        return self.classifier.predict_on_batch(images)
+
+
+class ExportEngine:
+    """Predicts with an export directory, by ONNX Runtime or OpenVINO, in float32 on the CPU."""
+
+    def __init__(self, directory, runtime, cached=False):
+        record = read_export(directory)
+        self.channels = record.image_shape[-1]
+        self.num_classes, self.class_names = record.num_classes, record.class_names
+        self._preprocessing = msgspec.to_builtins(record.preprocessing)
+        self.takes_pictures = self._preprocessing is not None
+        self.run = RUNTIMES[runtime](directory / GRAPH, cached)
+
+    def prepare(self, image, crop=True):
+        if self._preprocessing is None:
+            return _as_it_is(image)
+        return resize_and_crop(image, **self._preprocessing, crop=crop)
+
+
+def _is_local_preset(preset):
+    if str(preset) in CHECKPOINTS:  # names go before directories
+        return False
+    directory = pathlib.Path(preset)
+    return (directory / "config.json").is_file() and (directory / "model.weights.h5").is_file()
+
+
+def _has_image_size(preset):
+    """Whether it is a local classifier's preset whose images have one size; read without Keras."""
+    if not _is_local_preset(preset):
+        return False
+    config, preprocessing, _ = read_preset_files(preset)
+    if config["num_classes"] is None:
+        return False
+    size = None if preprocessing is None else preprocessing.get("image_size")
+    return size is not None or None not in config["backbone"].get("image_shape", [None])
+
+
+def _exported(preset, runtime):
+    """The export directory of a preset: from the cache, or made and compared with the network."""
+    if not _is_local_preset(preset):
+        from focalnets.conversion.open import preset_directory  # which imports Keras
+
+        preset = preset_directory(preset)
+    preset = pathlib.Path(preset).absolute()
+    return cached_export(preset, runtime, lambda *where: _export(preset, runtime, *where))
+
+
+def _export(preset, runtime, directory, origin):
+    from focalnets.conversion.open import open_classifier  # which imports Keras
+    from focalnets.deployment.export import write_verified
+
+    write_verified(open_classifier(preset), directory, runtime, origin, cached=True)

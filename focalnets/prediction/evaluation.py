@@ -1,0 +1,237 @@
+"""Evaluation: what logits and labels say about a classifier, its files and its table."""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+
+from focalnets.names import csv_cell
+from focalnets.output.directories import new_output_directory
+from focalnets.output.files import filling, write_json, writing
+from focalnets.prediction.predictor import NOT_FINITE, softmax
+from focalnets.report.evaluation_figures import (
+    draw_confusion,
+    draw_corruptions,
+    draw_mistakes,
+    draw_reliability,
+)
+from focalnets.report.evaluation_page import class_table, write_evaluation_page
+from focalnets.report.html import pairs
+
+BINS = 15
+_MATRIX_CLASSES = 100  # of more, the matrix as JSON would be larger than everything else of a run
+
+
+@dataclass(frozen=True)
+class ConfidentErrors:
+    """Images that a classifier got wrong, most confident first.
+
+    Attributes:
+        images: uint8 array (N, H, W, channels).
+        titles: tuple of str. For each image the true class, the predicted one and its probability.
+    """
+
+    images: np.ndarray
+    titles: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """Figures of one classifier on one split. Fractions are 0 to 1.
+
+    Attributes:
+        images: int. Number of images.
+        top1: float. Fraction of the images whose class is the most probable one.
+        top5: float or None. Fraction whose class is among the five most probable ones. None below 6 classes.
+        loss: float. Mean negative log-likelihood (NLL) in nats.
+        ece: float. Expected calibration error: mean absolute difference between confidence and accuracy over
+            15 equal-width bins, weighted by their numbers of images (Guo et al., 2017).
+        bins: array (15, 3). Mean confidence, accuracy (both 0 in an empty bin) and number of images.
+        per_class: dict. Name of a class -> fraction of its images that are classified correctly; None
+            without images.
+        confusion: int array (classes, classes). Rows are true classes, columns predicted ones.
+        data: str. The data that were evaluated. Defaults to "".
+        split: str. Their split. Defaults to "".
+        tta: dict or None. "views" (str), "top1", "loss" and "ece" with test-time augmentation. Defaults to
+            None.
+        corruptions: dict or None. Name of a corruption -> top-1 accuracy at severities 1 to 5. Defaults to
+            None.
+        errors: `ConfidentErrors` or None. The wrong predictions of highest confidence. Defaults to None.
+        unreadable: tuple of str. What is wrong with each image that was skipped. Defaults to `()`.
+    """
+
+    images: int
+    top1: float
+    top5: float | None
+    loss: float
+    ece: float
+    bins: np.ndarray
+    per_class: dict[str, float | None]
+    confusion: np.ndarray
+    data: str = ""
+    split: str = ""
+    tta: dict | None = None
+    corruptions: dict | None = None
+    errors: ConfidentErrors | None = None
+    unreadable: tuple[str, ...] = ()
+
+    def __repr__(self):
+        lines = [f"{name:<28}{value}" for name, value in self.facts().items()]
+        return "\n".join([f"Evaluation of {self.data}, {self.split}", *(f"  {line}" for line in lines)])
+
+    def _repr_html_(self):
+        return pairs(self.facts().items()) + class_table(self)
+
+    def facts(self):
+        """Label -> text of each figure of the whole split."""
+        facts = {"images": f"{self.images:,}", "top-1 accuracy": f"{self.top1:.2%}"}
+        if self.top5 is not None:
+            facts["top-5 accuracy"] = f"{self.top5:.2%}"
+        facts["negative log-likelihood"] = f"{self.loss:.4f} nats"
+        facts["expected calibration error"] = f"{self.ece:.2%}"
+        if self.tta is not None:
+            facts[f"test-time augmentation ({self.tta['views']})"] = (
+                f"top-1 {self.tta['top1']:.2%}, negative log-likelihood {self.tta['loss']:.4f}, "
+                f"calibration error {self.tta['ece']:.2%}"
+            )
+        if self.corruptions is not None:
+            mean = np.mean(list(self.corruptions.values()))
+            facts["top-1 accuracy, corrupted"] = f"{mean:.2%}, mean over corruptions and severities"
+        return facts
+
+    def record(self):
+        """The figures as JSON values, without the confusion matrix."""
+        record = {
+            "data": self.data,
+            "split": self.split,
+            "images": self.images,
+            "top1": self.top1,
+            "top5": self.top5,
+            "loss": self.loss,
+            "ece": self.ece,
+            "per_class": self.per_class,
+        }
+        more = {"tta": self.tta, "corruptions": self.corruptions}
+        return {**record, **{name: value for name, value in more.items() if value is not None}}
+
+    def save(self, directory, force=False, html=False):
+        """Write evaluation.json and figures into a directory, and optionally a page.
+
+        Args:
+            directory: str or path. Directory to create.
+            force: bool. Write into a directory that is not empty: earlier files of an evaluation are
+                replaced, all others are kept. Defaults to `False`.
+            html: bool. Also write evaluation.html, one page with all figures. Defaults to `False`.
+
+        Raises:
+            FileExistsError: if the directory is not empty, unless `force`.
+        """
+        with new_output_directory(directory, "evaluation", force) as directory:
+            fill(directory, self, html)
+
+
+def fill(directory, evaluation, html=False):
+    """`Evaluation.save` into a directory that `new_output_directory` has opened."""
+    with filling(directory, "evaluation") as partial:
+        write_evaluation(partial, evaluation)
+        if html:
+            if evaluation.errors is not None:
+                draw_mistakes(partial / "mistakes.png", evaluation.errors.images, evaluation.errors.titles)
+            write_evaluation_page(partial / "evaluation.html", evaluation)
+
+
+def evaluate_logits(logits, labels, class_names, **facts):
+    """Compare logits with labels.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers.
+        class_names: sequence of str. One per class.
+        facts: further attributes of the `Evaluation`.
+
+    Raises:
+        ValueError: if there are no images, two classes have one name, a label has no logit, or a logit is not
+            finite.
+
+    >>> import numpy as np
+    >>> from focalnets.prediction.evaluation import evaluate_logits
+    >>> evaluate_logits(np.array([[2.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), ("a", "b")).top1
+    0.5
+    """
+    classes = len(class_names)
+    if len(set(class_names)) < classes:
+        raise ValueError(
+            f"The {classes} classes have only {len(set(class_names))} different names. Expected one name per "
+            "class: figures are given by name."
+        )
+    if len(labels) == 0:
+        raise ValueError("There are no images to evaluate.")
+    if logits.shape != (len(labels), classes) or labels.max() >= classes:
+        raise ValueError(
+            f"Logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes."
+        )
+    if not np.isfinite(logits).all():
+        raise ValueError(NOT_FINITE)
+    rows = np.arange(len(labels))
+    predicted = logits.argmax(axis=-1)
+    rank = np.sum(logits > logits[rows, labels][:, None], axis=-1)
+    confusion = np.zeros((classes, classes), "int32")
+    np.add.at(confusion, (labels, predicted), 1)
+    totals = confusion.sum(axis=1)
+    probabilities = softmax(logits)
+    bins = _reliability(probabilities.max(axis=-1), predicted == labels)
+    return Evaluation(
+        images=len(labels),
+        top1=float(np.mean(predicted == labels)),
+        top5=float(np.mean(rank < 5)) if classes > 5 else None,
+        loss=float(-np.mean(np.log(probabilities[rows, labels].clip(1e-300)))),
+        ece=float(np.sum(np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]) / len(labels)),
+        bins=bins,
+        per_class={
+            name: float(confusion[index, index] / totals[index]) if totals[index] else None
+            for index, name in enumerate(class_names)
+        },
+        confusion=confusion,
+        **facts,
+    )
+
+
+def _reliability(confidence, right):
+    """(BINS, 3): mean confidence, share that is right, images."""
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    sums = [np.bincount(places, values, minlength=BINS) for values in (confidence, right)]
+    return np.stack([*(total / counts.clip(1) for total in sums), counts], axis=1)
+
+
+def write_evaluation(directory, evaluation):
+    """Write evaluation.json and the figures into an existing directory.
+
+    With more than 100 classes, the matrix is in confusion.csv instead of the JSON, without its zeros.
+
+    Args:
+        directory: Path.
+        evaluation: an `Evaluation`.
+    """
+    arrays = {"reliability": evaluation.bins.tolist()}
+    if len(evaluation.confusion) <= _MATRIX_CLASSES:
+        arrays["confusion"] = evaluation.confusion.tolist()
+    else:
+        _write_pairs(directory / "confusion.csv", evaluation)
+    write_json(directory / "evaluation.json", {**evaluation.record(), **arrays})
+    draw_confusion(directory / "confusion.png", evaluation)
+    draw_reliability(directory / "reliability.png", evaluation)
+    if evaluation.corruptions is not None:
+        draw_corruptions(directory / "corruptions.png", evaluation.corruptions, evaluation.top1)
+
+
+def _write_pairs(path, evaluation):
+    names = [csv_cell(name) for name in evaluation.per_class]
+    with (
+        writing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("true", "predicted", "images"))
+        for true, predicted in np.argwhere(evaluation.confusion):
+            rows.writerow((names[true], names[predicted], evaluation.confusion[true, predicted]))

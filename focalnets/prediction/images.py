@@ -1,0 +1,142 @@
+"""Images that a Python program has (paths, PIL images, arrays, lists of these) -> what a classifier takes.
+
+Files are read by the rules of `data/decode.py`, and so is everything else: one image gives the same pixels in
+every form.
+"""
+
+import io
+import os
+
+import numpy as np
+from PIL import Image
+
+from focalnets._io import reason
+from focalnets.data.decode import open_image, orientation_of, upright
+from focalnets.data.pictures import NO_PREPROCESSING, find_pictures
+from focalnets.pixel_range import holds_numbers, range_problem, sample_pixels
+
+# PIL modes that Pillow converts without a rule of ours.
+_PLAIN = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "LAB")
+_BY_CHANNELS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
+def list_images(images):
+    """(name, path or array or PIL image) of each image.
+
+    Args:
+        images: a path, folder or pattern; a PIL image; an array (H, W), (H, W, C) or (N, H, W, C); or a list
+            of these.
+
+    >>> import numpy as np
+    >>> from focalnets.prediction.images import list_images
+    >>> [name for name, _ in list_images([np.zeros((2, 8, 8, 3), "uint8"), np.zeros((9, 9), "uint8")])]
+    ['image 0', 'image 1', 'image 2']
+    """
+    found = []
+    for one in images if isinstance(images, list | tuple) else [images]:
+        if isinstance(one, str | os.PathLike):
+            found += [(str(path), path) for path in find_pictures([str(one)])]
+        else:
+            found += [(None, image) for image in _each(one)]
+    return [(name or f"image {index}", image) for index, (name, image) in enumerate(found)]
+
+
+def read_image_like(image, channels, name):
+    """One member of `list_images` as a PIL image of mode "RGB" or "L".
+
+    Raises:
+        ValueError: starting with the name, if it cannot be read or is not in the range 0..255.
+    """
+    if isinstance(image, str | os.PathLike):
+        return open_image(image, channels)
+    try:
+        if not isinstance(image, Image.Image):
+            image = _from_array(image)
+        image.load()  # which may find more metadata
+        return upright(_in_mode(image, channels), orientation_of(image))
+    except Exception as error:  # a PIL image may be a damaged file that nobody has decoded yet
+        raise ValueError(f"{name}: {reason(error)}") from error
+
+
+def stack_images(images, converter, channels):
+    """uint8 (N, height, width, channels): see `FocalNetImageClassifier.preprocess`."""
+    if converter is None:
+        raise ValueError(NO_PREPROCESSING)
+    ready = [converter.prepare(read_image_like(image, channels, name)) for name, image in list_images(images)]
+    sizes = sorted({image.shape[:2] for image in ready})
+    if len(sizes) > 1:
+        listed = ", ".join(f"{high} x {wide}" for high, wide in sizes[:3]) + ", ..." * (len(sizes) > 3)
+        raise ValueError(
+            f"The images have several sizes ({listed}), and the classifier's FocalNetImageConverter has no "
+            "image_size to resize them to: preprocess those of one size together, or build the classifier "
+            "with FocalNetImageConverter(image_size=...)."
+        )
+    if not ready:
+        return np.zeros((0, *(converter.image_size or (0, 0)), channels), "uint8")
+    return np.stack(ready)
+
+
+def _each(images):
+    """The single images in an array or PIL image."""
+    if isinstance(images, Image.Image):
+        return [images]
+    if not hasattr(images, "shape"):
+        fix = " Give list(images)." if hasattr(images, "__iter__") else ""
+        raise TypeError(f"An image is a path, a PIL image or an array; got {type(images).__name__}.{fix}")
+    if hasattr(images, "detach"):  # a torch tensor
+        images = images.detach().cpu()
+    array = np.asarray(images)
+    if not holds_numbers(array.dtype):
+        raise TypeError(f"An array of images holds numbers; got dtype {array.dtype}. Give list(images).")
+    if array.ndim == 4:
+        return list(array)
+    if array.ndim in (2, 3):
+        return [array]
+    raise ValueError(
+        f"An array of images is (H, W), (H, W, C) or (N, H, W, C); got {_shape(array)}. A batch of images "
+        "without channels, (N, H, W), is images[..., None]."
+    )
+
+
+def _from_array(array):
+    """uint8 or other numbers 0..255, (H, W) or (H, W, C) -> PIL image."""
+    array = array if array.ndim == 3 else array[..., None]
+    if array.shape[-1] not in _BY_CHANNELS:
+        channels_first = array.shape[0] in (1, 3)
+        fix = " Move the channels to the end: np.moveaxis(image, 0, -1)." if channels_first else ""
+        raise ValueError(f"expected (H, W, 1, 2, 3 or 4 channels); got {_shape(array)}.{fix}")
+    if 0 in array.shape:
+        raise ValueError(f"the image is empty: {_shape(array)}.")
+    if array.dtype != np.uint8:
+        array = _as_bytes(array)
+    pixels = np.ascontiguousarray(array if array.shape[-1] > 1 else array[..., 0])
+    return Image.fromarray(pixels, _BY_CHANNELS[array.shape[-1]])
+
+
+def _as_bytes(array):
+    problem = range_problem(sample_pixels(array[None]))
+    if problem is None:
+        array = np.asarray(array, "float32")
+        if not np.isfinite(array).all():
+            problem = "The images have values that are NaN or infinite; expected pixels from 0 to 255."
+    if problem is not None:
+        raise ValueError(problem)
+    return np.rint(array).clip(0, 255).astype("uint8")  # resizing of floats exceeds the range a little
+
+
+def _in_mode(image, channels):
+    mode = "RGB" if channels == 3 else "L"
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels have no known range; convert the image to 8 bits.")
+    if image.mode in _PLAIN and "transparency" not in image.info:
+        return image.convert(mode)
+    if image.mode in ("PA", "La", "RGBa"):  # which PNG does not have
+        image = image.convert("RGBA")
+    stream = io.BytesIO()  # transparency and 16 bits: by the rules for files
+    image.save(stream, "PNG", compress_level=0)
+    stream.seek(0)
+    return open_image(stream, channels, "a PNG of it")
+
+
+def _shape(array):
+    return f"the shape {tuple(array.shape)}"

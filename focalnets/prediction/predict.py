@@ -1,0 +1,103 @@
+"""predict: a preset or classifier and images -> labels and probabilities, in one call."""
+
+from dataclasses import dataclass
+
+from focalnets._io import cores, parallel_map
+from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, report_skipped
+from focalnets.names import printable
+from focalnets.prediction.images import list_images, read_image_like
+from focalnets.prediction.predictor import Prediction, Predictor, check_count
+
+
+@dataclass(frozen=True, repr=False)
+class Predictions:
+    """One `Prediction` for each image, in the order of the images. A sequence.
+
+    Attributes:
+        predictions: tuple of `Prediction`.
+    """
+
+    predictions: tuple[Prediction, ...]
+
+    def __len__(self):
+        return len(self.predictions)
+
+    def __iter__(self):
+        return iter(self.predictions)
+
+    def __getitem__(self, index):
+        return self.predictions[index]
+
+    def __repr__(self):
+        shown = self.predictions[:_SHOWN]
+        names = [printable(prediction.name) for prediction in shown]
+        width = max(map(len, names), default=0)
+        lines = [f"{name:<{width}}  {one.in_words()}" for name, one in zip(names, shown, strict=True)]
+        if len(self) > _SHOWN:
+            lines.append(f"and {len(self) - _SHOWN} more")
+        return "\n".join(lines)
+
+
+_SHOWN = 20  # lines of a repr
+
+
+def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="error"):
+    """Classify images.
+
+    The function behind `focalnets predict`: it gives the same labels and probabilities.
+
+    Args:
+        preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
+            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`. To classify images
+            again and again, load a classifier or `Predictor` once.
+        images: a path of an image or of a folder of images, a pattern such as "photos/*.jpg", a PIL image, an
+            array (H, W), (H, W, C) or (N, H, W, C) with values 0..255, or a list of these. Any size.
+        top: int. Number of classes per image. Defaults to 5.
+        batch_size: int. Number of images per batch. Defaults to 64.
+        engine: str. What computes: "keras", "onnxruntime", "openvino" or "auto", the fastest that is there.
+            Defaults to "auto". A classifier computes with Keras.
+        on_bad_image: str. "error" if an unreadable image is an error, "skip" to leave it out and report it.
+            Defaults to "error".
+
+    Returns:
+        A `Predictions`, a sequence of `Prediction` with `name`, `classes` and `probabilities`.
+
+    Raises:
+        ValueError: if the preset has no preprocessing, an image cannot be read (unless skipped), no image is
+            found, or a logit is not finite.
+
+    >>> import numpy as np
+    >>> import focalnets
+    >>> gray = np.full((2, 40, 50), 128, "uint8")
+    >>> found = focalnets.predict("focalnet_nano_cifar10", list(gray), top=2, engine="keras")
+    >>> len(found), found[0].name, len(found[0].classes)
+    (2, 'image 0', 2)
+    """
+    check_count("top", top)
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f'on_bad_image must be "error" or "skip"; got {on_bad_image!r}.')
+    predictor = Predictor(preset, batch_size, engine)
+    if not predictor.engine.takes_pictures:
+        raise ValueError(NO_PREPROCESSING)
+    found, names, bad = list_images(images), [], []
+
+    def read(named):
+        try:
+            return predictor.prepare(read_image_like(named[1], predictor.channels, named[0])), None
+        except ValueError as error:
+            return None, str(error)
+
+    def good():
+        threads = cores() if len(found) > 1 else 0
+        for (name, _), (pixels, problem) in zip(found, parallel_map(read, found, threads), strict=True):
+            if problem is None:
+                names.append(name)
+                yield pixels
+            else:
+                bad.append(problem)
+
+    predictions = predictor.rank(names, good(), top)
+    if bad and on_bad_image == "error":
+        raise ValueError(describe_bad(bad, 'on_bad_image="skip"'))
+    report_skipped(bad)
+    return Predictions(tuple(predictions))

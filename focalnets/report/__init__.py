@@ -1,0 +1,1 @@
+"""Figures and HTML pages: everything that draws, or writes a page."""

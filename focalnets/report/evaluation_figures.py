@@ -1,0 +1,84 @@
+"""Pictures of an evaluation: confusion, calibration, corruptions, mistakes."""
+
+import matplotlib.figure
+import numpy as np
+
+from focalnets._io import plural
+from focalnets.report.figures import label, save_figure
+
+
+def draw_confusion(path, evaluation):
+    """Write a PNG of the confusion matrix: shares of each true class, with counts where they fit."""
+    names = [label(name, 24) for name in evaluation.per_class]
+    totals = evaluation.confusion.sum(axis=1, keepdims=True).clip(1)
+    shares = np.divide(evaluation.confusion, totals, dtype="float32")
+    side = float(np.clip(0.45 * len(names) + 2.0, 4.5, 16.0))
+    figure = matplotlib.figure.Figure(figsize=(side + 0.8, side), dpi=100, layout="constrained")
+    axis = figure.subplots()
+    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("true")
+    if len(names) <= 40:
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), names)
+    if len(names) <= 20:
+        for (row, column), count in np.ndenumerate(evaluation.confusion):
+            if count:
+                colour = "black" if shares[row, column] > 0.6 else "white"
+                axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
+    images = f"{evaluation.images:,} {plural(evaluation.images, 'image')}"
+    axis.set_title(f"top-1 {evaluation.top1:.2%} of {images}")
+    save_figure(figure, path)
+
+
+def draw_reliability(path, evaluation):
+    """Write a PNG of how often the net is right against how sure it is, and of how many images that are."""
+    confidence, right, images = evaluation.bins.T
+    edges = np.linspace(0, 1, len(images) + 1)
+    figure = matplotlib.figure.Figure(figsize=(5.2, 5.6), dpi=100, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot((0, 1), (0, 1), color="grey", linestyle="--", label="as sure as right")
+    filled = images > 0
+    upper.bar(
+        edges[:-1][filled], right[filled], 1 / len(images), align="edge", edgecolor="white", label="right"
+    )
+    upper.plot(confidence[filled], right[filled], "o", color="black", markersize=3)
+    upper.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1))
+    upper.legend(loc="upper left")
+    upper.set_title(f"expected calibration error {evaluation.ece:.2%}")
+    lower.bar(edges[:-1], images / images.sum(), 1 / len(images), align="edge", edgecolor="white")
+    lower.set(xlabel="probability of the likeliest class", ylabel="share of images")
+    save_figure(figure, path)
+
+
+def draw_corruptions(path, accuracies, clean):
+    """Write a PNG of the accuracy (0 to 1) of each corruption by severity: name -> five accuracies."""
+    figure = matplotlib.figure.Figure(
+        figsize=(7.2, 0.42 * len(accuracies) + 1.6), dpi=100, layout="constrained"
+    )
+    axis = figure.subplots()
+    table = np.array(list(accuracies.values()))
+    picture = axis.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    figure.colorbar(picture, ax=axis, label="top-1 accuracy")
+    axis.set_yticks(range(len(accuracies)), [name.replace("_", " ") for name in accuracies])
+    axis.set_xticks(range(table.shape[1]), range(1, table.shape[1] + 1))
+    axis.set_xlabel("severity")
+    for (row, column), value in np.ndenumerate(table):
+        colour = "black" if value > 0.6 else "white"
+        axis.text(column, row, f"{value:.1%}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_title(f"corrupted images: {table.mean():.1%} in the mean; as they are: {clean:.1%}")
+    save_figure(figure, path)
+
+
+def draw_mistakes(path, images, titles, columns=6):
+    """Write a PNG of images (N, H, W, C) uint8 in a grid, each under its title."""
+    rows = -(-len(images) // columns)
+    figure = matplotlib.figure.Figure(figsize=(1.7 * columns, 2.2 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="grey", vmin=0, vmax=255)
+        axis.set_title(title, fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,34 @@
+"""evaluation.html: an evaluation on one page."""
+
+from focalnets.report.html import heading, numbers, pairs, paragraph, picture, write_page
+
+
+def write_evaluation_page(path, evaluation):
+    """Write the page, from an `Evaluation` and the figures beside the page.
+
+    Args:
+        path: Path of the file to write.
+        evaluation: an `Evaluation`.
+    """
+    folder = path.parent
+    parts = [pairs(evaluation.facts().items()), heading("Classes"), class_table(evaluation)]
+    parts += [heading("Confusion"), picture(folder / "confusion.png")]
+    parts += [heading("Calibration"), picture(folder / "reliability.png")]
+    if evaluation.corruptions is not None:
+        parts += [heading("Corruptions"), picture(folder / "corruptions.png")]
+        parts.append(paragraph("After Hendrycks and Dietterich, with the strengths of their CIFAR-10-C."))
+    if (folder / "mistakes.png").is_file():
+        parts += [heading("Most confident errors"), picture(folder / "mistakes.png")]
+    write_page(path, f"{evaluation.data}, {evaluation.split}", parts)
+
+
+def class_table(evaluation):
+    """An HTML table: each class with its number of images, accuracy and most frequent confusion."""
+    names, rows = list(evaluation.per_class), []
+    for place, (name, fraction) in enumerate(evaluation.per_class.items()):
+        others = evaluation.confusion[place].copy()
+        images, others[place] = others.sum(), 0
+        most = others.argmax()
+        correct = "no images" if fraction is None else f"{fraction:.2%}"
+        rows.append((name, images, correct, f"{names[most]} ({others[most]})" if others[most] else ""))
+    return numbers(("class", "images", "correct", "most often confused with"), rows)

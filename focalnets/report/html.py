@@ -1,0 +1,76 @@
+"""One HTML page with pictures inside, which loads nothing from elsewhere."""
+
+import base64
+import html
+import pathlib
+
+from focalnets.output.files import writing
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+img { max-width: 100%; height: auto; display: block; margin: 0.5rem 0 1.5rem; }
+table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
+td, th { border-bottom: 1px solid #ddd; padding: 0.15rem 0.8rem 0.15rem 0; text-align: left; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+"""
+
+
+def write_page(path, title, parts):
+    """Write a page.
+
+    Args:
+        path: file to write.
+        title: its title and heading.
+        parts: pieces of HTML in order, from the functions below.
+
+    >>> import pathlib, tempfile
+    >>> from focalnets.report.html import heading, pairs, write_page
+    >>> page = pathlib.Path(tempfile.mkdtemp()) / "page.html"
+    >>> write_page(page, "A run", [heading("Facts"), pairs([("images", 10)])])
+    >>> "<th>images</th><td>10</td>" in page.read_text()
+    True
+    """
+    head = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{_text(title)}</h1>",
+    ]
+    text = "\n".join([*head, *parts, "</body></html>\n"])
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def heading(text):
+    return f"<h2>{_text(text)}</h2>"
+
+
+def paragraph(text):
+    return f"<p>{_text(text)}</p>"
+
+
+def pairs(items):
+    """A table of (name, value)."""
+    lines = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in items)
+    return f"<table>{lines}</table>"
+
+
+def numbers(columns, rows):
+    """A table: names of the columns, and rows of cells, to the right."""
+
+    def line(tag, cells):
+        inner = "".join(f'<{tag} class="number">{_text(cell)}</{tag}>' for cell in cells)
+        return f"<tr>{inner}</tr>"
+
+    return f"<table>{line('th', columns)}{''.join(line('td', row) for row in rows)}</table>"
+
+
+def picture(path):
+    """A PNG, put into the page."""
+    data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{_text(pathlib.Path(path).stem)}">'
+
+
+def _text(value):
+    return html.escape(str(value))
