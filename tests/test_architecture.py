@@ -23,7 +23,7 @@ ALLOWED = {
     "hub": {"_io", "schema", "output"},
     "ops": {"config"},
     "layers": {"ops"},
-    "models": {"pixel_range", "resizing", "ops", "layers"},
+    "models": {"names", "pixel_range", "resizing", "ops", "layers"},
     "presets": {"_io", "output", "names", "schema", "resizing", "ops", "layers", "models"},
     "conversion": {"_io", "output", "schema", "names", "hub", "ops", "layers", "models", "presets"},
     "deployment": {"_io", "output", "schema", "models", "presets", "conversion"},

@@ -204,7 +204,8 @@ def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
     assert f"expected calibration error: {record['ece']:.4f}" in printed
     assert sum(row[2] for row in record["reliability"]) == 60
     page = (out / "evaluation.html").read_text()
-    for text in ("Classes", "Confusion", "Calibration", "Corruptions", "Surest mistakes", "mostly taken for"):
+    headings = ("Classes", "Confusion", "Calibration", "Corruptions", "Most confident errors")
+    for text in (*headings, "most often confused"):
         assert text in page
     assert not re.search(r"(src|href)=[\"'](?!data:)", page), "nothing is loaded from elsewhere"
     for picture in ("confusion", "reliability", "corruptions", "mistakes"):

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import urllib.request
 
 import numpy as np
@@ -24,7 +23,8 @@ from reference import randomize
 
 import focalnets
 from focalnets import _io
-from focalnets.cli import VERBS, main
+from focalnets.cli import main
+from focalnets.commands import presets
 from focalnets.hub import (
     addresses,
     cache_directory,
@@ -884,9 +884,7 @@ def test_local_files_are_themselves(serve, tmp_path):
 def test_the_command_line_says_it(serve, monkeypatch, capsys, options, code):
     answer = file() if options else status(404)
     url = serve(answer).url
-    verb = types.SimpleNamespace(run=lambda _: download(url, **options))
-    monkeypatch.setitem(sys.modules, "verb", verb)
-    monkeypatch.setitem(VERBS, "presets", ("PresetsArguments", "verb:run", ""))
+    monkeypatch.setattr(presets, "run", lambda _: download(url, **options))
     assert main(["presets"]) == code
     printed = capsys.readouterr()
     assert printed.err.startswith(f"focalnets: {url}")

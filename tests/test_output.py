@@ -1039,7 +1039,7 @@ def test_outputs_expand_the_home_directory(verb, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("m.onnx", "write_export"),
+        ("m.onnx", "focalnets export"),
         ("m.keras", ".save('m.keras')"),
         ("m.h5", "model.weights.h5"),
         ("m.weights.h5", "model.weights.h5"),

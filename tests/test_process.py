@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from focalnets.cli import VERBS, main
+from focalnets.cli import main
+from focalnets.commands import presets
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.process import Terminated, stopping_in_order
 
@@ -267,7 +268,7 @@ def torch_memory(_):
     ],
 )
 def test_unexpected_error_is_one_line_and_debug_shows_it(function, words, monkeypatch, capsys):
-    monkeypatch.setitem(VERBS, "presets", ("PresetsArguments", f"{__name__}:{function.__name__}", ""))
+    monkeypatch.setattr(presets, "run", function)
     assert main(["presets"]) == 1
     error = capsys.readouterr().err
     assert words in error

@@ -28,7 +28,7 @@ def test_train_stops_at_a_time_limit_and_resume_completes_the_run(tmp_path):
     stopped = focalnets.train("digits", out=tmp_path / "run", max_minutes=1e-6, **options)
     assert not stopped.complete
     assert focalnets.resume(tmp_path / "run", verbose=0).complete
-    with pytest.raises(ValueError, match="Unknown recipe field 'epoch'.*Did you mean 'epochs'"):
+    with pytest.raises(ValueError, match=r"Unknown recipe field 'epoch'.*Did you mean 'epochs'"):
         focalnets.train("digits", out=tmp_path / "other", epoch=1)
 
 

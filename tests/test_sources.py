@@ -111,17 +111,17 @@ def test_verbs_take_classes_of_one_image(verb, classes, preset, tmp_path, capsys
         assert code == 0, captured.err
 
 
-def test_evaluate_says_which_part_of_an_unsplit_folder_it_uses(classes, preset, tmp_path, capsys):
+def test_evaluate_says_which_part_of_an_unsplit_folder_it_uses(classes, preset, tmp_path, capsys, caplog):
     assert main(["evaluate", preset, "--data", str(classes), "--json"]) == 0
     captured = capsys.readouterr()
-    assert captured.err.splitlines() == [
+    assert caplog.messages == [
         "Evaluating 3 of 16 images (the test split, a fifth of each class, drawn by file name). Use --split "
         "all to evaluate every image."
     ]
     assert '"images": 3' in captured.out
     assert main(["evaluate", preset, "--data", str(classes), "--split", "all", "--json"]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert len(caplog.messages) == 1
     assert '"images": 16' in captured.out
     # The same from arrays, which are stored split by split.
     assert main(["cache", str(classes), "--out", str(tmp_path / "cache"), "--image-size", "8"]) == 0

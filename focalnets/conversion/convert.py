@@ -49,7 +49,8 @@ def convert_checkpoint(
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
-    >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier, convert_checkpoint
+    >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier
+    >>> from focalnets.conversion.convert import convert_checkpoint
     >>> from focalnets.conversion.sources import Source
     >>> from focalnets.conversion.tensors import to_tensors
     >>> net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)

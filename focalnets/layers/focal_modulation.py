@@ -29,24 +29,31 @@ from focalnets.ops.focal_context import focal_context
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class FocalModulation(keras.layers.Layer):
-    """Modulate each position by a gated sum of its surroundings at growing scales.
+    """Focal modulation layer.
+
+    The layer multiplies a query at each position by a modulator. The modulator is a gated sum of the context
+    around the position, aggregated by depthwise convolutions of increasing kernel size.
 
     Args:
-        focal_levels: L, number of depthwise convolutions.
-        focal_window: kernel size of the first one; odd.
-        focal_factor: how much the kernel grows from one level to the next; even.
-        normalize_modulator: divide the aggregated context by L + 1.
-        norm_after_modulation: layer normalisation of query * modulator (upstream's
-            `use_postln_in_modulation`).
-        norm_epsilon: its epsilon.
-        kernel_initializer: Keras initializer of every kernel; None for upstream's
-            (`layers/initializers.py`).
+        focal_levels: int. Number of focal levels L, one depthwise convolution each. Defaults to 2.
+        focal_window: int. Kernel size of the first depthwise convolution, odd. Defaults to 3.
+        focal_factor: int. Increase of the kernel size from one level to the next, even. Defaults to 2.
+        normalize_modulator: bool. Divide the aggregated context by L + 1. Defaults to `False`.
+        norm_after_modulation: bool. Apply layer normalization to query * modulator
+            (`use_postln_in_modulation` in the original code). Defaults to `False`.
+        norm_epsilon: float. Epsilon of that layer normalization. Defaults to 1e-5.
+        kernel_initializer: Keras initializer, or its name, for all kernels. Defaults to the initializers of
+            the original code (`layers/initializers.py`).
 
-    Input and output: (B, H, W, C). With `return_modulation=True` the call returns the triple
-    (output (B, H, W, C), gates (B, H, W, L + 1), modulator (B, H, W, C)).
+    Input shape:
+        (B, H, W, C).
+
+    Output shape:
+        (B, H, W, C). With `return_modulation=True`, the call returns a tuple: output (B, H, W, C), gates
+        (B, H, W, L + 1) and modulator (B, H, W, C).
 
     Raises:
-        ValueError: if a kernel size would be even, or there is no level.
+        ValueError: if a kernel size would be even, or `focal_levels` is less than 1.
 
     Source: paper section 3.2; `FocalModulation` in upstream's `classification/focalnet.py`.
 
