@@ -34,7 +34,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS_$(BACKEND))]'
 	touch $@
 
-demo: setup ## train on real handwritten digits and draw what the network looks at (about a minute)
+demo: setup ## train on real handwritten digits and draw what the network looks at (one to two minutes)
 	$(BIN)/focalnets train --recipe digits --out runs/demo --force
 
 test: export OMP_NUM_THREADS = 1
