@@ -169,14 +169,13 @@ def explain(preset, images, block=None, stage=None, crop=False):
     (1, 32, 40, 3)
     """
     explainer = Explainer(preset, block, stage, crop)
-    found, unreadable = [], []
+    prepared, unreadable = [], []
     for name, image in list_images(images):
         try:
             pixels = explainer.prepare(read_image_like(image, explainer.channels, name))
+            prepared.append((name, pixels))
         except ValueError as error:
             unreadable.append(str(error))
-        else:
-            found.append(explainer.explain(name, pixels))
-    if unreadable:
-        raise ValueError(describe_bad(unreadable, "a list of the others"))
-    return Explanations(tuple(found))
+    if unreadable:  # before any image is explained
+        raise ValueError(describe_bad(unreadable, "a list of the other images"))
+    return Explanations(tuple(explainer.explain(name, pixels) for name, pixels in prepared))

@@ -61,10 +61,14 @@ def evaluate(
         ValueError: if the data have no such split, or a class that the preset does not know, or a logit is
             not finite.
 
+    >>> import pathlib, tempfile
     >>> import focalnets
-    >>> found = focalnets.evaluate("focalnet_nano_cifar10", "docs/cifar10", split="all")  # doctest: +SKIP
-    >>> found.top1  # doctest: +SKIP
-    0.9
+    >>> from PIL import Image
+    >>> folder = pathlib.Path(tempfile.mkdtemp(), "cat")  # a folder per class
+    >>> folder.mkdir()
+    >>> Image.new("RGB", (32, 32)).save(folder / "1.png")
+    >>> focalnets.evaluate("focalnet_nano_cifar10", str(folder.parent), split="all").images
+    1
     """
     if tta not in VIEWS:
         raise ValueError(f"tta must be one of {', '.join(VIEWS)}; got {tta!r}.")
