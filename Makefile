@@ -17,10 +17,10 @@ EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,triton
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
-# others the core ones. JAX takes twice as long as TensorFlow, which runs beside it.
+# others those marked `all_backends`. JAX takes twice as long as TensorFlow, which runs beside it.
 TESTS_torch := tests -n 2 --dist loadfile
-TESTS_jax := tests -m core -n 2 --dist loadfile
-TESTS_tensorflow := tests -m core
+TESTS_jax := tests -m all_backends -n 2 --dist loadfile
+TESTS_tensorflow := tests -m all_backends
 
 .PHONY: help setup demo test test-all test-jax test-tensorflow lint bench docs clean
 
@@ -38,10 +38,10 @@ demo: setup ## train on real handwritten digits and draw what the network looks 
 	$(BIN)/focalnets train --recipe digits --out runs/demo --force
 
 test: export OMP_NUM_THREADS = 1
-test: setup ## all tests on torch, or the core tests with BACKEND=jax or BACKEND=tensorflow
+test: setup ## all tests on torch, or those marked all_backends with BACKEND=jax or BACKEND=tensorflow
 	$(BIN)/python -m pytest $(TESTS_$(BACKEND))
 
-test-all: ## the core tests on the other two backends, side by side: they mostly compile, on one core each
+test-all: ## the tests marked all_backends on JAX and TensorFlow, side by side: they mostly compile
 	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow
 
 test-jax test-tensorflow:

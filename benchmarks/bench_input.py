@@ -1,10 +1,10 @@
 """Images a second of the loader alone, streaming JPEGs of ImageNet's usual size, beside bare decoders.
 
-    python benchmarks/bench_input.py [--rounds 5] [--pictures 600] [--epoch 100000]
+    python benchmarks/bench_input.py [--rounds 5] [--images 600] [--epoch 100000]
 
-The pictures are made: noise with the spectrum of photographs (1/f), 500 x 375, quality 92, 108 kB on
+The images are made: noise with the spectrum of photographs (1/f), 500 x 375, quality 92, 108 kB on
 average. All contenders use as many threads as there are cores and take turns. simplejpeg is an optional
-peer. `--epoch` also streams so many pictures once and records the memory of the process on the way.
+peer. `--epoch` also streams so many images once and records the memory of the process on the way.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from PIL import Image
 import focalnets  # noqa: F401  isort: skip  it chooses an installed backend
 from focalnets import FocalNetImageConverter, open_dataset
 from focalnets._io import cores, parallel_map
-from focalnets.data.augment import Augmentation
 from focalnets.data.cache import square, write_cache
 from focalnets.data.loader import Loader
-from focalnets.data.transforms import crop_box
+from focalnets.images.augment import Augmentation
+from focalnets.images.transforms import crop_box
 
 SIZE = (224, 224)
 BATCH = 32
 
 
-def make_picture(path, height, width, generator):
+def make_image(path, height, width, generator):
     vertical, horizontal = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     frequency = np.hypot(vertical, horizontal)
     frequency[0, 0] = 1
@@ -38,13 +38,13 @@ def make_picture(path, height, width, generator):
         noise = generator.normal(size=frequency.shape) + 1j * generator.normal(size=frequency.shape)
         plane = np.fft.irfft2(noise / frequency**1.15, (height, width))
         planes.append((plane - plane.mean()) / plane.std())
-    # Colours of a photograph are much alike.
+    # Colors of a photograph are much alike.
     pixels = 120 + 50 * np.stack([0.85 * planes[0] + 0.3 * plane for plane in planes], axis=-1)
     Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(path, quality=92)
 
 
 def make_folder(folder, count, distinct=300):
-    """`count` pictures of two classes, `distinct` of them made, the others links to those."""
+    """`count` images of two classes, `distinct` of them made, the others links to those."""
     generator = np.random.default_rng(0)
     originals = []
     for i in range(count):
@@ -53,7 +53,7 @@ def make_folder(folder, count, distinct=300):
         path = label / f"{i:06}.jpg"
         if i < distinct:
             height, width = (375, 500) if i % 3 else (500, 375)
-            make_picture(path, height, width, generator)
+            make_image(path, height, width, generator)
             originals.append(path)
         else:
             os.link(originals[i % distinct], path)
@@ -71,7 +71,7 @@ def pillow(path):
 
 
 def pillow_crop(path):
-    """What the loader does to a picture, with nothing around it."""
+    """What the loader does to an image, with nothing around it."""
     generator = np.random.default_rng()
     with Image.open(path) as image:
         box = crop_box(image.height, image.width, (0.08, 1.0), generator)
@@ -88,10 +88,10 @@ def through(split, augmentation):
 
 def contenders(folder, cache):
     converter = FocalNetImageConverter(SIZE, crop_fraction=0.875)
-    streamed = open_dataset(str(folder), prepare=converter.prepare, keep="stream").splits["train"]
-    write_cache(open_dataset(str(folder), prepare=square(256), keep="stream"), cache)
-    cached = open_dataset(str(cache), prepare=converter.prepare, keep="stream").splits["train"]
-    paths = [streamed.pictures.names[row] for row in streamed.rows]
+    streamed = open_dataset(str(folder), prepare=converter.prepare, cache_images="stream").splits["train"]
+    write_cache(open_dataset(str(folder), prepare=square(256), cache_images="stream"), cache)
+    cached = open_dataset(str(cache), prepare=converter.prepare, cache_images="stream").splits["train"]
+    paths = [streamed.images.names[row] for row in streamed.rows]
     crop = (0.08, 1.0)
     found = {
         "bare Pillow, to an array": lambda: bare(pillow, paths),
@@ -103,7 +103,7 @@ def contenders(folder, cache):
         "random resized crop, flip, RandAugment": lambda: through(
             streamed, Augmentation(random_resized_crop=crop, flip=True, randaugment=2)
         ),
-        "centre crop, bicubic, as for evaluation": lambda: through(streamed, None),
+        "center crop, bicubic, as for evaluation": lambda: through(streamed, None),
         "cache of 256 px, random resized crop": lambda: through(
             cached, Augmentation(random_resized_crop=crop)
         ),
@@ -127,9 +127,9 @@ def resident_mb():
 def stream_an_epoch(folder, count):
     """Rows of memory (MB) after each twentieth of an epoch."""
     start = time.perf_counter()
-    split = open_dataset(str(folder), prepare=FocalNetImageConverter(SIZE).prepare, keep="stream").splits[
-        "train"
-    ]
+    split = open_dataset(
+        str(folder), prepare=FocalNetImageConverter(SIZE).prepare, cache_images="stream"
+    ).splits["train"]
     checked = time.perf_counter() - start
     loader = Loader(split, 2, BATCH, True, Augmentation(random_resized_crop=(0.08, 1.0), flip=True), SIZE)
     rows, start = [], time.perf_counter()
@@ -151,13 +151,13 @@ def stream_an_epoch(folder, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--pictures", type=int, default=600)
+    parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--epoch", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
-        size = make_folder(scratch / "pictures", arguments.pictures)
-        ways, count = contenders(scratch / "pictures", scratch / "cache")
+        size = make_folder(scratch / "images", arguments.images)
+        ways, count = contenders(scratch / "images", scratch / "cache")
         seconds = {name: [] for name in ways}
         for turn in range(arguments.rounds + 1):
             for name, way in ways.items():
@@ -172,7 +172,7 @@ def main():
             rows.append(
                 {
                     "what": name,
-                    "pictures": count,
+                    "images": count,
                     "mean_kB": round(size / 1e3),
                     "median_s": median,
                     "min_s": low,

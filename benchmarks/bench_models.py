@@ -6,7 +6,7 @@
 
 `contenders.py` holds the contenders, among them the same net in stock Keras layers (`plain_keras.py`), the
 2023 tutorial as written (`tutorial_tensorflow.py`), timm, transformers, ONNX Runtime and OpenVINO, and two
-attention networks of like size. All get the same normalised float32 images and random weights of the same
+attention networks of like size. All get the same normalized float32 images and random weights of the same
 shapes; ours go through Keras, from the NumPy array to numbers, peers through a bare loop on tensors that
 are ready. timm and transformers cannot build the net `tutorial`: their twins have one norm more in each
 block, `norm1`; the parameters must differ by those norms exactly.
@@ -35,9 +35,9 @@ def worker(name, path):
         return export(job)
     if CONTENDERS[name].python in KERAS:
         # As the command line does it, before a backend starts its threads; for the stock layers, too.
-        from focalnets import config
+        from focalnets import process
 
-        config.keep_freed_memory()
+        process.keep_freed_memory()
     step, facts = CONTENDERS[name].prepare(job)
     measure.serve(step, **facts)
 

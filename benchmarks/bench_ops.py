@@ -20,9 +20,9 @@ OURS = "focal_context"
 
 
 def worker(backend, shapes):
-    from focalnets import config  # chooses nothing here: the parent set the backend
+    from focalnets import process  # chooses nothing here: the parent set the backend
 
-    config.keep_freed_memory()  # as the command line does, before a backend starts its threads
+    process.keep_freed_memory()  # as the command line does, before a backend starts its threads
     make_steps = {"torch": torch_steps, "jax": jax_steps, "tensorflow": tensorflow_steps}[backend]
     steps = {}
     for shape in shapes:
@@ -58,7 +58,8 @@ def arrays(batch, height, width, channels, levels):
 
 def with_convolution(convolution):
     """`focal_context` with another depthwise convolution than the backend's own; None for its own."""
-    from focalnets import config, focal_context
+    from focalnets import focal_context
+    from focalnets.ops import dispatch
     from focalnets.ops.backend import backend_ops
 
     def function(context, gates, kernels):
@@ -66,12 +67,12 @@ def with_convolution(convolution):
             return focal_context(context, gates, kernels)
         # Replaced during the call only, which is when torch runs it and the others trace it; and without
         # the fused versions, which would never come to the convolution.
-        config.set_fused(False)
+        dispatch.set_optimized(False)
         try:
             with unittest.mock.patch.object(backend_ops(), "depthwise_conv", convolution):
                 return focal_context(context, gates, kernels)
         finally:
-            config.set_fused(None)
+            dispatch.set_optimized(None)
 
     return function
 

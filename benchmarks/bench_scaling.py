@@ -152,7 +152,7 @@ def draw(rows, fits, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colours = {OURS: "#0072B2", EXPLICIT: "#D55E00", IMPLEMENTATIONS: "#009E73"}
+    colors = {OURS: "#0072B2", EXPLICIT: "#D55E00", IMPLEMENTATIONS: "#009E73"}
     styles = {"forward": ("o", "-"), "forward+backward": ("s", "--")}
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for panel, name, field, label in (
@@ -174,7 +174,7 @@ def draw(rows, fits, path):
                 *zip(*points, strict=True),
                 marker=marker,
                 linestyle=line,
-                color=colours[what],
+                color=colors[what],
                 label=f"{what}, {direction}" + (f": $N^{{{slope}}}$" if slope else ""),
             )
         panel.set(xscale="log", yscale="log", xlabel="positions N", ylabel=label)

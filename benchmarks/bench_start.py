@@ -3,7 +3,7 @@
     python benchmarks/bench_start.py [--rounds 3] [--python torch=PATH jax=PATH ...]
 
 `build_s` is building the net with random weights, `first_s` the first `predict` of one image after that,
-`second_s` the second. A row with an engine is the whole command `focalnets predict` on a picture with a
+`second_s` the second. A row with an engine is the whole command `focalnets predict` on an image with a
 preset that has been exported before, from the start of Python to its end: `first_s`; beside it the start of
 Python and the import of torch, as a whole process, too. The rows of a round are taken in turn.
 """
@@ -56,7 +56,7 @@ def engine_seconds(python, rounds):
     """Engine -> [(seconds of a process that imports torch, of a prediction)], for engines that run."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        preset, picture = f"{folder}/preset", f"{folder}/picture.jpg"
+        preset, image = f"{folder}/preset", f"{folder}/image.jpg"
         environment = {**os.environ, "KERAS_BACKEND": "torch", "FOCALNETS_CACHE": f"{folder}/cache"}
 
         def seconds(*arguments):
@@ -64,12 +64,12 @@ def engine_seconds(python, rounds):
             ran = subprocess.run([python, *arguments], env=environment, capture_output=True, text=True)
             return time.perf_counter() - start if ran.returncode == 0 else None
 
-        if seconds("-c", PRESET, preset, picture) is None:
+        if seconds("-c", PRESET, preset, image) is None:
             return found  # no torch
         for round_ in range(rounds + 2):  # the first exports, the second fills the runtime's own cache
             for engine in ("openvino", "onnxruntime"):
                 bare = seconds("-c", "import torch")
-                ours = seconds("-m", "focalnets", "predict", preset, picture, "--engine", engine)
+                ours = seconds("-m", "focalnets", "predict", preset, image, "--engine", engine)
                 if ours is not None and round_ > 1:
                     found.setdefault(engine, []).append((bare, ours))
     return found

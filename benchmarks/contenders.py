@@ -96,7 +96,7 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
 
 
 def focalnets(job, dtype="float32", **changes):
-    """With the optimiser that `focalnets train` uses."""
+    """With the optimizer that `focalnets train` uses."""
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.training.adamw import AdamW
 

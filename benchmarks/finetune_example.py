@@ -22,7 +22,7 @@ import numpy as np
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-from focalnets import config
+from focalnets import process
 from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
@@ -74,7 +74,7 @@ def main():
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="NAME")
     parser.add_argument("--epochs", type=int, help="for a trial of this script")
     arguments = parser.parse_args()
-    config.keep_freed_memory()
+    process.keep_freed_memory()
     converter = open_classifier(DEFAULT).image_converter
     own = {"image_size": converter.image_size[0], "mean": converter.mean, "std": converter.std}
     name = f"finetune-example_{measure.machine()}"

@@ -84,14 +84,14 @@ def _both_ways(form, tensors):
 
 
 def _with_kernels(step):
-    from focalnets import config
+    from focalnets.ops import dispatch
 
     def fused_step():
-        config.set_fused(True)
+        dispatch.set_optimized(True)
         try:
             step()
         finally:
-            config.set_fused(None)
+            dispatch.set_optimized(None)
 
     return fused_step
 

@@ -217,7 +217,7 @@ def kernels(part):
     """focal_context fused and plain: the largest relative difference of values and gradients."""
     import torch
 
-    from focalnets import config
+    from focalnets.ops import dispatch
     from focalnets.ops.focal_context import focal_context
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -242,13 +242,13 @@ def kernels(part):
         weight = draw(shapes[0])
         found = {}
         for fused in (True, False):
-            config.set_fused(fused)
+            dispatch.set_optimized(fused)
             kind = torch.float64 if not fused else dtype  # plain in float64 is the judge
             given = [tensor.to(kind).requires_grad_() for tensor in tensors]
             y = focal_context(given[0], given[1], given[2:])
             gradients = torch.autograd.grad((y * weight).sum(), given)
             found[fused] = [value.detach().double() for value in (y, *gradients)]
-        config.set_fused(None)
+        dispatch.set_optimized(None)
         errors = [
             float((mine - true).abs().max() / true.abs().max())
             for mine, true in zip(found[True], found[False], strict=True)
@@ -260,7 +260,7 @@ def kernels(part):
         part.write("kernels", row)
         right, done = right and ok, done + 1
         longest = max(longest, time.monotonic() - start)
-    dispatched = config.dispatches().get(("focal_context", "triton"), 0)
+    dispatched = dispatch.dispatches().get(("focal_context", "triton"), 0)
     print(f"dispatches to triton: {dispatched}")
     return right and dispatched >= done > 0
 

@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py [--python torch=PATH jax=PATH tensorflow=PATH]
 
-Same nets, random weights of order 1 and odd non-square images as `tests/test_parity.py`. Differences are
+The networks, weights and images are those of `tests/models/test_parity.py`. Differences are
 max |a - b| / max |b| over pairs of backends, of the logits and of all gates.
 """
 
@@ -23,7 +23,7 @@ BACKENDS = ("torch", "jax", "tensorflow")
 
 
 def worker(path):
-    sys.path.insert(0, str(TESTS))
+    sys.path[:0] = [str(TESTS), str(TESTS / "models")]
     import focalnets  # noqa: F401  isort: skip
     import test_parity
 

@@ -30,10 +30,10 @@ here so that `focalnets predict`, `explain` and fine-tuning work at once, withou
 | architecture | `{architecture}`, {parameters:,} parameters, {macs:.0f} million MACs an image |
 | data | CIFAR-10 compressed again as JPEG: {training:,} images, {validation:,} to validate |
 | recipe | `{recipe}`, seed {seed}: {epochs} epochs, {minutes:.0f} minutes on {machine} with {backend} |
-| input | any picture, which its own preprocessing resizes to 32 x 32 |
+| input | any image, which its own preprocessing resizes to 32 x 32 |
 | classes | {classes} |
 | weights | float16, {megabytes:.1f} MB; computed in float32, trained in {precision} |
-| licence | MIT, as focalnets |
+| license | MIT, as focalnets |
 
 ## What it reaches
 
@@ -41,7 +41,7 @@ On the {images:,} test images of the same data: **{top1:.2%}** top-1, {top5:.2%}
 log-likelihood {loss:.4f}, expected calibration error {ece:.2%}. Averaged over six views (mirrored, shifted by
 a pixel): {tta_top1:.2%}. Validation accuracy, by which everything was chosen: {val:.2%}.
 
-| class | recognised | mostly taken for instead |
+| class | recognized | mostly taken for instead |
 |---|---|---|
 {per_class}
 
@@ -58,10 +58,10 @@ files of quality 75 already. `docs/evaluation.md` explains it.
 ## Limits
 
 - It knows these ten classes only, and takes everything for one of them: a face, a house, noise. Its
-  probabilities mean something for pictures like those of CIFAR-10: one thing, in the middle, seen from near.
-- 32 x 32 pixels: whatever is small in a larger picture is lost when it is resized.
+  probabilities mean something for images like those of CIFAR-10: one thing, in the middle, seen from near.
+- 32 x 32 pixels: whatever is small in a larger image is lost when it is resized.
 - Noise and strong blur cost much (see the table). It was trained on JPEG files, not on raw pixels.
-- CIFAR-10 was collected from the web in 2008 and labelled by hand; about half a percent of its test labels
+- CIFAR-10 was collected from the web in 2008 and labeled by hand; about half a percent of its test labels
   are wrong (Northcutt et al., 2021), and it is no fair sample of the world. Use it to learn, to test and to
   start from, not to decide anything about people.
 """

@@ -22,11 +22,11 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 
 import focalnets
-from focalnets import config
-from focalnets.data.augment import Augmentation
+from focalnets import process
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.data.splits import split_validation
+from focalnets.images.augment import Augmentation
 from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.training.adamw import AdamW
@@ -64,8 +64,8 @@ def setups(width):
     steps.append(("epsilon 1e-5 in every norm", {}, {"embedding_norm_epsilon": 1e-5}))
     steps.append(("initial values of the paper's code", {}, {"kernel_initializer": None}))
     steps.append(("drop path 0.1 instead of dropout 0.1", {}, {"dropout_rate": 0.0, "drop_path_rate": 0.1}))
-    normalised = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
-    steps.append(("pixels normalised by mean and deviation", normalised, {}))
+    normalized = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
+    steps.append(("pixels normalized by mean and deviation", normalized, {}))
     steps.append(("rate 1e-3 and decay 0.05", {"learning_rate": 1e-3, "weight_decay": 0.05}, {}))
     steps.append(("Muon, rate 3e-3", {"optimizer": "muon", "learning_rate": 3e-3}, {}))
     small = {"image_size": 32, "augmentation": Augmentation(pad_crop=4, flip=True)}
@@ -107,8 +107,8 @@ def run(setup, data, updates, batch, seed):
     keras.utils.set_random_seed(seed)
     size = (setup.image_size,) * 2
     converter = FocalNetImageConverter(size, interpolation="bilinear", mean=setup.mean, std=setup.std)
-    keep = "stream" if setup.augmentation.needs_originals else "auto"
-    train = open_dataset(data, 3, converter.prepare, "error", keep).splits["train"]
+    cache_images = "stream" if setup.augmentation.needs_originals else "auto"
+    train = open_dataset(data, 3, converter.prepare, "error", cache_images).splits["train"]
     training, validation = split_validation(train, 0.2, 0)
     backbone = focalnets.FocalNetBackbone(**setup.backbone, image_shape=(*size, 3), seed=seed)
     net = focalnets.FocalNetImageClassifier(backbone, 10, converter)
@@ -150,7 +150,7 @@ def main():
     parser.add_argument("--rows", help="numbers of the rows to run, such as 1,2,5")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    config.keep_freed_memory()
+    process.keep_freed_memory()
     name = f"tutorial-ablation_{keras.backend.backend()}_float32_{measure.machine()}"
     numbers = range(1, len(setups(arguments.width)) + 1)
     if arguments.rows:

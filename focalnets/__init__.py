@@ -52,7 +52,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-# Everything with `register_keras_serializable`; tests/test_saving.py looks for more.
+# Everything with `register_keras_serializable`; tests/models/test_saving.py looks for more.
 _SERIALIZABLE = (
     "models.backbone",  # and the layers
     "models.classifier",

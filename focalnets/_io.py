@@ -21,7 +21,7 @@ def reason(error):
     if isinstance(error, FileNotFoundError):
         return "no such file (or a link to one that is gone)"
     if isinstance(error, IsADirectoryError):
-        return "a folder, not a picture"
+        return "a folder, not an image"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 
-from focalnets import __version__, config, process
+from focalnets import __version__, process
 from focalnets.names import printable_lines, unknown_name
 
 # Verb -> what it does, a line of the help. Its file is commands/<verb>.py, and its arguments are the class
@@ -85,19 +85,19 @@ def _run(argv):
 
     import tyro
 
-    from focalnets.commands.arguments import arguments_of
+    from focalnets.commands.arguments import arguments_for
 
     verb = argv[0]
     with _printable_errors():
         options = tyro.cli(
-            arguments_of(verb),
+            arguments_for(verb),
             args=argv[1:],
             prog=f"focalnets {verb}",
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     process.prepare_streams(finish=verb not in _PRINTING)
     if verb in ("train", "evaluate", "predict"):
-        config.keep_freed_memory()
+        process.keep_freed_memory()
     try:
         if verb != "completion":  # which shells run whenever they start
             from focalnets.commands.checks import check

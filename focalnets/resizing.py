@@ -1,7 +1,7 @@
 """The half of a checkpoint's preprocessing that happens on the host: resize and crop, one image at a time.
 
 Free of Keras, so that an exported network needs none. With Pillow, because the backends' own resizes
-differ from one another by up to 7 grey levels.
+differ from one another by up to 7 gray levels.
 """
 
 import math
@@ -17,7 +17,7 @@ INTERPOLATIONS = {
 }
 
 
-_MOST_PIXELS = 64_000_000  # of a resized picture: a strip of one pixel's height would take gigabytes
+_MOST_PIXELS = 64_000_000  # of a resized image: a strip of one pixel's height would take gigabytes
 
 # A network needs some kilobytes per pixel. An image that is kept whole may become this many times as large
 # as the image size; an image that is not resized may have this many pixels in all, and per side.
@@ -27,14 +27,14 @@ _LONGEST_UNRESIZED = 2**13
 
 
 def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic", crop=True):
-    """Resize the shorter side to size / crop_fraction and crop the centre.
+    """Resize the shorter side to size / crop_fraction and crop the center.
 
     Args:
         image: uint8 array (H, W, C), C 1, 3 or 4; or a PIL image.
         image_size: (height, width), or None to leave the size as it is.
         crop_fraction: share of the resized image's side that is kept.
         interpolation: a name in `INTERPOLATIONS`; Pillow's, with antialiasing.
-        crop: False to keep the whole picture and its aspect: the side that decides becomes
+        crop: False to keep the whole image and its aspect: the side that decides becomes
             `image_size`'s, the other is at least that.
 
     Returns:
@@ -42,7 +42,7 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         it has that size already and nothing is to be cropped, or if `image_size` is None.
 
     Raises:
-        ValueError: if an array is not one uint8 image, if a picture is more than 16 times as long as wide and
+        ValueError: if an array is not one uint8 image, if an image is more than 16 times as long as wide and
             is to be kept whole, or if it has more than 2 million pixels and is not to be resized.
 
     >>> import numpy as np

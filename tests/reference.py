@@ -15,7 +15,7 @@ BREAKS = (
     "gates reversed",
     "no global level",
     "levels not chained",
-    "normalised the other way",
+    "normalized the other way",
     "epsilon 1e-3",
     "norm elsewhere",
 )
@@ -110,7 +110,7 @@ class Reference:
         if self.broken != "no global level":
             pooled = self.gelu(context.mean(axis=(1, 2), keepdims=True))
             total = total + pooled * used[..., levels:]
-        if layer.normalize_modulator != (self.broken == "normalised the other way"):
+        if layer.normalize_modulator != (self.broken == "normalized the other way"):
             total = total / (levels + 1)
         modulator = self.dense(layer.h, total)
         y = query * modulator
@@ -137,9 +137,9 @@ class Reference:
 
     def norm(self, layer, x):
         epsilon = 1e-3 if self.broken == "epsilon 1e-3" else layer.epsilon
-        centred = x - x.mean(axis=-1, keepdims=True)
-        deviation = np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + epsilon)
-        return centred / deviation * _value(layer.gamma) + _value(layer.beta)
+        centered = x - x.mean(axis=-1, keepdims=True)
+        deviation = np.sqrt(np.square(centered).mean(axis=-1, keepdims=True) + epsilon)
+        return centered / deviation * _value(layer.gamma) + _value(layer.beta)
 
     def activate(self, name, x):
         if name == "gelu_tanh":

@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from test_presets import shrunk
+from small_networks import shrunk
 
 from focalnets import train
 from focalnets.presets.load import build_architecture

@@ -50,17 +50,17 @@ def their_net(flags, kind="FocalNetForImageClassification"):
     return net
 
 
-def their_picture():
+def their_image():
     """Odd, non-square: transformers pads like we do."""
     return np.random.default_rng(1).normal(size=(2, 27, 38, 3)).astype("float32")
 
 
-def their_outputs(net, picture):
+def their_outputs(net, image):
     """The logits, and the map of the stem and of each stage, channels last, after its down-sampling."""
     import torch
 
     with torch.no_grad():
-        found = net(torch.from_numpy(picture).permute(0, 3, 1, 2), output_hidden_states=True)
+        found = net(torch.from_numpy(image).permute(0, 3, 1, 2), output_hidden_states=True)
     maps = {
         f"stage {index}": value.permute(0, 2, 3, 1).contiguous()
         for index, value in enumerate(found.reshaped_hidden_states)
@@ -68,12 +68,12 @@ def their_outputs(net, picture):
     return {"logits": found.logits, **maps}
 
 
-def detector_outputs(state, picture, padding, post_norm, normalizes):
+def detector_outputs(state, image, padding, post_norm, normalizes):
     """Normed map of each stage of an upstream detection backbone with an overlapping stem, channels last.
 
     Args:
         state: key -> array, as upstream names them; every stage has a norm.
-        picture: (B, H, W, 3), of sides that all strides divide.
+        image: (B, H, W, 3), of sides that all strides divide.
         padding: of the stem.
         post_norm: whether the norms of a block stand behind its branches.
         normalizes: whether the modulator is divided by the number of gates.
@@ -107,7 +107,7 @@ def detector_outputs(state, picture, padding, post_norm, normalizes):
         y = query * conv(f"{name}.h", total / (levels + 1) if normalizes else total)
         return dense(f"{name}.proj", norm(f"{name}.ln", y) if f"{name}.ln.weight" in state else y)
 
-    x, stage, outputs = torch.from_numpy(picture), 0, {}
+    x, stage, outputs = torch.from_numpy(image), 0, {}
     x = norm("patch_embed.norm", conv("patch_embed.proj", x, stride=4, padding=padding))
     while f"layers.{stage}.blocks.0.norm1.weight" in state:
         index = 0

@@ -34,12 +34,12 @@ def our_flags(flags):
     }
 
 
-def our_outputs(classifier, picture):
-    """Logits and maps under the same names as transformers' (normalised input)."""
+def our_outputs(classifier, image):
+    """Logits and maps under the same names as transformers' (normalized input)."""
     net = classifier.backbone
     outputs = {"logits": classifier.classify(net.output), "stage 0": net.get_layer("stem").output}
     for stage in range(1, len(net.depths)):
         outputs[f"stage {stage}"] = net.get_layer(f"stage{stage}_downsample").output
     # transformers' last map is before the final norm.
     outputs[f"stage {len(net.depths)}"] = net.blocks[-1].output
-    return keras.Model(net.inputs, outputs).predict(picture, verbose=0)
+    return keras.Model(net.inputs, outputs).predict(image, verbose=0)

@@ -93,7 +93,7 @@ Backend = Annotated[
     _default("$KERAS_BACKEND, or the first that is installed of torch, jax and tensorflow"),
 ]
 OnBadImage = Literal["error", "skip"]
-Keep = Literal["auto", "memory", "stream"]
+CacheImages = Literal["auto", "memory", "stream"]
 
 
 @dataclass
@@ -135,7 +135,7 @@ class TrainArguments:
     """Use bfloat16 even where it is slower than float32."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
-    keep: Keep = "auto"
+    cache_images: CacheImages = "auto"
     """Hold prepared images in memory (auto: up to 2 GiB), or decode them again in every epoch (stream)."""
     force: Flag = False
     """Replace the run in the --out directory."""
@@ -214,7 +214,7 @@ class EvaluateArguments:
     """Print JSON."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
-    keep: Keep = "auto"
+    cache_images: CacheImages = "auto"
     """Hold prepared images in memory (auto: up to 2 GiB), or decode them when they are needed (stream)."""
     force: Flag = False
     """Write to the --out directory even if it is not empty."""
@@ -233,7 +233,7 @@ class PredictArguments:
 
     preset: OptionalPreset = None
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
-    pictures: Images = ()
+    images: Images = ()
     """Files, folders, patterns, or - for one path per line on standard input."""
     top: Annotated[int, COUNT] = 5
     """Number of classes to print per image."""
@@ -262,7 +262,7 @@ class ExplainArguments:
     """Directory for one figure (PNG) per block and one file of arrays (.npz) per image."""
     preset: OptionalPreset = None
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
-    pictures: Images = ()
+    images: Images = ()
     """Files, folders, patterns, or - for one path per line on standard input."""
     block: Annotated[OptionalStr, NAME, _default("the last block of every stage")] = None
     """Block to draw, such as stage2_block1."""
@@ -340,7 +340,7 @@ class ExportArguments:
 class CacheArguments:
     """Resize a data set once, to memory-mapped arrays, so that training on it decodes nothing.
 
-    Example: focalnets cache digits --grey --image-size 16 --out runs/digits16
+    Example: focalnets cache digits --grayscale --image-size 16 --out runs/digits16
     """
 
     data: Annotated[tyro.conf.Positional[str], DATA]
@@ -349,7 +349,7 @@ class CacheArguments:
     """Directory to create. Pass it to --data afterwards."""
     image_size: Annotated[int, COUNT] = 256
     """Side of the square images in pixels. The shorter side is resized to it and the center is cropped."""
-    grey: Flag = False
+    grayscale: Flag = False
     """Store one channel (grayscale) instead of three."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
@@ -374,11 +374,11 @@ class CompletionArguments:
     """Show the traceback of an error."""
 
 
-def arguments_of(verb):
+def arguments_for(verb):
     """The dataclass of a verb's arguments.
 
-    >>> from focalnets.commands.arguments import arguments_of
-    >>> arguments_of("predict").__name__
+    >>> from focalnets.commands.arguments import arguments_for
+    >>> arguments_for("predict").__name__
     'PredictArguments'
     """
     return globals()[f"{verb.capitalize()}Arguments"]

@@ -3,8 +3,8 @@
 from focalnets._io import plural
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
+from focalnets.data.find import report_skipped
 from focalnets.data.inputs import data_paths
-from focalnets.data.pictures import report_skipped
 from focalnets.names import say
 
 
@@ -12,10 +12,10 @@ def run(arguments):
     """Resize a data set once, for epochs that decode nothing."""
     dataset = open_dataset(
         arguments.data,
-        1 if arguments.grey else 3,
+        1 if arguments.grayscale else 3,
         square(arguments.image_size),
         arguments.on_bad_image,
-        keep="stream",
+        cache_images="stream",
     )
     inputs = data_paths(arguments.data)
     write_cache(dataset, arguments.out, arguments.data, arguments.force, inputs)

@@ -10,13 +10,13 @@ import os
 
 from focalnets._io import expanded, read_json
 from focalnets.commands.train import asked_recipe, check_resume_options
-from focalnets.commands.words import check_no_presets, means_pictures
-from focalnets.conversion.options import check_combinations, checked_out, read_flags
+from focalnets.commands.words import check_no_presets, means_images
+from focalnets.conversion.options import check_combinations, checked_out, read_config_overrides
 from focalnets.data.cache import check_cache_directory
+from focalnets.data.find import find_images
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
-from focalnets.data.pictures import find_pictures
 from focalnets.data.sources import read_source
 from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
 from focalnets.explanation.blocks import chosen_blocks
@@ -107,15 +107,15 @@ def _check_predict(arguments):
             f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
             "give one of them."
         )
-    _check_preset_and_pictures(arguments)
+    _check_preset_and_images(arguments)
 
 
 def _check_explain(arguments):
-    preset = _check_preset_and_pictures(arguments)
+    preset = _check_preset_and_images(arguments)
     blocks = _blocks(preset)
     if blocks:
         chosen_blocks(blocks, arguments.block, arguments.stage)
-    inputs = paths_among([preset, *arguments.pictures])
+    inputs = paths_among([preset, *arguments.images])
     check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
 
 
@@ -127,7 +127,7 @@ def _check_convert(arguments):
         raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
     if arguments.to is None:
         check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
-    read_flags(arguments.set)
+    read_config_overrides(arguments.set)
     check_combinations(arguments)
     if arguments.variant is not None:
         find_architecture(arguments.variant)
@@ -177,16 +177,16 @@ def _check_data(spec):
         distinct_class_names(getattr(read_source(spec), "class_names", None) or ())
 
 
-def _check_preset_and_pictures(arguments):
+def _check_preset_and_images(arguments):
     """The preset, once it and the images have been found; folders and patterns are not searched yet."""
-    preset, pictures = arguments.preset, arguments.pictures
-    if preset is None or means_pictures(preset):
-        preset, pictures = DEFAULT, (*([preset] if preset else []), *pictures)
+    preset, images = arguments.preset, arguments.images
+    if preset is None or means_images(preset):
+        preset, images = DEFAULT, (*([preset] if preset else []), *images)
     check_preset(preset)
-    check_no_presets(pictures)
-    missing = [word for word in pictures if not _may_lead_somewhere(word)]
-    if missing or not pictures:
-        find_pictures(missing)
+    check_no_presets(images)
+    missing = [word for word in images if not _may_lead_somewhere(word)]
+    if missing or not images:
+        find_images(missing)
     return preset
 
 
@@ -196,14 +196,13 @@ def _may_lead_somewhere(word):
 
 
 def _blocks(preset):
-    """Names of the blocks of a preset, as far as its configuration tells; [] if it does not."""
+    """Names of the blocks of each stage of a preset. [] if its configuration does not tell."""
     directory = bundled_directory(preset) or expanded(preset)
     try:
         if preset in CHECKPOINTS and bundled_directory(preset) is None:
             depths = ARCHITECTURES[CHECKPOINTS[preset].architecture].backbone["depths"]
         else:
             depths = read_json(directory / "config.json")["backbone"]["depths"]
-        pairs = [(stage, block) for stage, depth in enumerate(depths, 1) for block in range(1, depth + 1)]
+        return [[f"stage{i}_block{j + 1}" for j in range(depth)] for i, depth in enumerate(depths, 1)]
     except (OSError, ValueError, TypeError, LookupError):  # loading it says what is wrong
         return []
-    return [f"stage{stage}_block{block}" for stage, block in pairs]

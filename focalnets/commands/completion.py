@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from focalnets.cli import VERBS
-from focalnets.commands.arguments import arguments_of
+from focalnets.commands.arguments import arguments_for
 from focalnets.data.names import NAMES
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
@@ -38,7 +38,7 @@ def run(options):
     print({"bash": bash_script, "zsh": zsh_script}[options.shell]())
 
 
-def words_of(verb):
+def words_for(verb):
     """What follows a verb.
 
     Returns:
@@ -46,7 +46,7 @@ def words_of(verb):
         them repeats).
     """
     options, positionals, repeats = {"--help": None}, [], False
-    hints = typing.get_type_hints(arguments_of(verb), include_extras=True)
+    hints = typing.get_type_hints(arguments_for(verb), include_extras=True)
     for field, hint in hints.items():
         kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
         if tyro.conf.Positional in extras:
@@ -87,7 +87,7 @@ def bash_script():
     """The script for bash 3.2 (of macOS) and newer."""
     options, valued, places = [], [], {}
     for verb in VERBS:
-        flags, positionals, repeats = words_of(verb)
+        flags, positionals, repeats = words_for(verb)
         options.append(f"    {verb}) names={shlex.quote(' '.join(flags))} ;;")
         valued += [f"{verb}:{flag}" for flag, word in flags.items() if word is not None]
         for flag, word in flags.items():
@@ -167,7 +167,7 @@ def zsh_script():
         return functions.setdefault(word, f"_focalnets_{len(functions)}")
 
     for verb in VERBS:
-        options, positionals, repeats = words_of(verb)
+        options, positionals, repeats = words_for(verb)
         specs = [
             f"{flag}[]" if word is None else f"{flag}=[]:{flag.strip('-')}:{action(word)}"
             for flag, word in options.items()

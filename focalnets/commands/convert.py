@@ -3,7 +3,7 @@
 import sys
 
 from focalnets.conversion.job import convert
-from focalnets.conversion.options import read_flags
+from focalnets.conversion.options import read_config_overrides
 from focalnets.names import say
 
 
@@ -14,7 +14,7 @@ def run(arguments):
         arguments.out,
         arguments.to,
         arguments.variant,
-        read_flags(arguments.set),
+        read_config_overrides(arguments.set),
         arguments.entry,
         arguments.labels,
         arguments.window,

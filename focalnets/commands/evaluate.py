@@ -4,8 +4,8 @@ import contextlib
 
 import numpy as np
 
+from focalnets.data.find import report_skipped
 from focalnets.data.inputs import data_paths
-from focalnets.data.pictures import report_skipped
 from focalnets.names import json_text, printable, say
 from focalnets.output.directories import new_output_directory
 from focalnets.output.inputs import paths_among
@@ -32,7 +32,7 @@ def run(arguments):
             arguments.limit,
             arguments.batch_size,
             arguments.on_bad_image,
-            arguments.keep,
+            arguments.cache_images,
         )
         if directory is not None:
             fill(directory, found, arguments.html)

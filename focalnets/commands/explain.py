@@ -2,8 +2,8 @@
 
 import time
 
-from focalnets.commands.words import preset_and_pictures
-from focalnets.data.pictures import describe_bad, find_pictures, read_pictures, report_skipped
+from focalnets.commands.words import preset_and_images
+from focalnets.data.find import describe_bad, find_images, read_images, report_skipped
 from focalnets.explanation.explain import Explainer
 from focalnets.explanation.file_names import free_name
 from focalnets.names import say
@@ -14,19 +14,19 @@ from focalnets.output.inputs import paths_among
 
 def run(arguments):
     """Write figures and arrays of each image, one image at a time: folders may be larger than the memory."""
-    preset, pictures = preset_and_pictures(arguments.preset, arguments.pictures)
+    preset, images = preset_and_images(arguments.preset, arguments.images)
     explainer = Explainer(preset, arguments.block, arguments.stage, arguments.crop)
-    files = find_pictures(pictures)
+    files = find_images(images)
     # Read twice: unreadable images are reported before anything is drawn, without keeping pixels until then.
     bad, stems, used = [], [], set()
-    for picture in read_pictures(files, explainer.channels, explainer.prepare):
-        stems.append(None if picture.problem else free_name(picture.name, used))
-        bad += [picture.problem] if picture.problem else []
+    for image in read_images(files, explainer.channels, explainer.prepare):
+        stems.append(None if image.problem else free_name(image.name, used))
+        bad += [image.problem] if image.problem else []
     if bad and arguments.on_bad_image == "error":
         raise ValueError(describe_bad(bad))
     ends = (".npz", *(f".{block}.png" for block in explainer.blocks))
     names = [f"{stem}{end}" for stem in stems if stem is not None for end in ends]
-    inputs = [*paths_among([preset, *pictures]), *files]
+    inputs = [*paths_among([preset, *images]), *files]
     with new_output_directory(arguments.out, "explanation", arguments.force, inputs, names) as directory:
         try:
             _write(directory, explainer, files, stems)
@@ -38,11 +38,11 @@ def run(arguments):
 def _write(directory, explainer, files, stems):
     """Write the files of each image under its stem, None if it could not be read."""
     next_seal = 0.0  # the list of a million files takes seconds to write
-    pictures = read_pictures(files, explainer.channels, explainer.prepare)
-    for picture, stem in zip(pictures, stems, strict=True):
-        if picture.problem or stem is None:
+    images = read_images(files, explainer.channels, explainer.prepare)
+    for image, stem in zip(images, stems, strict=True):
+        if image.problem or stem is None:
             continue
-        for path in explainer.explain(picture.name, picture.pixels).write(directory, stem):
+        for path in explainer.explain(image.name, image.pixels).write(directory, stem):
             say(f"{'arrays' if path.suffix == '.npz' else 'panel'}: {path}")
         if (start := time.monotonic()) > next_seal:
             seal(directory, finished=False)  # should the process be killed

@@ -3,17 +3,17 @@
 import csv
 import sys
 
-from focalnets.commands.words import preset_and_pictures
-from focalnets.data.pictures import describe_bad, find_pictures, report_skipped
+from focalnets.commands.words import preset_and_images
+from focalnets.data.find import describe_bad, find_images, report_skipped
 from focalnets.names import csv_cell, json_text, printable
 from focalnets.prediction.predictor import Predictor
 
 
 def run(arguments):
-    """Say what is on each picture."""
-    preset, pictures = preset_and_pictures(arguments.preset, arguments.pictures)
+    """Say what is on each image."""
+    preset, images = preset_and_images(arguments.preset, arguments.images)
     predictor = Predictor(preset, engine=_engine(arguments))
-    files = find_pictures(pictures)
+    files = find_images(images)
     predictions, bad = predictor.predict_files(files, top=arguments.top)
     _print(predictions, arguments)
     if bad and arguments.on_bad_image == "error":
@@ -25,7 +25,7 @@ def _print(predictions, arguments):
     if arguments.as_json:
         rows = [
             {
-                "picture": prediction.name,
+                "image": prediction.name,
                 "classes": [
                     {"name": name, "probability": probability}
                     for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
@@ -36,7 +36,7 @@ def _print(predictions, arguments):
         print(json_text(rows))
     elif arguments.as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(("picture", "rank", "class", "probability"))
+        writer.writerow(("image", "rank", "class", "probability"))
         for prediction in predictions:
             ranked = zip(prediction.classes, prediction.probabilities, strict=True)
             for rank, (name, probability) in enumerate(ranked, start=1):
@@ -44,8 +44,8 @@ def _print(predictions, arguments):
     else:
         names = [printable(prediction.name) for prediction in predictions]
         width = max(map(len, names), default=0)
-        for picture, prediction in zip(names, predictions, strict=True):
-            print(f"{picture:<{width}}  {prediction.in_words()}")
+        for image, prediction in zip(names, predictions, strict=True):
+            print(f"{image:<{width}}  {prediction.in_words()}")
 
 
 def _engine(arguments):

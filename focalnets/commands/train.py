@@ -7,7 +7,7 @@ import sys
 import time
 
 from focalnets._io import expanded
-from focalnets.data.pictures import report_skipped
+from focalnets.data.find import report_skipped
 from focalnets.names import say
 from focalnets.training.recipe import change, load_recipe
 from focalnets.training.run_directory import read_run
@@ -58,7 +58,7 @@ def _train(arguments, verbose):
         out=arguments.out,
         force=arguments.force,
         on_bad_image=arguments.on_bad_image,
-        keep=arguments.keep,
+        cache_images=arguments.cache_images,
         max_minutes=arguments.max_minutes,
         monitor_every=arguments.monitor_every,
         tensorboard=arguments.tensorboard,

@@ -15,20 +15,20 @@ from focalnets.presets.files import WEIGHTS
 _log = logging.getLogger("focalnets")
 
 
-def preset_and_pictures(first, others):
-    """(preset, pictures): the first word may be a picture, and then the bundled preset is meant.
+def preset_and_images(first, others):
+    """(preset, images): the first word may be an image, and then the bundled preset is meant.
 
     Args:
-        first: a preset, or a picture, folder of pictures, pattern, or "-"; None if there is no word at all.
+        first: a preset, or an image, folder of images, pattern, or "-"; None if there is no word at all.
         others: the words behind it.
 
-    >>> from focalnets.commands.words import preset_and_pictures
-    >>> preset_and_pictures("runs/mine", ("photo.jpg",))
+    >>> from focalnets.commands.words import preset_and_images
+    >>> preset_and_images("runs/mine", ("photo.jpg",))
     ('runs/mine', ('photo.jpg',))
     """
     if first is None:
         return DEFAULT, ()
-    if not means_pictures(first):
+    if not means_images(first):
         return first, tuple(others)
     _log.warning(
         "No preset given. Using %s, trained on %s. To use another one, give it before the images.",
@@ -38,8 +38,8 @@ def preset_and_pictures(first, others):
     return DEFAULT, (first, *others)
 
 
-def means_pictures(word):
-    """Whether the first word of a command line is a picture, folder of pictures, pattern or "-".
+def means_images(word):
+    """Whether the first word of a command line is an image, folder of images, pattern or "-".
 
     A file that holds a data set, such as an archive, counts as well: it is no preset.
     """
@@ -61,10 +61,10 @@ def means_pictures(word):
 
 
 def check_no_presets(words):
-    """Refuse presets among the words for pictures: curves and panels of a run are no images to classify.
+    """Refuse presets among the words for images: curves and panels of a run are no images to classify.
 
     A folder counts as a preset if it holds a network and its weights, so that photographs beside a
-    `config.json` stay pictures.
+    `config.json` stay images.
 
     Raises:
         ValueError: if one of the words means a preset, a run or a checkpoint.

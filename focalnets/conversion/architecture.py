@@ -66,7 +66,7 @@ class Recognised:
     notes: list[str]
 
 
-def recognise(shapes, claims=None, variant=None, flags=None):
+def recognize(shapes, claims=None, variant=None, config_overrides=None):
     """Find out which network has weights of these shapes.
 
     Args:
@@ -75,7 +75,7 @@ def recognise(shapes, claims=None, variant=None, flags=None):
             of classes, and returns claims (`origin`, `values`, `notes`) on the rest, best first. Defaults to
             none.
         variant: str. Name in `ARCHITECTURES`. Defaults to looking for it.
-        flags: dict. Values of `CONFIG_OVERRIDES` that the user gives; they win.
+        config_overrides: dict. Values of `CONFIG_OVERRIDES` that the user gives; they win.
 
     Returns:
         A `Recognised`.
@@ -92,9 +92,9 @@ def recognise(shapes, claims=None, variant=None, flags=None):
     elif differences := _differences(found, variant, shapes):
         raise ValueError(
             f"The checkpoint is not {variant}: " + "; ".join(differences) + ". Leave out --variant to have "
-            "it recognised."
+            "it recognized."
         )
-    notes = [f"recognised as {variant}" if variant else "no variant that focalnets knows"]
+    notes = [f"recognized as {variant}" if variant else "no variant that focalnets knows"]
     if variant in _ALSO and not found["norm_after_modulation"]:
         notes.append("without a norm in its modulation, as upstream's code builds it")
     table = {} if variant is None else find_architecture(variant).backbone
@@ -103,7 +103,7 @@ def recognise(shapes, claims=None, variant=None, flags=None):
     for name in (*CONFIG_OVERRIDES, "layer_scale_init"):
         if name == "stem_padding" and not found["overlap_embed"]:
             continue
-        value, origin = _settled(name, variant, table, claims, flags or {})
+        value, origin = _settled(name, variant, table, claims, config_overrides or {})
         if origin is not None:
             backbone[name] = value
         if name in _REPORTED and (origin is not None or name != "stem_padding"):
@@ -116,7 +116,7 @@ def recognise(shapes, claims=None, variant=None, flags=None):
         backbone["norm_placement"] = "mlp_only"
     if backbone.get("stem_padding") == 2 and found["patch_size"] == 4:
         backbone.pop("stem_padding")  # the default of the overlapping stem
-    if found["patch_size"] != 4 and "stem_padding" not in (flags or {}):
+    if found["patch_size"] != 4 and "stem_padding" not in (config_overrides or {}):
         backbone.pop("stem_padding", None)  # no other library has such a stem
     if any(re.fullmatch(r"stage\d+_norm/gamma", path) for path in shapes):
         backbone["pyramid_norm"] = True
@@ -129,10 +129,10 @@ def is_doubtful(note):
     return "ASSUMED" in note or "would take" in note
 
 
-def _settled(name, variant, table, claims, flags):
+def _settled(name, variant, table, claims, config_overrides):
     """(value, origin) of an argument: the user's, a claim's, the variant's; origin None if nobody knows."""
-    if name in flags:
-        return flags[name], "as you said"
+    if name in config_overrides:
+        return config_overrides[name], "as you said"
     claim = next((claim for claim in claims if name in claim.values), None)
     default = _REPORTED.get(name)
     if claim is not None:

@@ -28,14 +28,22 @@ REPORT = "conversion.json"
 
 
 def convert_checkpoint(
-    source, out, variant=None, flags=None, labels=None, force=False, entry=None, published=False, inputs=()
+    source,
+    out,
+    variant=None,
+    config_overrides=None,
+    labels=None,
+    force=False,
+    entry=None,
+    published=False,
+    inputs=(),
 ):
     """Write the preset directory of a checkpoint.
 
     Args:
         source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `Source`.
         out: preset directory to make.
-        variant, flags, entry, published: see `from_tensors`.
+        variant, config_overrides, entry, published: see `from_tensors`.
         labels: function from the number of classes to their names; None for the checkpoint's own.
         force: bool. Replace the preset that is there, and keep all other files. Defaults to `False`.
         inputs: Paths besides `source` that `force` never replaces. Defaults to `()`.
@@ -64,7 +72,9 @@ def convert_checkpoint(
     source = source if in_memory else read_source(source, entry)
     with new_directory(out, "preset", force, inputs) as partial:
         # What was read has no wrapper any more, and `entry` has no meaning there.
-        found = from_tensors(source, variant, flags, labels, entry if in_memory else None, published)
+        found = from_tensors(
+            source, variant, config_overrides, labels, entry if in_memory else None, published
+        )
         digests = _digests(found.network)
         _check(found.arrays, digests)
         found.arrays.clear()
@@ -85,7 +95,12 @@ def convert_checkpoint(
             f"verified: {len(digests)} arrays and {parameters:,} parameters read back equal, to the bit; "
             "outputs equal"
         )
-        report = {"source": name, "variant": variant, "flags": flags or {}, "notes": notes}
+        report = {
+            "source": name,
+            "variant": variant,
+            "config_overrides": config_overrides or {},
+            "notes": notes,
+        }
         write_json(partial / REPORT, report)
     return notes
 
@@ -120,7 +135,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
         raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
     if is_file:
         refuse_inputs(out, [preset, *inputs])
-    network = _network_of(preset)
+    network = _network_for(preset)
     tensors, digests = to_tensors(network, library), _digests(network)
     config, notes = transformers_config(network), differences_elsewhere(network, library)
     _, converter = read_config(pathlib.Path(preset))
@@ -193,19 +208,19 @@ def _image_side(network):
     return 224 if size is None else size[0]
 
 
-def _network_of(preset):
+def _network_for(preset):
     if not is_preset_directory(preset):
         raise ValueError(f"{str(preset)!r} is no preset directory; convert it to one first.")
     return load_any(preset)
 
 
 def _outputs(network):
-    """What a network computes for a fixed picture whose sides no stride divides."""
+    """What a network computes for a fixed image whose sides no stride divides."""
     channels = network.input_shape[-1]
-    picture = np.random.default_rng(0).integers(0, 256, (1, 67, 90, channels)).astype("float32")
+    image = np.random.default_rng(0).integers(0, 256, (1, 67, 90, channels)).astype("float32")
     if getattr(network, "image_converter", None) is None:
-        picture = picture / 128 - 1
-    return keras.ops.convert_to_numpy(network(picture, training=False))
+        image = image / 128 - 1
+    return keras.ops.convert_to_numpy(network(image, training=False))
 
 
 def _digests(network):

@@ -14,7 +14,7 @@ def expand_focal_windows(network, focal_window=None, focal_levels=None):
 
     Depthwise kernels are padded with zeros. In `f`, query and context are copied, the gates of the levels
     that there are come first, those of new ones are zero, and the gate of the global average stays last.
-    The kernel of a new level has a one in its centre and zeros elsewhere. Where the modulator is normalised,
+    The kernel of a new level has a one in its center and zeros elsewhere. Where the modulator is normalized,
     by the number of levels, `h` makes up for it.
 
     With larger windows alone, the new network computes the same function, up to rounding. A new level cannot

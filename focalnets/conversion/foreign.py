@@ -212,7 +212,7 @@ def timm_settings(arguments, pool, found, channels, num_classes):
 
 
 def checked_preprocessing(config, preprocessing):
-    """ValueError unless the fields that `converter_of` reads have their types."""
+    """ValueError unless the fields that `converter_for` reads have their types."""
     if isinstance(config.get("pretrained_cfg"), dict):
         checked(config["pretrained_cfg"], _TIMM_PREPROCESSING, "config.json, pretrained_cfg", _HINT)
     if not isinstance(preprocessing, dict):

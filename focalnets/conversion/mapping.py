@@ -35,19 +35,19 @@ LAYERS = (
     ("stem/proj", "conv", "patch_embed.proj", "stem.proj", "focalnet.embeddings.patch_embeddings.projection"),
     ("stem/norm", "norm", "patch_embed.norm", "stem.norm", "focalnet.embeddings.norm"),
     ("{block}/norm1", "norm", "{block}.norm1", "{block}.norm1{post}", "{block}.norm1"),
-    ("{block}/modulation/f", "product",
+    ("{block}/modulation/f", "dense",
         "{block}.modulation.f", "{block}.modulation.f", "{block}.modulation.projection_in"),
     ("{block}/modulation/focal_kernel_{l}", "depthwise", _LEVEL, _LEVEL, _LEVEL),
     ("{block}/modulation/h", "pointwise",
         "{block}.modulation.h", "{block}.modulation.h", "{block}.modulation.projection_context"),
     ("{block}/modulation/norm", "norm",
         "{block}.modulation.ln", "{block}.modulation.norm", "{block}.modulation.layernorm"),
-    ("{block}/modulation/proj", "product",
+    ("{block}/modulation/proj", "dense",
         "{block}.modulation.proj", "{block}.modulation.proj", "{block}.modulation.projection_out"),
     ("{block}/scale1", "scale", "{block}.gamma_1", "{block}.ls1.gamma", "{block}.gamma_1"),
     ("{block}/norm2", "norm", "{block}.norm2", "{block}.norm2{post}", "{block}.norm2"),
-    ("{block}/fc1", "product", "{block}.mlp.fc1", "{block}.mlp.fc1", "{block}.mlp.fc1"),
-    ("{block}/fc2", "product", "{block}.mlp.fc2", "{block}.mlp.fc2", "{block}.mlp.fc2"),
+    ("{block}/fc1", "dense", "{block}.mlp.fc1", "{block}.mlp.fc1", "{block}.mlp.fc1"),
+    ("{block}/fc2", "dense", "{block}.mlp.fc2", "{block}.mlp.fc2", "{block}.mlp.fc2"),
     ("{block}/scale2", "scale", "{block}.gamma_2", "{block}.ls2.gamma", "{block}.gamma_2"),
     # timm down-samples at the beginning of the next stage.
     ("stage{S}_downsample/proj", "conv", "layers.{s}.downsample.proj",
@@ -83,7 +83,7 @@ _DEPTHWISE = Transform(
 _BIAS = ("/bias", ".bias", _SAME)
 _KINDS = {
     "conv": (("/kernel", ".weight", _CONV), _BIAS),
-    "product": (("/kernel", ".weight", _LINEAR), _BIAS),
+    "dense": (("/kernel", ".weight", _LINEAR), _BIAS),
     "pointwise": (("/kernel", ".weight", _POINTWISE), _BIAS),
     "head": (("/kernel", ".weight", _LINEAR), _BIAS),
     "norm": (("/gamma", ".weight", _SAME), ("/beta", ".bias", _SAME)),
@@ -102,7 +102,7 @@ def _rows(source):
         ours = ours.replace("{block}", _BLOCKS[0])
         name = theirs[column].replace("{block}", _BLOCKS[1 + column])
         # timm keeps the products inside blocks as 1 x 1 convolutions.
-        kind = "pointwise" if source == "timm" and kind == "product" else kind
+        kind = "pointwise" if source == "timm" and kind == "dense" else kind
         rows += [(ours + end, name + their_end, transform) for end, their_end, transform in _KINDS[kind]]
     return [(_expression(ours), _expression(theirs), ours, theirs, change) for ours, theirs, change in rows]
 

@@ -13,7 +13,7 @@ from focalnets.conversion.convert import convert_checkpoint
 from focalnets.conversion.sources import is_checkpoint_name
 from focalnets.conversion.unpickle import DamagedError
 from focalnets.hub import download, fetch_hugging_face, hub_address, local_file, private_directory
-from focalnets.hub.transfer import sha256_of
+from focalnets.hub.transfer import file_sha256
 from focalnets.presets import store
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
@@ -43,7 +43,7 @@ def preset_directory(source):
 
     Args:
         source: a preset or run directory; a name in `CHECKPOINTS`; a checkpoint of microsoft/FocalNet, timm
-            or transformers as a file, a directory, an https:// URL or hf://organisation/name. Conversions
+            or transformers as a file, a directory, an https:// URL or hf://organization/name. Conversions
             are kept in the cache (`focalnets.hub.cache_directory`).
 
     Returns:
@@ -186,7 +186,7 @@ def _download(source, sha256=None):
 def _converted(file, variant, name):
     """The preset directory made of a file, kept as long as the file does not change."""
     file = pathlib.Path(file).absolute()
-    lines = [f"{path} {sha256_of(path)}" for path in _files_that_count(file)]
+    lines = [f"{path} {file_sha256(path)}" for path in _files_that_count(file)]
     key = "\n".join((*lines, str(variant)))
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
     directory = private_directory("presets") / f"{name}-{digest}"

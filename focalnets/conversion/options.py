@@ -26,7 +26,7 @@ def check_combinations(arguments):
         raise ValueError("--half writes a preset as it is, in float16: without --to, --window and --levels.")
 
 
-def read_flags(texts):
+def read_config_overrides(texts):
     """The values of `--set`.
 
     Args:
@@ -38,11 +38,11 @@ def read_flags(texts):
     Raises:
         ValueError: if there is no such name, or it does not take the value.
 
-    >>> from focalnets.conversion.options import read_flags
-    >>> read_flags(["normalize_modulator=true", "norm_placement=post"])
+    >>> from focalnets.conversion.options import read_config_overrides
+    >>> read_config_overrides(["normalize_modulator=true", "norm_placement=post"])
     {'normalize_modulator': True, 'norm_placement': 'post'}
     """
-    flags = {}
+    config_overrides = {}
     for text in texts:
         name, _, value = text.partition("=")
         if name not in CONFIG_OVERRIDES:
@@ -53,21 +53,21 @@ def read_flags(texts):
         if name == "norm_placement":
             if value not in ("pre", "post", "mlp_only"):
                 raise ValueError(f"norm_placement is pre, post or mlp_only; got {value!r}.")
-            flags[name] = value
+            config_overrides[name] = value
         elif name == "activation":
             if value not in THEIR_ACTIVATION:
                 raise ValueError(f"activation is one of {', '.join(THEIR_ACTIVATION)}; got {value!r}.")
-            flags[name] = value
+            config_overrides[name] = value
         elif name == "normalize_modulator":
             if value.lower() not in ("true", "false"):
                 raise ValueError(f"normalize_modulator is true or false; got {value!r}.")
-            flags[name] = value.lower() == "true"
+            config_overrides[name] = value.lower() == "true"
         else:
             try:
-                flags[name] = int(value) if name == "stem_padding" else float(value)
+                config_overrides[name] = int(value) if name == "stem_padding" else float(value)
             except ValueError:
                 raise ValueError(f"{name} takes a number; got {value!r}.") from None
-    return flags
+    return config_overrides
 
 
 def checked_out(source, out, to):

@@ -41,7 +41,7 @@ class Claim:
     notes: list[str] = field(default_factory=list)
 
 
-def claims_of(library, source, keys, found, channels, num_classes, published=False):
+def claims_for(library, source, keys, found, channels, num_classes, published=False):
     """The claims on what has no weights, best first: the checkpoint's own settings, then its library.
 
     Args:

@@ -8,17 +8,17 @@ import numpy as np
 from keras import ops
 
 from focalnets._io import listed
-from focalnets.conversion.architecture import recognise, variable_shapes
+from focalnets.conversion.architecture import recognize, variable_shapes
 from focalnets.conversion.foreign import checked_preprocessing
 from focalnets.conversion.mapping import FORMATS, our_path, their_key
-from focalnets.conversion.publishers import claims_of
+from focalnets.conversion.publishers import claims_for
 from focalnets.conversion.sources import Source
 from focalnets.conversion.wrappers import chosen_tensors
 from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
-from focalnets.presets.labels import class_names_of
-from focalnets.presets.preprocessing import converter_of
+from focalnets.presets.labels import class_names_for
+from focalnets.presets.preprocessing import converter_for
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Conversion:
     arrays: dict
 
 
-def from_tensors(source, variant=None, flags=None, labels=None, entry=None, published=False):
+def from_tensors(source, variant=None, config_overrides=None, labels=None, entry=None, published=False):
     """The network whose weights a checkpoint holds.
 
     Args:
         source: a `Source`, or a dict from key to array: the state dict of microsoft/FocalNet, timm's
             `focalnet_*` or transformers' `FocalNet*` models.
-        variant: name in `ARCHITECTURES`; None to have it recognised from keys and shapes.
-        flags: dict of `convert.architecture.CONFIG_OVERRIDES`, for what the weights cannot tell.
+        variant: name in `ARCHITECTURES`; None to have it recognized from keys and shapes.
+        config_overrides: dict of `convert.architecture.CONFIG_OVERRIDES`, for what the weights cannot tell.
         labels: function from the number of classes to their names; None for those that belong to the
             checkpoint.
         entry: str. Which weights to take where there are several, such as "ema"; see `chosen_tensors`.
@@ -75,11 +75,11 @@ def from_tensors(source, variant=None, flags=None, labels=None, entry=None, publ
     shapes = {path: array.shape for path, array in arrays.items()}
 
     def claims(found, channels, num_classes):
-        return claims_of(library, source, keys, found, channels, num_classes, published)
+        return claims_for(library, source, keys, found, channels, num_classes, published)
 
-    found = recognise(shapes, claims, variant, flags)
+    found = recognize(shapes, claims, variant, config_overrides)
     checked_preprocessing(source.config, source.preprocessing)
-    image_converter, note = converter_of(
+    image_converter, note = converter_for(
         found.variant, found.num_classes, found.channels, source.config, source.preprocessing
     )
     notes = [f"format: {library}", *source.notes, *notes, *found.notes, note]
@@ -89,7 +89,7 @@ def from_tensors(source, variant=None, flags=None, labels=None, entry=None, publ
         network = FocalNetBackbone(**found.backbone, image_shape=(None, None, found.channels))
         if found.num_classes is not None:
             count = found.num_classes
-            names, note = class_names_of(count, source.config) if labels is None else (labels(count), "")
+            names, note = class_names_for(count, source.config) if labels is None else (labels(count), "")
             notes += [note] if note else []
             network = FocalNetImageClassifier(network, count, image_converter, names)
     variables = {variable.path: variable for variable in network.weights}

@@ -1,1 +1,1 @@
-"""Images and labels: from a name, folder or zip to batches of uint8."""
+"""Labeled images: from the name of a data set, folder or archive to batches of uint8 arrays."""

@@ -11,8 +11,8 @@ import zipfile
 import zlib
 
 from focalnets.data.files import has_image_suffix, list_tree
-from focalnets.data.formats import HEAD
 from focalnets.data.left_out import LINKS, LeftOutCounter
+from focalnets.images.formats import HEAD
 
 # Bytes of one unpacked member. The largest image that is decoded has 64 million pixels of up to 8 bytes.
 MAX_MEMBER = 512 * 2**20

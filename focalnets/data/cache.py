@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from focalnets._io import cores, parallel_map, progress, reason
-from focalnets.data.decode import as_image, as_pixels
+from focalnets.images.decode import as_image, as_pixels
 from focalnets.output.files import write_json
 from focalnets.output.paths import output_path
 from focalnets.output.replace import check_new_directory, new_directory
@@ -22,7 +22,7 @@ _CHUNK = 64
 
 
 def square(side):
-    """Function picture -> uint8 (side, side, C): the shorter side resized (bicubic), the centre kept."""
+    """Function image -> uint8 (side, side, C): the shorter side resized (bicubic), the center kept."""
 
     def prepare(image):
         image = image if isinstance(image, Image.Image) else as_image(image)
@@ -35,7 +35,7 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
     """Write the prepared images of a data set; memory stays bounded whatever its size.
 
     Args:
-        dataset: an `ImageDataset`, best opened with `keep="stream"` and `prepare=square(side)`.
+        dataset: an `ImageDataset`, best opened with `cache_images="stream"` and `prepare=square(side)`.
         directory: to make: cache.json, and <split>.images.npy and <split>.labels.npy for each split.
         source: what it was made from, for the record.
         force: bool. Replace the cache that is there, and keep all other files. Defaults to `False`.
@@ -43,8 +43,8 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
 
     Raises:
         FileExistsError: if `directory` exists, unless `force`.
-        ValueError: naming all bad pictures, if some turn out so only now; with `force`, if there is no cache
-            to replace.
+        ValueError: if images turn out to be unreadable, listing all; with `force`, if there is
+            no cache to replace.
 
     >>> import tempfile
     >>> from focalnets.data.cache import square, write_cache

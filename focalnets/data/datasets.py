@@ -10,14 +10,14 @@ import numpy as np
 
 from focalnets._io import cores, listed, parallel_map, plural, progress
 from focalnets.data import arrays
-from focalnets.data.decode import as_pixels
 from focalnets.data.files import Listing, file_name
+from focalnets.data.find import describe_bad
 from focalnets.data.left_out import LeftOut, report
 from focalnets.data.naming import SPLITS, checked_class_names, equal_but_for_case
-from focalnets.data.pictures import describe_bad
 from focalnets.data.sources import read_source
-from focalnets.data.splits import FilePictures, Split, join, stratified_draw
+from focalnets.data.splits import FileImages, Split, join, stratified_draw
 from focalnets.data.survey import SAMPLE, survey_array, survey_files
+from focalnets.images.decode import as_pixels
 
 # Share of the images that becomes the test split where a folder or table does not name splits.
 TEST_FRACTION = 0.2
@@ -25,7 +25,7 @@ TEST_FRACTION = 0.2
 # Prepared images of more bytes than this are not kept in memory, but read anew every epoch.
 IN_MEMORY_BYTES = 2 * 2**30
 
-# Pictures of fewer pixels are read by one thread: they spend more time in Python, which runs one thread
+# Images of fewer pixels are read by one thread: they spend more time in Python, which runs one thread
 # at a time, than in the decoder.
 _WORTH_THREADS = 128 * 128
 
@@ -64,12 +64,12 @@ class ImageDataset:
         return join(list(self.splits.values()))
 
 
-def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="auto", only=None):
+def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", cache_images="auto", only=None):
     """Read a data set.
 
     Args:
         spec: one of
-            - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, grey; a fixed split of 1,438
+            - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, gray; a fixed split of 1,438
               to train and 359 to test;
             - "cifar10", "cifar100", "mnist", "fashion_mnist": through Keras, which downloads them once;
             - a folder, zip or tar of `<split>/<class>/<image>`, splits being train, test and maybe val (also
@@ -83,11 +83,11 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
             - a directory that `focalnets cache` wrote: resized images, memory-mapped;
             - "hf://<name>" or "tfds:<name>", through Hugging Face's `datasets` or TensorFlow Datasets.
             Classes are sorted by name, where the source gives them no order.
-        channels: 3 for RGB, 1 for grey.
-        prepare: function from one picture (PIL image or uint8 (H, W, C)) to uint8 of the wanted size,
+        channels: 3 for RGB, 1 for gray.
+        prepare: function from one image (PIL image or uint8 (H, W, C)) to uint8 of the wanted size,
             such as `FocalNetImageConverter.prepare`; None if all images have one size already.
-        on_bad_image: "error" to name the pictures that cannot be read, "skip" to leave them out.
-        keep: "memory" to read and prepare everything now; "stream" to read and prepare pictures anew
+        on_bad_image: "error" to name the images that cannot be read, "skip" to leave them out.
+        cache_images: "memory" to read and prepare everything now; "stream" to read and prepare images anew
             whenever they are asked for; "auto" for "stream" if the prepared images would take more than
             2 GiB (`IN_MEMORY_BYTES`). A set to be streamed is checked first: head and end of every file,
             or, with "skip", a full decoding.
@@ -105,11 +105,11 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", keep="aut
     """
     source = read_source(spec)
     if isinstance(source, Listing):
-        return _from_listing(os.fspath(spec), source, channels, prepare, on_bad_image, keep, only)
-    return _from_arrays(source, channels, prepare, keep, only)
+        return _from_listing(os.fspath(spec), source, channels, prepare, on_bad_image, cache_images, only)
+    return _from_arrays(source, channels, prepare, cache_images, only)
 
 
-def _from_arrays(source, channels, prepare, keep, only):
+def _from_arrays(source, channels, prepare, cache_images, only):
     parts, splits, sample = source.parts, {}, []
     class_names = checked_class_names(source.class_names)
     report(source.left_out)
@@ -123,7 +123,7 @@ def _from_arrays(source, channels, prepare, keep, only):
             raise ValueError(f"The split {name} is empty.")
         labels = arrays.checked_labels(name, labels, len(images), len(class_names))
         split = Split(arrays.checked_images(name, images, channels), labels, prepare=prepare)
-        if prepare is not None and keep != "stream" and _fits(split, keep):
+        if prepare is not None and cache_images != "stream" and _fits(split, cache_images):
             split = Split(split.images, labels)
         splits[name] = split
         if not len(sample):  # a copy, so that images that were resized do not stay in memory
@@ -132,11 +132,11 @@ def _from_arrays(source, channels, prepare, keep, only):
     return ImageDataset(splits, class_names, survey=survey, left_out=source.left_out)
 
 
-def _fits(split, keep):
-    return keep == "memory" or split.batch([0]).nbytes * len(split) <= IN_MEMORY_BYTES
+def _fits(split, cache_images):
+    return cache_images == "memory" or split.batch([0]).nbytes * len(split) <= IN_MEMORY_BYTES
 
 
-def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
+def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images, only):
     rows = listing.rows
     report(listing.left_out)
     if not rows:
@@ -159,23 +159,21 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
     if named and only is not None:
         rows = [row for row in rows if row[0] in only]
 
-    pictures = FilePictures([name for *_, name in rows], listing.opener, channels)
-    first = _first_good(pictures)
-    large = first is not None and _prepared(first, prepare).nbytes * len(pictures) > IN_MEMORY_BYTES
-    if keep == "stream" or (keep == "auto" and large):
-        bad = pictures.problems if on_bad_image == "skip" else _quick_check(pictures)
+    files = FileImages([name for *_, name in rows], listing.opener, channels)
+    first = _first_good(files)
+    large = first is not None and _prepared(first, prepare).nbytes * len(files) > IN_MEMORY_BYTES
+    if cache_images == "stream" or (cache_images == "auto" and large):
+        bad = files.problems if on_bad_image == "skip" else _quick_check(files)
         good = np.array([index for index in range(len(rows)) if index not in bad], int)
-        everything = Split(pictures, _labels(rows, good, class_names), good, prepare)
+        everything = Split(files, _labels(rows, good, class_names), good, prepare)
     else:
         threads = cores() if first is not None and first.width * first.height > _WORTH_THREADS else 0
-        images, good, bad = _read_into_memory(source, pictures, prepare, threads)
+        images, good, bad = _read_into_memory(source, files, prepare, threads)
         everything = Split(images, _labels(rows, good, class_names))
     if bad and on_bad_image == "error":
         raise ValueError(describe_bad(list(bad.values())))
     if len(good) == 0 and bad:
-        raise ValueError(
-            f"No picture of {source} can be read ({len(bad)} tried); {next(iter(bad.values()))}."
-        )
+        raise ValueError(f"No image of {source} can be read ({len(bad)} tried); {next(iter(bad.values()))}.")
 
     if named:
         of = np.array([rows[index][0] for index in good])
@@ -191,7 +189,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
                 + (
                     "."
                     if named
-                    else ": no class has a second picture to put there. Use --split all for every image."
+                    else ": no class has a second image to put there. Use --split all for every image."
                 )
             )
     splits = {
@@ -199,7 +197,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, keep, only):
         for split, places in chosen.items()
         if len(places) and (only is None or split in only)
     }
-    survey = functools.partial(survey_files, FilePictures(pictures.names, listing.opener, channels=3))
+    survey = functools.partial(survey_files, FileImages(files.names, listing.opener, channels=3))
     drawn_from = None if named else len(good)
     return ImageDataset(splits, class_names, list(bad.values()), survey, listing.left_out, drawn_from)
 
@@ -218,11 +216,11 @@ def _labels(rows, good, class_names):
     return np.array([places[rows[index][1]] for index in good], "int32")
 
 
-def _first_good(pictures):
-    """The first picture that can be read, None without one."""
-    for index in range(len(pictures)):
+def _first_good(files):
+    """The first image that can be read, None without one."""
+    for index in range(len(files)):
         with contextlib.suppress(ValueError):
-            return pictures.read(index)
+            return files.read(index)
     return None
 
 
@@ -230,37 +228,37 @@ def _prepared(image, prepare):
     return as_pixels(image) if prepare is None else prepare(image)
 
 
-def _quick_check(pictures):
-    """What is wrong with each bad picture, by index, as far as heads and ends of files tell."""
+def _quick_check(files):
+    """What is wrong with each unreadable image, by index, as far as heads and ends of files tell."""
 
     def problem(index):
         try:
-            pictures.check(index)
+            files.check(index)
         except ValueError as error:
             return str(error)
 
-    found = progress(map(problem, range(len(pictures))), "checking pictures", len(pictures))
+    found = progress(map(problem, range(len(files))), "checking images", len(files))
     return {index: text for index, text in enumerate(found) if text is not None}
 
 
-def _read_into_memory(source, pictures, prepare, threads):
+def _read_into_memory(source, files, prepare, threads):
     """(uint8 (good, H, W, C), indices of the good ones, what is wrong with each bad one by index)."""
 
     def read(index):
         try:
-            return _prepared(pictures.read(index), prepare)
+            return _prepared(files.read(index), prepare)
         except ValueError as error:
             return str(error)
 
     images, good, bad, shapes = None, [], {}, set()
-    found = parallel_map(read, range(len(pictures)), threads)
-    for index, image in enumerate(progress(found, "reading pictures", len(pictures))):
+    found = parallel_map(read, range(len(files)), threads)
+    for index, image in enumerate(progress(found, "reading images", len(files))):
         if isinstance(image, str):
             bad[index] = image
             continue
         shapes.add(image.shape)
         if images is None:  # filled in place: a list of images and then their stack would take twice as much
-            images = np.empty((len(pictures), *image.shape), "uint8")
+            images = np.empty((len(files), *image.shape), "uint8")
         if len(shapes) == 1:
             images[len(good)] = image
         good.append(index)

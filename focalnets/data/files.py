@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from focalnets._io import open_regular
-from focalnets.data.formats import HEAD, IMAGE_SUFFIXES, is_image
 from focalnets.data.layout import read_layout
 from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, UNREADABLE, LeftOut, LeftOutCounter
 from focalnets.data.naming import is_system_name
+from focalnets.images.formats import HEAD, IMAGE_SUFFIXES, is_image
 
 # Files with these suffixes are not opened to find out whether they are images: data sets have many of them.
 _OTHER_SUFFIXES = frozenset(
@@ -23,7 +23,7 @@ _OTHER_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Listing:
-    """The labelled images of a source.
+    """The labeled images of a source.
 
     Attributes:
         rows: list of (split or "" where the source names none, class, name), one per image.
@@ -38,11 +38,11 @@ class Listing:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def parts_of(name):
+def path_parts(name):
     """The parts of a relative name, never an absolute path or one that leads upwards.
 
-    >>> from focalnets.data.files import parts_of
-    >>> parts_of("../cat/1.jpg"), parts_of("/cat//1.jpg"), parts_of("cat\\\\1.jpg")
+    >>> from focalnets.data.files import path_parts
+    >>> path_parts("../cat/1.jpg"), path_parts("/cat//1.jpg"), path_parts("cat\\\\1.jpg")
     (('cat', '1.jpg'), ('cat', '1.jpg'), ('cat', '1.jpg'))
     """
     separator = "\\" if "/" not in name else "/"  # archives made on Windows may have backslashes

@@ -89,7 +89,7 @@ def read_layout(images, others=(), folders=(), source="The data"):
     if not images:
         fail("holds no images of the form train/<class>/<image> or <class>/<image>", _unpack(others))
     left_out = LeftOutCounter()
-    found = _folders_of(images, left_out)
+    found = _image_folders(images, left_out)
     _skip_outer_folders(found)
     has_splits, parents = _read_splits(found, fail)
     used = []
@@ -124,7 +124,7 @@ def _count(folder, images, reason, left_out):
         left_out.add(reason, "/".join(images[index]))
 
 
-def _folders_of(images, left_out):
+def _image_folders(images, left_out):
     """A `_Folder` for each folder that holds images, without masks."""
     masks, transparent = find_masks(images)
     found = {}

@@ -1,4 +1,4 @@
-"""Data sets of other libraries' hubs: which pictures they hold, and how to open each."""
+"""Data sets of other libraries' hubs: which images they hold, and how to open each."""
 
 import contextlib
 import io

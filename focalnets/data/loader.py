@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from focalnets._io import cores
-from focalnets.data import augment
-from focalnets.data.augment import Augmentation
-from focalnets.data.decode import as_image, as_pixels
-from focalnets.data.transforms import transform
+from focalnets.images import augment
+from focalnets.images.augment import Augmentation
+from focalnets.images.decode import as_image, as_pixels
+from focalnets.images.transforms import transform
 
 
 class Loader(keras.utils.PyDataset):
@@ -63,7 +63,7 @@ class Loader(keras.utils.PyDataset):
         if self.augmentation.needs_originals and image_size is None:
             raise ValueError("An augmentation that crops or resizes needs image_size.")
         if threads is None:
-            threads = 1 if split.in_memory and not self.augmentation.changes_pictures else cores()
+            threads = 1 if split.in_memory and not self.augmentation.changes_images else cores()
         self.threads = threads
         self.first_batch = 0
         self.problem = None
@@ -79,7 +79,7 @@ class Loader(keras.utils.PyDataset):
     @epoch.setter
     def epoch(self, epoch):
         count = len(self.split)
-        generator = augment.generator_of(self.seed, epoch, "order")
+        generator = augment.generator_for(self.seed, epoch, "order")
         draws = _Draws(
             epoch,
             order=generator.permutation(count) if self.shuffle else np.arange(count),
@@ -124,7 +124,7 @@ class Loader(keras.utils.PyDataset):
     def _batch(self, draws, index):
         rows = draws.order[index * self.batch_size : (index + 1) * self.batch_size]
         changes = self.augmentation
-        images = self._varied(draws.epoch, rows) if changes.changes_pictures else self.split.batch(rows)
+        images = self._varied(draws.epoch, rows) if changes.changes_images else self.split.batch(rows)
         if changes.pad_crop:
             images = augment.crop(images, draws.offsets[rows], changes.pad_crop)
         if changes.flip:
@@ -134,7 +134,7 @@ class Loader(keras.utils.PyDataset):
         targets = np.zeros((len(rows), self.num_classes), "float32")
         targets[np.arange(len(rows)), self.split.labels[rows]] = 1
         if changes.mixup or changes.cutmix:
-            generator = augment.generator_of(self.seed, draws.epoch, "mix", index)
+            generator = augment.generator_for(self.seed, draws.epoch, "mix", index)
             images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)
         if self.class_weights is not None:
             return images, targets, targets @ np.asarray(self.class_weights, "float32")
@@ -142,17 +142,17 @@ class Loader(keras.utils.PyDataset):
 
     def _varied(self, epoch, rows):
         if self.augmentation.needs_originals:
-            opened = [functools.partial(self.split.picture, row) for row in rows]
+            opened = [functools.partial(self.split.image, row) for row in rows]
         else:
             opened = [lambda _, image=image: as_image(image) for image in self.split.batch(rows)]
         images = []
-        for row, open_picture in zip(rows, opened, strict=True):
-            generator = augment.generator_of(self.seed, epoch, "picture", row)
-            images.append(as_pixels(transform(open_picture, self.image_size, self.augmentation, generator)))
+        for row, open_one in zip(rows, opened, strict=True):
+            generator = augment.generator_for(self.seed, epoch, "picture", row)
+            images.append(as_pixels(transform(open_one, self.image_size, self.augmentation, generator)))
         return np.stack(images)
 
     def _erased(self, epoch, row, image):
-        generator = augment.generator_of(self.seed, epoch, "erase", row)
+        generator = augment.generator_for(self.seed, epoch, "erase", row)
         return augment.erase(image, generator) if generator.random() < self.augmentation.erasing else image
 
 

@@ -37,10 +37,10 @@ def find_masks(images):
     of_masks, of_images = set(), set()
     for parent, names in children.items():
         masks = {name for name in names if _plain(name) in _MASK_FOLDERS}
-        pictures = {name for name in names if _plain(name) in _IMAGE_FOLDERS}
-        if masks and (len(pictures) == 1 or (parent in files and parent and masks == names)):
+        image_folders = {name for name in names if _plain(name) in _IMAGE_FOLDERS}
+        if masks and (len(image_folders) == 1 or (parent in files and parent and masks == names)):
             of_masks |= {(*parent, name) for name in masks}
-            of_images |= {(*parent, name) for name in pictures}
+            of_images |= {(*parent, name) for name in image_folders}
     found = set()
     for folder, indices in files.items():
         if any(folder[: depth + 1] in of_masks for depth in range(len(folder))):

@@ -1,4 +1,4 @@
-"""Split: pictures and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
+"""Split: images and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
 
 import contextlib
 import functools
@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from focalnets._io import cores, parallel_map, plural, progress, reason
-from focalnets.data.decode import as_image, as_pixels, check_image, open_image
-from focalnets.data.pictures import describe_bad
+from focalnets.data.find import describe_bad
+from focalnets.images.decode import as_image, as_pixels, check_image, open_image
 
 
-class FilePictures:
-    """Pictures in files or archive members, decoded one at a time, by as many threads as ask.
+class FileImages:
+    """Images in files or archive members, decoded one at a time, by as many threads as ask.
 
     Args:
-        names: one a picture.
+        names: one an image.
         opener: function name -> binary stream.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for gray.
     """
 
     def __init__(self, names, opener, channels):
@@ -59,7 +59,7 @@ class FilePictures:
 
     @functools.cached_property
     def problems(self):
-        """What is wrong with each bad picture, by index: all are decoded."""
+        """What is wrong with each unreadable image, by index: all are decoded."""
 
         def problem(index):
             try:
@@ -68,11 +68,11 @@ class FilePictures:
                 return str(error)
 
         found = parallel_map(problem, range(len(self)), cores())
-        found = enumerate(progress(found, "looking for bad pictures", len(self)))
+        found = enumerate(progress(found, "looking for unreadable images", len(self)))
         return {index: text for index, text in found if text is not None}
 
     def read_or_name_all_bad(self, index, smallest=None):
-        """`read`, but its error names every bad picture, not only the first one met."""
+        """`read`, but its error names every unreadable image, not only the first one met."""
         try:
             return self.read(index, smallest)
         except ValueError as error:
@@ -100,13 +100,13 @@ class JoinedArrays:
 
 @dataclass(frozen=True, repr=False)
 class Split:
-    """Pictures with labels.
+    """Images with labels.
 
     Attributes:
-        pictures: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FilePictures`.
+        images: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
         labels: int32 (N,).
-        rows: (N,) places in `pictures`; None if they are all, in their order.
-        prepare: function PIL image -> uint8 (H, W, C) that each picture still has to pass; None if they
+        rows: (N,) places in `images`; None if they are all, in their order.
+        prepare: function PIL image -> uint8 (H, W, C) that each image still has to pass; None if they
             have their size already.
 
     >>> import numpy as np
@@ -116,7 +116,7 @@ class Split:
     (2, 8, 8, 1)
     """
 
-    pictures: np.ndarray | JoinedArrays | FilePictures
+    images: np.ndarray | JoinedArrays | FileImages
     labels: np.ndarray
     rows: np.ndarray | None = None
     prepare: Callable | None = None
@@ -131,22 +131,22 @@ class Split:
     @property
     def in_memory(self):
         """Whether a batch is a look-up, with nothing to decode or resize."""
-        return not isinstance(self.pictures, FilePictures) and self.prepare is None
+        return not isinstance(self.images, FileImages) and self.prepare is None
 
     @property
     def images(self):
         """All of them, uint8 (N, H, W, C); read now if they lie in files."""
-        if self.in_memory and self.rows is None and isinstance(self.pictures, np.ndarray):
-            return self.pictures
+        if self.in_memory and self.rows is None and isinstance(self.images, np.ndarray):
+            return self.images
         return self.batch(np.arange(len(self)))
 
     def take(self, indices):
-        """The split of those rows only; the pictures are shared, not copied."""
+        """The split of those rows only; the images are shared, not copied."""
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
 
     def one_of_each(self, most):
-        """The split of the first picture of each class, for up to `most` classes."""
+        """The split of the first image of each class, for up to `most` classes."""
         return self.take(np.unique(self.labels, return_index=True)[1][:most])
 
     def fingerprint(self):
@@ -155,28 +155,28 @@ class Split:
         throughout the split. Moving the folder changes nothing."""
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
         rows = np.arange(len(self)) if self.rows is None else self.rows
-        if isinstance(self.pictures, FilePictures):
-            names, common = [self.pictures.names[row] for row in rows], ""
+        if isinstance(self.images, FileImages):
+            names, common = [self.images.names[row] for row in rows], ""
             with contextlib.suppress(ValueError):  # different drives
                 common = os.path.commonpath(map(os.path.dirname, names))
             found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
             for row in _spread(rows, 32):
-                found.update(self.pictures.beginning(row))
+                found.update(self.images.beginning(row))
         else:
             for row in _spread(rows, 256):
-                found.update(self.pictures[row].tobytes())
+                found.update(self.images[row].tobytes())
         return found.hexdigest()
 
     def batch(self, indices):
         """uint8 (B, H, W, C), prepared.
 
         Raises:
-            ValueError: naming all bad pictures of the files if one of these is bad, or if sizes differ.
+            ValueError: naming all unreadable images of the files if one of these is bad, or if sizes differ.
         """
         if self.in_memory:
-            return self.pictures[indices if self.rows is None else self.rows[indices]]
+            return self.images[indices if self.rows is None else self.rows[indices]]
         prepare = as_pixels if self.prepare is None else self.prepare
-        images = [prepare(self.picture(index)) for index in indices]
+        images = [prepare(self.image(index)) for index in indices]
         shapes = sorted({image.shape for image in images})
         if len(shapes) > 1:
             raise ValueError(
@@ -184,12 +184,12 @@ class Split:
             )
         return np.stack(images)
 
-    def picture(self, index, smallest=None):
-        """One picture as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
+    def image(self, index, smallest=None):
+        """One image as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
         row = index if self.rows is None else self.rows[index]
-        if isinstance(self.pictures, FilePictures):
-            return self.pictures.read_or_name_all_bad(row, smallest)
-        return as_image(self.pictures[row])
+        if isinstance(self.images, FileImages):
+            return self.images.read_or_name_all_bad(row, smallest)
+        return as_image(self.images[row])
 
 
 def join(splits):
@@ -206,15 +206,15 @@ def join(splits):
     """
     first, labels = splits[0], np.concatenate([split.labels for split in splits])
     rows = [np.arange(len(split)) if split.rows is None else split.rows for split in splits]
-    if all(split.pictures is first.pictures for split in splits):
-        return Split(first.pictures, labels, np.concatenate(rows), first.prepare)
-    shapes = {split.pictures.shape[1:] for split in splits}
+    if all(split.images is first.images for split in splits):
+        return Split(first.images, labels, np.concatenate(rows), first.prepare)
+    shapes = {split.images.shape[1:] for split in splits}
     if len(shapes) > 1 and first.prepare is None:
         raise ValueError(f"Images differ in size, for instance {sorted(shapes)[:3]}; choose one size.")
-    pictures = JoinedArrays([split.pictures for split in splits])
-    starts = np.cumsum([0, *(len(split.pictures) for split in splits[:-1])])
+    images = JoinedArrays([split.images for split in splits])
+    starts = np.cumsum([0, *(len(split.images) for split in splits[:-1])])
     rows = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
-    return Split(pictures, labels, rows, first.prepare)
+    return Split(images, labels, rows, first.prepare)
 
 
 def _spread(rows, most):
@@ -239,7 +239,7 @@ def stratified_draw(labels, fraction, seed=0, names=None):
         labels: (N,) integers.
         fraction: 0 to 1. At least one image of each class is left.
         seed: of the draw, where there are no names.
-        names: one a picture. Those whose names have the smallest hashes are drawn: when pictures come or go,
+        names: one an image. Those whose names have the smallest hashes are drawn: when images come or go,
             the draw of the others stays, but for as many as the share grows or shrinks by.
 
     >>> import numpy as np

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.data.decode import as_pixels
+from focalnets.images.decode import as_pixels
 
 # Images that are looked at, spread evenly over the data set.
 SAMPLE = 16
@@ -41,26 +41,26 @@ def survey_array(images):
     return _survey([(image.shape[:2], _has_color(image)) for image in chosen])
 
 
-def survey_files(pictures):
-    """The `Survey` of a `FilePictures` that reads RGB; None if none of the sample can be read.
+def survey_files(images):
+    """The `Survey` of a `FileImages` that reads RGB; None if none of the sample can be read.
 
     Large JPEGs are decoded at a fraction of their size.
     """
     found = []
-    for index in _sample(len(pictures)):
+    for index in _sample(len(images)):
         with contextlib.suppress(ValueError):  # an unreadable image is reported by whoever reads them all
-            found.append(_look(pictures, index))
+            found.append(_look(images, index))
     return _survey(found)
 
 
-def _look(pictures, index):
+def _look(images, index):
     sizes = []
 
     def smallest(height, width):
         sizes.append((height, width))  # upright
         return 64, 64
 
-    pixels = as_pixels(pictures.read(index, smallest))
+    pixels = as_pixels(images.read(index, smallest))
     return sizes[0], _has_color(pixels)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 
 from focalnets._io import open_regular
-from focalnets.data.files import Listing, head_of_file, list_tree, parts_of
+from focalnets.data.files import Listing, head_of_file, list_tree, path_parts
 from focalnets.data.left_out import REPEATED, LeftOutCounter
 from focalnets.data.naming import SPLITS, class_name, split_for
 
@@ -58,7 +58,7 @@ def list_table(path):
         return Listing([row[:3] for row in rows], open_regular, left_out=left_out.result())
     if "split" in columns:
         raise ValueError(f"{path} has a column split and none for the label; add the column label.")
-    found = [(parts_of(name), whole) for *_, whole, name in rows]
+    found = [(path_parts(name), whole) for *_, whole, name in rows]
     return list_tree(str(path), found, head_of_file, open_regular, left_out=left_out)
 
 

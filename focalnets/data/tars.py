@@ -14,8 +14,8 @@ import threading
 
 from focalnets.data import archives
 from focalnets.data.archives import DAMAGED, checked_size, link_target, list_archive
-from focalnets.data.files import has_image_suffix, is_image_file, parts_of
-from focalnets.data.formats import HEAD
+from focalnets.data.files import has_image_suffix, is_image_file, path_parts
+from focalnets.images.formats import HEAD
 
 _STEP = 2**20
 
@@ -79,13 +79,13 @@ def _tar_members(archive, store):
     """
     members, links, folders = {}, {}, []
     for info in archive:
-        parts = parts_of(info.name)
+        parts = path_parts(info.name)
         if info.isdir():
             folders.append(parts)
         elif info.issym():
             links[parts] = link_target(parts[:-1], info.linkname)
         elif info.islnk():
-            links[parts] = parts_of(info.linkname)
+            links[parts] = path_parts(info.linkname)
         elif not info.isreg() or info.issparse():
             members[parts] = None
         elif store is None:

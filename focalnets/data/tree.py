@@ -1,4 +1,4 @@
-"""A compact picture of a tree of files, for errors about its layout."""
+"""A compact image of a tree of files, for errors about its layout."""
 
 import collections
 

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 
 from focalnets.data.archives import DAMAGED, checked_size, link_target, list_archive
-from focalnets.data.files import parts_of
+from focalnets.data.files import path_parts
 
 # Bytes that are unpacked at a time. Python's `zipfile` does not limit what lzma makes of them: up to 30 MB of
 # 4 KiB.
@@ -24,7 +24,7 @@ def list_zip(path):
         raise ValueError(f"{path} is not a zip, or an incomplete one: copy or download it anew.") from error
     members, links, folders = {}, {}, []
     for info in archive.infolist():
-        parts = parts_of(info.filename)
+        parts = path_parts(info.filename)
         if info.is_dir():
             folders.append(parts)
         elif stat.S_ISLNK(info.external_attr >> 16):

@@ -52,7 +52,7 @@ def onnx_model(classifier, height, width):
     rows, (height_out, width_out) = _backbone(graph, classifier.backbone, images, (height, width))
     features = graph.add("Reshape", rows, graph.shape(-1, height_out * width_out, graph.width(rows)))
     pooled = graph.add("ReduceMean", features, graph.shape(1), keepdims=0)
-    graph.product(pooled, classifier.head, output="logits")
+    graph.dense(pooled, classifier.head, output="logits")
 
     pixels = onnx.TensorProto.FLOAT if converter is None else onnx.TensorProto.UINT8
     value = onnx.helper.make_tensor_value_info
@@ -84,9 +84,9 @@ def _patch_embedding(graph, layer, x, size, is_map):
     channels, out_channels = kernel.shape[2:]
     if not is_map:
         x = graph.add("Reshape", x, graph.shape(-1, *size, channels))
-    margins = [(layer.padding, layer.padding + -length % side) for length in size]
+    padding = [(layer.padding, layer.padding + -length % side) for length in size]
     out_size = tuple(-(-length // side) for length in size)
-    if layer.kernel_size == side and not any(map(any, margins)):
+    if layer.kernel_size == side and not any(map(any, padding)):
         high, wide = out_size
         x = graph.add("Reshape", x, graph.shape(-1, high, side, wide, side * channels))
         x = graph.add("Transpose", x, perm=[0, 1, 3, 2, 4])
@@ -94,7 +94,7 @@ def _patch_embedding(graph, layer, x, size, is_map):
         x = graph.gemm(x, kernel.reshape(-1, out_channels), _numpy(layer.proj.bias))
     else:
         x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
-        pads = [before for before, _ in margins] + [after for _, after in margins]
+        pads = [before for before, _ in padding] + [after for _, after in padding]
         weights = graph.constant(kernel.transpose(3, 2, 0, 1)), graph.constant(_numpy(layer.proj.bias))
         x = graph.add("Conv", x, *weights, pads=pads, strides=[side, side])
         x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
@@ -110,7 +110,7 @@ def _block(graph, block, x, size):
     y = graph.norm(y, block.norm1) if after else y
     x = graph.add("Add", x, _scaled(graph, y, block.scale1))
     y = x if after else graph.norm(x, block.norm2)
-    y = graph.product(graph.activation(block.activation, graph.product(y, block.fc1)), block.fc2)
+    y = graph.dense(graph.activation(block.activation, graph.dense(y, block.fc1)), block.fc2)
     y = graph.norm(y, block.norm2) if after else y
     return graph.add("Add", x, _scaled(graph, y, block.scale2))
 
@@ -146,7 +146,7 @@ def _modulation(graph, layer, x, size):
     y = graph.add("Mul", query, graph.to_rows(modulator, channels))
     graph.widths[y] = channels
     y = y if layer.norm is None else graph.norm(y, layer.norm)
-    return graph.product(y, layer.proj)
+    return graph.dense(y, layer.proj)
 
 
 class _Graph:
@@ -190,8 +190,8 @@ class _Graph:
         self.widths[name] = kernel.shape[1]
         return name
 
-    def product(self, rows, dense, output=None):
-        return self.gemm(rows, _numpy(dense.kernel), _numpy(dense.bias), output)
+    def dense(self, rows, layer, output=None):
+        return self.gemm(rows, _numpy(layer.kernel), _numpy(layer.bias), output)
 
     def norm(self, rows, layer):
         weights = self.constant(_numpy(layer.gamma)), self.constant(_numpy(layer.beta))

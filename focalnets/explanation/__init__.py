@@ -1,1 +1,1 @@
-"""What the network looks at: gates and modulators as values, as maps, as pictures."""
+"""What the network looks at: gates and modulators as values, as maps, as images."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets.conversion.open import open_classifier
-from focalnets.data.pictures import NO_PREPROCESSING, describe_bad
+from focalnets.data.find import NO_PREPROCESSING, describe_bad
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.explanation.file_names import free_name
 from focalnets.explanation.maps import BlockMaps
@@ -120,8 +120,8 @@ class Explainer:
 
     def __init__(self, preset, block=None, stage=None, crop=False):
         self.classifier = preset if hasattr(preset, "classify") else open_classifier(preset)
-        names = [one.name for one in self.classifier.backbone.blocks]
-        self.blocks = chosen_blocks(names, block, stage)
+        stages = [[one.name for one in blocks] for blocks in self.classifier.backbone.stages]
+        self.blocks = chosen_blocks(stages, block, stage)
         self.channels = self.classifier.backbone.image_shape[-1]
         self.crop = crop
         if self.classifier.image_converter is None:

@@ -5,7 +5,7 @@ import unicodedata
 
 
 def free_name(name, used):
-    """The picture's name without folder and suffix, with a number if another one has it, in whatever case:
+    """The image's name without folder and suffix, with a number if another one has it, in whatever case:
     file systems differ in whether they tell A from a. No file system takes names of over 255 bytes."""
     stem = name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     stem = os.fsdecode(os.fsencode(stem)[:200]) if len(os.fsencode(stem)) > 200 else stem

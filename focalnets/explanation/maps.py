@@ -35,7 +35,7 @@ def upsample(values, size, stride):
     """Bilinear up-sampling of a map to the pixels it stands for.
 
     Position (i, j) of the map stands for the square of `stride` pixels that begins at
-    (i * stride, j * stride); its value belongs to the centre of that square. Beyond the outermost centres
+    (i * stride, j * stride); its value belongs to the center of that square. Beyond the outermost centers
     the outermost values hold. What the map covers beyond the image (padding at the bottom and on the
     right) is cut off.
 
@@ -58,12 +58,12 @@ def upsample(values, size, stride):
 
 
 def _weights(pixels, positions, stride):
-    """(pixels, positions) matrix of linear interpolation between the centres of positions."""
-    centres = (np.arange(pixels) + 0.5) / stride - 0.5
-    centres = centres.clip(0, positions - 1)
-    below = np.floor(centres).astype(int)
+    """(pixels, positions) matrix of linear interpolation between the centers of positions."""
+    centers = (np.arange(pixels) + 0.5) / stride - 0.5
+    centers = centers.clip(0, positions - 1)
+    below = np.floor(centers).astype(int)
     above = np.minimum(below + 1, positions - 1)
     weights = np.zeros((pixels, positions), "float32")
-    weights[np.arange(pixels), below] += 1 - (centres - below)
-    weights[np.arange(pixels), above] += centres - below
+    weights[np.arange(pixels), below] += 1 - (centers - below)
+    weights[np.arange(pixels), above] += centers - below
     return weights

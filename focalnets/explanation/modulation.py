@@ -107,11 +107,10 @@ def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
     backbone = classifier.backbone
     size = images.shape[1:3]
     found = {}
-    for block in backbone.blocks:
+    strides = zip(backbone.stages, backbone.strides, strict=True)
+    for block, stride in ((block, stride) for stage, stride in strides for block in stage):
         if blocks is not None and block.name not in blocks:
             continue
-        stage = int(block.name.removeprefix("stage").split("_")[0])
-        stride = backbone.patch_size * 2 ** (stage - 1)
         norm = maps.channel_norm(outputs["modulators"][block.name])
         found[block.name] = maps.BlockMaps(
             gates=maps.upsample(outputs["gates"][block.name], size, stride),

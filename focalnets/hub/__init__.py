@@ -27,7 +27,7 @@ def local_file(source):
     """The local file that `source` names, downloaded if need be.
 
     Args:
-        source: an existing path; "hf://organisation/name", with "@revision" and "/file" after it or not;
+        source: an existing path; "hf://organization/name", with "@revision" and "/file" after it or not;
             "https://..." or "http://...".
 
     Returns:
@@ -53,7 +53,7 @@ def local_file(source):
         return fetch_hugging_face(**address)
     raise ValueError(
         f"File not found: {text!r}. Expected the path of a file, "
-        "hf://organisation/name[@revision][/file], https://host/file or http://host/file."
+        "hf://organization/name[@revision][/file], https://host/file or http://host/file."
     )
 
 
@@ -192,7 +192,7 @@ def fetch_hugging_face(repository, filename=None, revision=None):
     are obeyed. Where FOCALNETS_CACHE is set, files lie in its subfolder huggingface instead.
 
     Args:
-        repository: "organisation/name".
+        repository: "organization/name".
         filename: path in the repository; if None, model.safetensors or pytorch_model.bin or the only
             file that ends in .safetensors, .pth or .bin.
         revision: branch, tag or commit; the main branch if None.
@@ -210,7 +210,7 @@ def fetch_hugging_face(repository, filename=None, revision=None):
     >>> fetch_hugging_face("focalnet_tiny_srf")
     Traceback (most recent call last):
     ...
-    ValueError: 'focalnet_tiny_srf' is no repository of the hub: expected organisation/name.
+    ValueError: 'focalnet_tiny_srf' is no repository of the hub: expected organization/name.
     """
     own = cache_directory() / "huggingface" if os.environ.get("FOCALNETS_CACHE") else None
     return hugging_face.fetch(repository, filename, revision, own, _offline())
@@ -232,7 +232,7 @@ def _place(url, cache):
 def _is_there(target, sha256, size):
     if not target.is_file() or size not in (None, target.stat().st_size):
         return False
-    return sha256 is None or transfer.sha256_of(target) == sha256
+    return sha256 is None or transfer.file_sha256(target) == sha256
 
 
 def _offline():

@@ -16,7 +16,7 @@ STALL = 30.0  # seconds without a byte after which a connection counts as broken
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _HINTS = {
     401: "It asks for a login",
-    403: "It may ask for a login or the acceptance of a licence, or allow only so many downloads",
+    403: "It may ask for a login or the acceptance of a license, or allow only so many downloads",
     404: "Check the address",
     410: "The file was taken away",
 }

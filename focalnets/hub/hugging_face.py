@@ -20,14 +20,14 @@ def fetch(repository, filename, revision, cache, offline):
     """See `focalnets.hub.fetch_hugging_face`, the public way here.
 
     Args:
-        repository: "organisation/name".
+        repository: "organization/name".
         filename: path in it, None to choose the weights.
         revision: branch, tag or commit, None for the main branch.
         cache: directory, None for the client's own.
         offline: name of the environment variable that forbids to use the network, None if none does.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
-        raise ValueError(f"{repository!r} is no repository of the hub: expected organisation/name.")
+        raise ValueError(f"{repository!r} is no repository of the hub: expected organization/name.")
     for path in (filename, revision):  # the client makes paths in its cache of both
         _refuse_outside(path)
     try:

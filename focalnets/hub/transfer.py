@@ -65,7 +65,7 @@ def fetch(url, target, sha256=None, size=None):
     _memory(part).unlink(missing_ok=True)
 
 
-def sha256_of(path):
+def file_sha256(path):
     """The hexadecimal sha256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -181,7 +181,7 @@ def _verify(url, part, sha256, size):
     if size is not None and found != size:
         _discard(part)
         raise ValueError(_wrong_length(url, "more" if found > size else found, size))
-    if sha256 is not None and (found := sha256_of(part)) != sha256:
+    if sha256 is not None and (found := file_sha256(part)) != sha256:
         _discard(part)
         raise ValueError(
             f"{url} came with the sha256 {found}, expected {sha256}. It was removed: run again, in case it "

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from focalnets.layers.seeds import resolve_seed
-from focalnets.ops.dispatch import fused
+from focalnets.ops.dispatch import optimized
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -39,7 +39,7 @@ class DropPath(keras.layers.Layer):
     def mask(self, x, training):
         """The factors (B, 1, ...) for one call, or None when nothing can be dropped.
 
-        Drawn apart from the product so that a rematerialised branch never draws twice.
+        Drawn apart from the product so that a rematerialized branch never draws twice.
         """
         if not training or self.rate == 0.0:
             return None
@@ -59,7 +59,7 @@ class DropPath(keras.layers.Layer):
 
 def dropout_mask(dropout, shape, dtype):
     """The factors that a `keras.layers.Dropout` multiplies a tensor of this shape with while training."""
-    mask = fused("dropout_mask", shape, dropout.rate, dropout.seed_generator.state.value)
+    mask = optimized("dropout_mask", shape, dropout.rate, dropout.seed_generator.state.value)
     if mask is None:
         return dropout(ops.ones(shape, dtype=dtype), training=True)
     dropout.seed_generator.next()

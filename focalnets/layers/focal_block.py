@@ -153,7 +153,7 @@ class FocalBlock(keras.layers.Layer):
     def call(self, x, training=None, return_modulation=False):
         if not training and not return_modulation:
             return map_chunks(lambda x: self._branches(x, _NO_MASKS)[0], x)
-        # All randomness is drawn here, outside the branches: a rematerialised branch runs twice, and
+        # All randomness is drawn here, outside the branches: a rematerialized branch runs twice, and
         # would draw other masks the second time.
         masks = self._draw_masks(x) if training else _NO_MASKS
         x, gates, modulator = self._branches(

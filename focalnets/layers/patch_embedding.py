@@ -10,7 +10,7 @@ from focalnets.ops.dense import linear, strided_conv
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class PatchEmbedding(keras.layers.Layer):
-    """Strided convolution followed by layer normalisation.
+    """Strided convolution followed by layer normalization.
 
     Any input size is accepted. **Sizes that `patch_size` does not divide are padded with zeros at the
     bottom and on the right up to the next multiple**, so no pixel is lost and the output has
@@ -24,7 +24,7 @@ class PatchEmbedding(keras.layers.Layer):
         padding: zeros on all four sides before the convolution. None chooses
             (kernel_size - patch_size + 1) // 2, which is 0 for plain patches and upstream's 2 for its
             overlapping stem (kernel 7, stride 4) and 1 for its overlapping down-sampling (3, 2).
-        norm_epsilon: epsilon of the normalisation.
+        norm_epsilon: epsilon of the normalization.
         kernel_initializer: Keras initializer; None for upstream's (`layers/initializers.py`).
 
     Input: (B, H, W, C_in). Output: (B, ceil(H/p), ceil(W/p), embed_dim).
@@ -88,15 +88,15 @@ class PatchEmbedding(keras.layers.Layer):
 
     def call(self, x):
         height, width = ops.shape(x)[1:3]
-        margins = [(self.padding, self.padding + -size % self.patch_size) for size in (height, width)]
-        return normalize(self.norm, self._project(x, margins))
+        padding = [(self.padding, self.padding + -size % self.patch_size) for size in (height, width)]
+        return normalize(self.norm, self._project(x, padding))
 
-    def _project(self, x, margins):
+    def _project(self, x, padding):
         kernel, bias = tensors_like(x, self.proj.kernel, self.proj.bias)
         if self.kernel_size != self.patch_size or self.padding or None in x.shape[1:3]:
-            return strided_conv(x, kernel, bias, self.patch_size, margins)
-        if any(after for _, after in margins):
-            x = ops.pad(x, [(0, 0), *margins, (0, 0)])
+            return strided_conv(x, kernel, bias, self.patch_size, padding)
+        if any(after for _, after in padding):
+            x = ops.pad(x, [(0, 0), *padding, (0, 0)])
         height, width, channels = x.shape[1:]
         # Patches that do not overlap are rows of a matrix, and a product is faster than a convolution with
         # strides.

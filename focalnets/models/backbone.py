@@ -6,6 +6,8 @@ flattened token axis; sizes that the strides do not divide are padded, not cropp
 the 2023 Keras tutorial's net can be built exactly; the patch size of an overlapping stem is free.
 """
 
+import itertools
+
 import keras
 
 from focalnets.layers.focal_block import FocalBlock
@@ -44,7 +46,7 @@ class FocalNetBackbone(GuardedModel):
         image_shape: (height, width, channels); height and width may be None for any size.
         activation: string. Activation function of the MLPs, see `FocalBlock`. Defaults to "gelu".
 
-    Input: (B, H, W, channels), already normalised. Output: (B, ceil(H/s), ceil(W/s), C_last), after the
+    Input: (B, H, W, channels), already normalized. Output: (B, ceil(H/s), ceil(W/s), C_last), after the
     final norm, with s the product of all strides (each stage rounds up on its own).
 
     Attributes:
@@ -221,8 +223,19 @@ class FocalNetBackbone(GuardedModel):
 
     @property
     def blocks(self):
-        """The focal blocks in order; their names are "stage<i>_block<j>", counted from 1."""
+        """Focal blocks in order. They are named "stage<i>_block<j>", counted from 1."""
         return [layer for layer in self.layers if isinstance(layer, FocalBlock)]
+
+    @property
+    def stages(self):
+        """Focal blocks of each stage: a list of lists."""
+        blocks = iter(self.blocks)
+        return [list(itertools.islice(blocks, depth)) for depth in self.depths]
+
+    @property
+    def strides(self):
+        """Side in pixels of the square of the image that one position of each stage stands for."""
+        return [self.patch_size * 2**stage for stage in range(len(self.depths))]
 
     def get_config(self):
         names = (

@@ -8,7 +8,7 @@ import os
 import numpy as np
 from keras import ops, tree
 
-from focalnets.models.compiling import INTEGER_LABELS, ONE_HOT_LABELS, is_kind, name_of
+from focalnets.models.compiling import INTEGER_LABELS, ONE_HOT_LABELS, identifier_name, is_kind
 from focalnets.pixel_range import holds_numbers
 
 # (channels of the images, of the network): how an array is converted.
@@ -26,7 +26,7 @@ def first_array(x):
     return x if hasattr(x, "shape") else None
 
 
-def images_of(x):
+def batch_images(x):
     """The same if it is a batch of images, (N, H, W, C)."""
     array = first_array(x)
     try:
@@ -128,8 +128,8 @@ def labels_problem(labels, loss, num_classes):
     loss, shape = losses[0], tuple(labels.shape)
     if is_kind(loss, ONE_HOT_LABELS) and shape[1:] != (num_classes,):
         return (
-            f"labels of shape {shape}; {name_of(loss)} expects one-hot labels, (N, {num_classes}). Give "
-            f"keras.utils.to_categorical(labels, {num_classes}), or leave the loss out for integers."
+            f"labels of shape {shape}; {identifier_name(loss)} expects one-hot labels, (N, {num_classes}). "
+            f"Give keras.utils.to_categorical(labels, {num_classes}), or leave the loss out for integers."
         )
     if not is_kind(loss, INTEGER_LABELS):
         return None
@@ -137,8 +137,8 @@ def labels_problem(labels, loss, num_classes):
         return "labels that are names; expected integers. Give [class_names.index(name) for name in labels]."
     if shape[1:] not in ((), (1,)):
         return (
-            f"labels of shape {shape}; {name_of(loss)} expects integers, (N,). If these are one-hot, give "
-            "labels.argmax(-1), or use keras.losses.CategoricalCrossentropy(from_logits=True)."
+            f"labels of shape {shape}; {identifier_name(loss)} expects integers, (N,). If these are one-hot, "
+            "give labels.argmax(-1), or use keras.losses.CategoricalCrossentropy(from_logits=True)."
         )
     if None in shape:  # only the shape is known
         return None

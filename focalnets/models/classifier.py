@@ -1,4 +1,4 @@
-"""FocalNetImageClassifier: pixels or normalised images -> logits."""
+"""FocalNetImageClassifier: pixels or normalized images -> logits."""
 
 import reprlib
 

@@ -88,7 +88,7 @@ probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()]).
     others = [one for one in tree.flatten(metrics) if _expects_probabilities(one, keras.metrics.get)]
     if not losses and not others:
         return None
-    names = [name_of(one) for one in (*losses, *others)]
+    names = [identifier_name(one) for one in (*losses, *others)]
     plural = len(names) > 1
     text = (
         f"compile() got {' and '.join(names)}, which expect{'' if plural else 's'} probabilities, but the "
@@ -162,7 +162,7 @@ def _resolved(identifier, get):
         return None
 
 
-def name_of(identifier):
+def identifier_name(identifier):
     """Name of a loss or metric in a message."""
     if isinstance(identifier, str):
         return identifier

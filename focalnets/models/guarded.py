@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from focalnets.models.batches import first_array, images_of, images_problem, is_empty
+from focalnets.models.batches import batch_images, first_array, images_problem, is_empty
 from focalnets.models.jax_weights import keep_weights_after_errors
 from focalnets.pixel_range import sample_pixels
 
@@ -123,7 +123,7 @@ class GuardedModel(keras.Model):
         self._refuse("train_on_batch", x, y if on_host else None)
         self._rebuild_optimizer()
         result = super().train_on_batch(x, y, *arguments, **keywords)
-        self._record_size(images_of(x))
+        self._record_size(batch_images(x))
         return result
 
     def _rebuild_optimizer(self):
@@ -165,7 +165,7 @@ class GuardedModel(keras.Model):
                 return function(*arguments)
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
             self._refuse(call.verb, images, labels)
-            images = images_of(images)
+            images = batch_images(images)
             self._look(images, call)
             result = function(*state, batches)
             if call.verb == "fit":
@@ -194,7 +194,7 @@ class GuardedModel(keras.Model):
         try:
             if keras.backend.backend() == "tensorflow" and verb in ("fit", "evaluate"):
                 images, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(x, "element_spec", x))
-                images = images_of(images)
+                images = batch_images(images)
                 if images is not None:
                     self._refuse(verb, images, labels)
                 self._look(images, call)

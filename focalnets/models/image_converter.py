@@ -21,7 +21,7 @@ class FocalNetImageConverter(keras.layers.Layer):
     Args:
         image_size: (height, width), or the side of a square, that `prepare` delivers; None to leave
             sizes as they are.
-        crop_fraction: side of the centre crop as a fraction of the resized image: the published 224 px
+        crop_fraction: side of the center crop as a fraction of the resized image: the published 224 px
             nets resize so that 0.9 of the image is kept (or 0.875), those for 384 px keep all of it.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos", Pillow's, with antialiasing.
         mean, std: per channel, of pixels scaled to 0..1.

@@ -27,7 +27,7 @@ _taken = {}  # id of a model in `fit`, `evaluate` or `predict` -> (variable, arr
 def keep_weights_after_errors():
     """Wrap the methods of Keras' trainer for JAX."""
     trainer = next((base for base in keras.Model.__mro__ if "_get_jax_state" in vars(base)), None)
-    if trainer is None:  # a newer Keras; tests/test_first_batch.py tells whether it keeps the weights itself
+    if trainer is None:  # a newer Keras, which tests/models/test_first_batch.py checks
         return
     trainer._get_jax_state = _remembering(trainer._get_jax_state)
     for verb in ("fit", "evaluate", "predict"):

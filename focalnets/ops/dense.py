@@ -8,7 +8,7 @@ import itertools
 
 from keras import ops
 
-from focalnets.ops.dispatch import fused
+from focalnets.ops.dispatch import optimized
 from focalnets.ops.focal_context import gelu
 
 
@@ -20,7 +20,7 @@ def linear(x, kernel, bias):
     >>> ops.convert_to_numpy(linear(ops.ones((1, 2)), ops.ones((2, 3)), ops.ones(3))).tolist()
     [[3.0, 3.0, 3.0]]
     """
-    y = fused("linear", x, kernel, bias)
+    y = optimized("linear", x, kernel, bias)
     return ops.matmul(x, kernel) + bias if y is None else y
 
 
@@ -33,7 +33,7 @@ def mlp(x, kernel1, bias1, kernel2, bias2):
     >>> round(float(mlp(one, one, zero, one, zero)[0, 0]), 4)
     0.8413
     """
-    y = fused("mlp", x, kernel1, bias1, kernel2, bias2)
+    y = optimized("mlp", x, kernel1, bias1, kernel2, bias2)
     return linear(gelu(linear(x, kernel1, bias1)), kernel2, bias2) if y is None else y
 
 
@@ -45,21 +45,21 @@ def split(x, sizes):
     >>> [tuple(part.shape) for part in split(ops.ones((1, 5)), (2, 3))]
     [(1, 2), (1, 3)]
     """
-    parts = fused("split", x, sizes)
+    parts = optimized("split", x, sizes)
     if parts is not None:
         return parts
     ends = list(itertools.accumulate(sizes))
     return tuple(x[..., end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
-def strided_conv(x, kernel, bias, stride, margins):
+def strided_conv(x, kernel, bias, stride, padding):
     """Convolution of an image padded with zeros.
 
     Args:
         x: (B, H, W, I).
         kernel: (k, k, I, O); bias: (O,).
         stride: of both axes.
-        margins: ((above, below), (left, right)) zeros.
+        padding: ((above, below), (left, right)) zeros.
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import strided_conv
@@ -67,11 +67,11 @@ def strided_conv(x, kernel, bias, stride, margins):
     >>> ops.convert_to_numpy(y)[0, ..., 0].tolist()
     [[4.0, 6.0], [6.0, 9.0]]
     """
-    y = fused("strided_conv", x, kernel, bias, stride, margins)
+    y = optimized("strided_conv", x, kernel, bias, stride, padding)
     if y is not None:
         return y
-    if any(not isinstance(after, int) or before or after for before, after in margins):
-        x = ops.pad(x, [(0, 0), *margins, (0, 0)])
+    if any(not isinstance(after, int) or before or after for before, after in padding):
+        x = ops.pad(x, [(0, 0), *padding, (0, 0)])
     return ops.conv(x, kernel, strides=stride, padding="valid", data_format="channels_last") + bias
 
 
@@ -84,5 +84,5 @@ def layer_norm(x, gamma, beta, epsilon):
     >>> ops.convert_to_numpy(y).tolist()
     [[-1.0, 1.0]]
     """
-    y = fused("layer_norm", x, gamma, beta, epsilon)
+    y = optimized("layer_norm", x, gamma, beta, epsilon)
     return ops.layer_normalization(x, gamma, beta, axis=-1, epsilon=epsilon) if y is None else y

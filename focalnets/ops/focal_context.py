@@ -16,13 +16,13 @@ are worth writing by hand there, in `torch_ops.py`, `jax_ops.py` and `tensorflow
   on a CPU, and TensorFlow's CPU has no gradient for a grouped `Conv2D`;
 - `gelu`, always the exact (erf) one: `keras.ops.gelu` defaults to the tanh approximation.
 
-Where a backend has a version of the whole for the device at hand, `dispatch.fused` finds it.
+Where a backend has a version of the whole for the device at hand, `dispatch.optimized` finds it.
 """
 
 from keras import ops
 
 from focalnets.ops.backend import backend_ops
-from focalnets.ops.dispatch import fused
+from focalnets.ops.dispatch import optimized
 
 
 def focal_context(context, gates, kernels):
@@ -58,14 +58,14 @@ def focal_context(context, gates, kernels):
         )
     context, gates = ops.convert_to_tensor(context), ops.convert_to_tensor(gates)
     kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
-    aggregated = fused("focal_context", context, gates, kernels, required=True)
+    aggregated = optimized("focal_context", context, gates, kernels, required=True)
     if aggregated is not None:
         return aggregated
     total = 0.0
     for level, kernel in enumerate(kernels):
         context = gelu(depthwise_conv(context, kernel))
         total = total + context * gates[..., level : level + 1]
-    mean = fused("spatial_mean", context)
+    mean = optimized("spatial_mean", context)
     global_context = gelu(ops.mean(context, axis=(1, 2), keepdims=True) if mean is None else mean)
     return total + global_context * gates[..., len(kernels) :]
 
@@ -80,7 +80,7 @@ def depthwise_conv(x, kernel):
     4.0
     """
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
-    y = fused("depthwise_conv", x, kernel)
+    y = optimized("depthwise_conv", x, kernel)
     return backend_ops().depthwise_conv(x, kernel) if y is None else y
 
 

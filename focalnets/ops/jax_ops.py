@@ -144,7 +144,7 @@ def linear(x, kernel, bias):
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-IMPLEMENTATIONS = {"linear": (("flat", always, linear),)}  # see `dispatch.fused`
+IMPLEMENTATIONS = {"linear": (("flat", always, linear),)}  # see `dispatch.optimized`
 
 
 def accelerator():

@@ -4,13 +4,13 @@ A (B,H,W,C) tensor permuted to (B,C,H,W) *is* torch's channels-last memory forma
 the native depthwise convolution runs several times faster in it than in the default format.
 """
 
+import importlib.util
 import math
 import os
 
 import torch
 import torch.nn.functional as F
 
-from focalnets import config
 from focalnets.ops import torch_cpu
 
 
@@ -57,23 +57,23 @@ def split(x, sizes):
     return torch.split(x, sizes, dim=-1)
 
 
-def uneven(x, kernel, bias, stride, margins):
-    return None if all(before == after for before, after in margins) else "the margins are not even"
+def uneven(x, kernel, bias, stride, padding):
+    return None if all(before == after for before, after in padding) else "the padding is not symmetric"
 
 
-def strided_conv(x, kernel, bias, stride, margins):
+def strided_conv(x, kernel, bias, stride, padding):
     """Pads within the convolution, without a copy of the map."""
-    padding = [before for before, _ in margins]
-    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=stride, padding=padding)
+    before = [first for first, _ in padding]
+    y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=stride, padding=before)
     return y.permute(0, 2, 3, 1)
 
 
 def not_for_triton(context, gates, kernels):
-    """Why the Triton kernels are not taken. No GPU has run them yet, so they have to be asked for."""
+    """Reason why the Triton kernels cannot be used, or None."""
+    if importlib.util.find_spec("focalnets.ops.triton_kernels") is None:
+        return "this installation has no Triton kernels: they are only in the repository"
     if not context.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return "the tensors are not on a GPU"
-    if config.fused() is None:
-        return "the kernels were never measured, so they are used on demand only"
     from focalnets.ops import triton_kernels  # which imports triton
 
     return triton_kernels.unsupported(context, gates, kernels)
@@ -105,14 +105,14 @@ def _depthwise_conv(x, kernel):
     return (torch_cpu.depthwise_conv if suits else depthwise_conv)(x, kernel)
 
 
-def _padded_conv(x, kernel, bias, stride, margins):
-    if uneven(x, kernel, bias, stride, margins):
-        (above, below), (left, right) = margins
-        x, margins = F.pad(x, (0, 0, left, right, above, below)), ((0, 0), (0, 0))
-    return strided_conv(x, kernel, bias, stride, margins)
+def _padded_conv(x, kernel, bias, stride, padding):
+    if uneven(x, kernel, bias, stride, padding):
+        (above, below), (left, right) = padding
+        x, padding = F.pad(x, (0, 0, left, right, above, below)), ((0, 0), (0, 0))
+    return strided_conv(x, kernel, bias, stride, padding)
 
 
-IMPLEMENTATIONS = {  # see `dispatch.fused`
+IMPLEMENTATIONS = {  # see `dispatch.optimized`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
         ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.linear)),
@@ -130,16 +130,15 @@ IMPLEMENTATIONS = {  # see `dispatch.fused`
         ("onednn", torch_cpu.unsupported, torch_cpu.mlp),
         ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.mlp)),
     ),
-    "focal_context": (
-        ("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),
-        ("triton", not_for_triton, triton_focal_context),
-    ),
+    "focal_context": (("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),),
     "depthwise_conv": (
         ("onednn", torch_cpu.unsupported_depthwise, torch_cpu.depthwise_conv),
         ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_depthwise_conv)),
     ),
     "map_chunks": (("cache", torch_cpu.unsupported_pieces, torch_cpu.map_chunks),),
 }
+# No GPU has run these kernels yet.
+UNMEASURED = {"focal_context": (("triton", not_for_triton, triton_focal_context),)}
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """`focal_context` on a GPU under torch: a handful of Triton kernels in place of dozens of passes.
 
-No GPU has run this file yet. The kernels are tested in Triton's interpreter (`tests/test_triton.py`) and
+No GPU has run this file yet. The kernels are tested in Triton's interpreter (`tests/ops/test_triton.py`) and
 compiled, not run, for real devices; block sizes are reasoned, not measured: see `_tile`.
 
 Shapes: B batch, H height, W width, C channels, L focal levels. All maps are (B, H, W, C). z_l is what the
@@ -339,7 +339,7 @@ def _tiles(shape, tile):
 
 
 def _pixel_block(channels):
-    """Block sizes of the passes without neighbours: 2048 elements, four warps."""
+    """Block sizes of the passes without neighbors: 2048 elements, four warps."""
     block = min(128, triton.next_power_of_2(channels))
     return {"PIXELS": 16, "CHANNELS": block}
 

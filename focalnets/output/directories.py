@@ -12,10 +12,10 @@ from focalnets.output.inputs import refuse_inputs
 from focalnets.output.known import FOLDERS, is_partial
 from focalnets.output.manifest import (
     Manifest,
+    current_manifest,
     describe_kept,
     is_occupied,
     kept_entries,
-    manifest_of,
     our_files,
     read_manifest,
     remove_files,
@@ -53,7 +53,7 @@ def new_run_directory(directory, force=False, inputs=()):
         if _is_occupied(directory):
             ours = our_files(directory, NETWORKS)
             kept = kept_entries(directory, ours)
-            before = manifest_of(directory).files
+            before = current_manifest(directory).files
             others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
             remove_files(directory, ours)
             if kept:
@@ -96,7 +96,7 @@ def resumed_directory(directory):
     """
     settle_left(directory)
     with only_writer(directory, in_place=True):
-        manifest = manifest_of(directory)
+        manifest = current_manifest(directory)
         if read_manifest(directory) is None:
             write_manifest(directory, manifest)
         remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
@@ -134,7 +134,7 @@ def new_output_directory(directory, kind, force=False, inputs=(), names=None):
         if kept := kept_entries(directory, our_files(directory, None)):
             _log.warning(describe_kept(directory, kept))
         if read_manifest(directory) is None:
-            write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
+            write_manifest(directory, current_manifest(directory) or Manifest(kind, {}))
         if names is not None:
             claim(directory, dict.fromkeys(names), kind)
         yield directory

@@ -15,8 +15,8 @@ from focalnets.output.manifest import (
     Entry,
     Manifest,
     all_files,
+    current_manifest,
     linked_parent,
-    manifest_of,
     next_entry,
     our_files,
     read_manifest,
@@ -34,7 +34,7 @@ def shared_directory(directory, kind):
     directory = make_directory(directory)
     if read_manifest(directory.parent) is None:
         if read_manifest(directory) is None:
-            write_manifest(directory, manifest_of(directory) or Manifest(kind, {}))
+            write_manifest(directory, current_manifest(directory) or Manifest(kind, {}))
     elif directory.is_symlink():
         raise link_error(directory)
     return directory

@@ -129,7 +129,7 @@ def write_manifest(directory, manifest):
         os.replace(folder / MANIFEST, pathlib.Path(directory) / MANIFEST)
 
 
-def manifest_of(directory):
+def current_manifest(directory):
     """The `Manifest` of a directory, derived if an earlier focalnets wrote it. None if none did."""
     if (found := read_manifest(directory)) is not None:
         return found
@@ -144,7 +144,7 @@ def our_files(directory, kinds):
         directory: Path.
         kinds: Kinds of output to look for. None for all.
     """
-    directory, manifest = pathlib.Path(directory), manifest_of(directory)
+    directory, manifest = pathlib.Path(directory), current_manifest(directory)
     if kinds is not None and set(kinds) <= set(WHOLLY_OURS):
         return set(all_files(directory)) if directory.is_dir() else set()
     if manifest is None:

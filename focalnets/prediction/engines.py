@@ -11,7 +11,7 @@ import pathlib
 import msgspec
 import numpy as np
 
-from focalnets.data.pictures import NO_PREPROCESSING
+from focalnets.data.find import NO_PREPROCESSING
 from focalnets.deployment.record import GRAPH, RECORD, read_export
 from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes
 from focalnets.prediction.export_cache import cached_export
@@ -35,7 +35,7 @@ def open_engine(preset, engine="auto"):
             `preset` is a local directory and the network's images have one size; Keras otherwise.
 
     Returns:
-        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `takes_pictures`
+        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `takes_images`
         (whether it has preprocessing), `prepare(image, crop)` and `run(images)`, which takes images
         (N, H, W, channels) and returns logits (N, classes).
 
@@ -103,7 +103,7 @@ def _automatic(preset):
 
 
 def _as_it_is(image):
-    """An array, which a net without preprocessing takes as it comes; a picture has no such numbers."""
+    """An array, which a net without preprocessing takes as it comes; an image has no such numbers."""
     if not isinstance(image, np.ndarray):
         raise ValueError(NO_PREPROCESSING)
     return image
@@ -114,7 +114,7 @@ class KerasEngine:
 
     def __init__(self, classifier):
         self.classifier = classifier
-        self.takes_pictures = classifier.image_converter is not None
+        self.takes_images = classifier.image_converter is not None
         self.channels = classifier.backbone.image_shape[-1]
         self.num_classes, self.class_names = classifier.num_classes, classifier.class_names
 
@@ -140,7 +140,7 @@ class ExportEngine:
         self.channels = record.image_shape[-1]
         self.num_classes, self.class_names = record.num_classes, record.class_names
         self._preprocessing = msgspec.to_builtins(record.preprocessing)
-        self.takes_pictures = self._preprocessing is not None
+        self.takes_images = self._preprocessing is not None
         self.run = RUNTIMES[runtime](directory / GRAPH, cached)
 
     def prepare(self, image, crop=True):

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from focalnets._io import listed
-from focalnets.data.corruptions import SEVERITIES, corrupt, corruptions_of
 from focalnets.data.datasets import open_dataset
 from focalnets.data.naming import ALL, distinct_class_names, split_for
+from focalnets.images.corruptions import SEVERITIES, corrupt, corruptions_for
 from focalnets.prediction.evaluation import ConfidentErrors, evaluate_logits
 from focalnets.prediction.predictor import Predictor, softmax
 from focalnets.prediction.tta import VIEWS
@@ -31,7 +31,7 @@ def evaluate(
     limit=None,
     batch_size=64,
     on_bad_image="error",
-    keep="auto",
+    cache_images="auto",
 ):
     """Measure accuracy, loss, calibration and confusion of a classifier on labeled images.
 
@@ -51,7 +51,7 @@ def evaluate(
         batch_size: int. Number of images per batch. Defaults to 64.
         on_bad_image: str. "error" if an unreadable image is an error, "skip" to leave it out. Defaults to
             "error".
-        keep: str. "memory", "stream" or "auto"; see `open_dataset`. Defaults to "auto".
+        cache_images: str. "memory", "stream" or "auto"; see `open_dataset`. Defaults to "auto".
 
     Returns:
         An `Evaluation`. It prints as a table, is displayed as one in a notebook, and `save(directory)` writes
@@ -75,7 +75,7 @@ def evaluate(
     predictor = Predictor(preset, batch_size)
     chosen = split_for(split) or split
     only = None if chosen == ALL else (chosen,)
-    dataset = open_dataset(data, predictor.channels, predictor.prepare, on_bad_image, keep, only=only)
+    dataset = open_dataset(data, predictor.channels, predictor.prepare, on_bad_image, cache_images, only=only)
     names, places = _matched(predictor.class_names, dataset.class_names)
     images = dataset.everything() if chosen == ALL else dataset.splits[chosen]
     if limit is not None:
@@ -152,7 +152,7 @@ def _some(split, limit):
 
 def _corruptions(logits, labels, channels):
     """Name -> top-1 accuracy at each severity."""
-    found, names = {}, corruptions_of(channels)
+    found, names = {}, corruptions_for(channels)
     for number, name in enumerate(names, start=1):
         found[name] = []
         for severity in SEVERITIES:

@@ -43,17 +43,17 @@ def cached_export(preset, runtime, export):
     }
     key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
     directory = private_directory("exports") / f"{preset.name}-{key}"
-    if not _is_export_of(directory, origin):
+    if not _is_export_for(directory, origin):
         lock = directory.with_name(f".{directory.name}.lock")
         with locked(lock, f"exporting {preset.name}"):
-            if not _is_export_of(directory, origin):
+            if not _is_export_for(directory, origin):
                 with new_directory(directory, "export", force=True) as partial:
                     export(partial, origin)
                     remember_files(partial)
     return directory
 
 
-def _is_export_of(directory, origin):
+def _is_export_for(directory, origin):
     try:
         hashes = read_record(directory / HASHES, dict[str, str])
         is_whole = bool(hashes) and all(own_sha256(directory / name) == hashes[name] for name in hashes)

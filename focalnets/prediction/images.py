@@ -1,7 +1,6 @@
 """Images that a Python program has (paths, PIL images, arrays, lists of these) -> what a classifier takes.
 
-Files are read by the rules of `data/decode.py`, and so is everything else: one image gives the same pixels in
-every form.
+Everything is read by the rules of `images/decode.py`, so that an image gives the same pixels in every form.
 """
 
 import io
@@ -11,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from focalnets._io import reason
-from focalnets.data.decode import open_image, orientation_of, upright
-from focalnets.data.pictures import NO_PREPROCESSING, find_pictures
+from focalnets.data.find import NO_PREPROCESSING, find_images
+from focalnets.images.decode import image_orientation, open_image, upright
 from focalnets.pixel_range import holds_numbers, range_problem, sample_pixels
 
 # PIL modes that Pillow converts without a rule of ours.
@@ -35,7 +34,7 @@ def list_images(images):
     found = []
     for one in images if isinstance(images, list | tuple) else [images]:
         if isinstance(one, str | os.PathLike):
-            found += [(str(path), path) for path in find_pictures([str(one)])]
+            found += [(str(path), path) for path in find_images([str(one)])]
         else:
             found += [(None, image) for image in _each(one)]
     return [(name or f"image {index}", image) for index, (name, image) in enumerate(found)]
@@ -53,7 +52,7 @@ def read_image_like(image, channels, name):
         if not isinstance(image, Image.Image):
             image = _from_array(image)
         image.load()  # which may find more metadata
-        return upright(_in_mode(image, channels), orientation_of(image))
+        return upright(_in_mode(image, channels), image_orientation(image))
     except Exception as error:  # a PIL image may be a damaged file that nobody has decoded yet
         raise ValueError(f"{name}: {reason(error)}") from error
 

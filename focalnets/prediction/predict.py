@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from focalnets._io import cores, parallel_map
-from focalnets.data.pictures import NO_PREPROCESSING, describe_bad, report_skipped
+from focalnets.data.find import NO_PREPROCESSING, describe_bad, report_skipped
 from focalnets.names import printable
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.prediction.predictor import Prediction, Predictor, check_count
@@ -77,7 +77,7 @@ def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="e
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f'on_bad_image must be "error" or "skip"; got {on_bad_image!r}.')
     predictor = Predictor(preset, batch_size, engine)
-    if not predictor.engine.takes_pictures:
+    if not predictor.engine.takes_images:
         raise ValueError(NO_PREPROCESSING)
     found, names, bad = list_images(images), [], []
 

@@ -1,4 +1,4 @@
-"""Predictor: a preset or run directory -> predictions for pictures of any size."""
+"""Predictor: a preset or run directory -> predictions for images of any size."""
 
 import itertools
 import numbers
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets._io import cores, parallel_map, progress
-from focalnets.data.pictures import NO_PREPROCESSING, read_pictures
+from focalnets.data.find import NO_PREPROCESSING, read_images
 from focalnets.names import printable
 from focalnets.prediction.engines import open_engine
 from focalnets.prediction.tta import VIEWS
@@ -20,10 +20,10 @@ NOT_FINITE = "Some logits are not finite: the weights are damaged, or training h
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one picture is taken for.
+    """What one image is taken for.
 
     Attributes:
-        name: the picture's.
+        name: the image's.
         classes: names of the likeliest classes, likeliest first.
         probabilities: theirs, 0 to 1.
     """
@@ -44,7 +44,7 @@ class Predictor:
     Args:
         preset: preset or run directory, or whatever else `FocalNetImageClassifier.from_preset` takes; or a
             `FocalNetImageClassifier`.
-        batch_size: pictures at a time.
+        batch_size: images at a time.
         engine: what computes: "keras", "onnxruntime", "openvino" or "auto"; see `inference/engines.py`.
 
     >>> import tempfile
@@ -65,7 +65,7 @@ class Predictor:
 
     @property
     def channels(self):
-        """Channels of the pictures that the net takes."""
+        """Channels of the images that the net takes."""
         return self.engine.channels
 
     @property
@@ -115,40 +115,40 @@ class Predictor:
             return logits[0]
         return np.log(np.mean([softmax(one) for one in logits], axis=0).clip(1e-300))
 
-    def predict(self, pictures, top=5):
-        """A `Prediction` for each `data.pictures.Picture`, with its `top` likeliest classes.
+    def predict(self, images, top=5):
+        """A `Prediction` for each `data.find.FoundImage`, with its `top` likeliest classes.
 
         Raises:
             ValueError: if a logit is not finite.
         """
-        images = (self.prepare(picture.pixels) for picture in pictures)
-        return self.rank([picture.name for picture in pictures], images, top)
+        pixels = (self.prepare(image.pixels) for image in images)
+        return self.rank([image.name for image in images], pixels, top)
 
     def predict_files(self, paths, top=5):
         """The same for files, read a few ahead of their turn, so that a folder of any size is taken.
 
         Returns:
-            (list of `Prediction`, list of texts that say what was wrong with each bad picture).
+            (list of `Prediction`, list of texts that say what was wrong with each unreadable image).
 
         Raises:
             ValueError: if the preset has no preprocessing, or a logit is not finite.
         """
-        if not self.engine.takes_pictures:
+        if not self.engine.takes_images:
             raise ValueError(NO_PREPROCESSING)
         names, bad = [], []
 
         def good():
-            for picture in read_pictures(paths, self.channels, self.prepare):
-                if picture.problem is None:
-                    names.append(picture.name)
-                    yield picture.pixels
+            for image in read_images(paths, self.channels, self.prepare):
+                if image.problem is None:
+                    names.append(image.name)
+                    yield image.pixels
                 else:
-                    bad.append(picture.problem)
+                    bad.append(image.problem)
 
         return self.rank(names, good(), top), bad
 
     def _batches_of_logits(self, images):
-        """Logits of prepared images, of as many neighbours of one size as make a batch."""
+        """Logits of prepared images, of as many neighbors of one size as make a batch."""
         for (height, width, _), group in itertools.groupby(images, key=np.shape):
             most = max(1, min(self.batch_size, _MOST_PIXELS // (height * width)))
             while batch := list(itertools.islice(group, most)):

@@ -7,9 +7,9 @@ Notes on single rows, where sources disagree:
 
 - `focalnet_base_iso` has a norm after modulation: upstream's code omits it, but its released checkpoint
   contains `modulation.ln.*` (upstream issue 23).
-- `focalnet_xlarge_fl4` does not normalise the modulator, as in upstream's classification YAML; its
+- `focalnet_xlarge_fl4` does not normalize the modulator, as in upstream's classification YAML; its
   detection repository says it does. The flag has no weights, so only an accuracy check can tell.
-- timm and transformers never normalise the modulator of `focalnet_large_fl4`: their outputs differ from
+- timm and transformers never normalize the modulator of `focalnet_large_fl4`: their outputs differ from
   upstream's, and from ours, for that reason.
 """
 

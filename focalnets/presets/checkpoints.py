@@ -29,7 +29,7 @@ class Checkpoint:
         data: what it was trained on.
         published_top1: percent on ImageNet-1k's validation images, by its authors; None if they gave none.
         measured_top1: percent that we measured, on the test images of `data`; None where we could not.
-        licence: of the weights.
+        license: of the weights.
         sha256: of the first source's file, None where nobody has published it.
     """
 
@@ -38,7 +38,7 @@ class Checkpoint:
     data: str
     published_top1: float | None = None
     measured_top1: float | None = None
-    licence: str = "MIT"
+    license: str = "MIT"
     sha256: str | None = None
 
 

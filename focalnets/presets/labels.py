@@ -31,7 +31,7 @@ def imagenet_names():
     return dict(line.split(" ", 1) for line in lines)
 
 
-def class_names_of(num_classes, config):
+def class_names_for(num_classes, config):
     """Names for the logits of a checkpoint.
 
     Args:

@@ -10,7 +10,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
-def converter_of(variant, num_classes, channels, config, preprocessing):
+def converter_for(variant, num_classes, channels, config, preprocessing):
     """The `FocalNetImageConverter` of a checkpoint, from the files beside it if there are any.
 
     Args:
@@ -23,8 +23,8 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
     Returns:
         (`FocalNetImageConverter`, where its values are from).
 
-    Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, centre
-    crop; timm's `default_cfgs`: 0.9 of the picture at 224 pixels, all of it at 384.
+    Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, center
+    crop; timm's `default_cfgs`: 0.9 of the image at 224 pixels, all of it at 384.
     """
     preprocessing = {name: value for name, value in preprocessing.items() if value is not None}
     timm = config.get("pretrained_cfg")
@@ -64,10 +64,10 @@ def converter_of(variant, num_classes, channels, config, preprocessing):
             )
         return _checked(_described(converter, origin), channels)
     if channels != 3:
-        return None, "preprocessing: none, the checkpoint is not for RGB pictures; inputs come normalised"
+        return None, "preprocessing: none, the checkpoint is not for RGB images; inputs come normalized"
     published = {row.architecture for row in CHECKPOINTS.values() if row.data.startswith("ImageNet")}
     if variant not in published or num_classes not in (None, find_architecture(variant).num_classes):
-        return _described(FocalNetImageConverter(), "ImageNet's normalisation ASSUMED, any size")
+        return _described(FocalNetImageConverter(), "ImageNet's normalization ASSUMED, any size")
     size = find_architecture(variant).image_size
     fraction = 1.0 if size > 224 else 224 / 256
     converter = FocalNetImageConverter((size, size), fraction, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
@@ -153,5 +153,5 @@ def _described(converter, origin):
     height, width = converter.image_size
     return converter, (
         f"preprocessing: {height} x {width}, {converter.interpolation}, {converter.crop_fraction:.4g} of the "
-        f"picture; {origin}"
+        f"image; {origin}"
     )

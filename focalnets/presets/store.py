@@ -1,8 +1,8 @@
-"""The preset directory: the one artefact in which a network travels.
+"""The preset directory: the one artifact in which a network travels.
 
     config.json           format version, backbone arguments, number of classes (null: a backbone alone)
     model.weights.h5      Keras weights, the same file on every backend
-    preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs come normalised
+    preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs come normalized
     labels.json           list of class names; absent if there are none
 
 A training run writes these files among its own; predict, evaluate, explain and export read them.
@@ -62,11 +62,11 @@ def write_preset_files(network, directory, image_converter=None):
         image_converter: preprocessing that belongs to a backbone; a classifier has its own.
 
     Raises:
-        ValueError: if the network has been quantised.
+        ValueError: if the network has been quantized.
     """
     if any(variable.dtype == "int8" for variable in network.variables):
         raise ValueError(
-            "A quantised network cannot be kept in a preset: save it before `quantize`, and quantise anew "
+            "A quantized network cannot be kept in a preset: save it before `quantize`, and quantize anew "
             "what is loaded."
         )
     directory = pathlib.Path(directory)
@@ -94,7 +94,7 @@ def write_preset_files(network, directory, image_converter=None):
 
 @contextlib.contextmanager
 def _without_optimizer(network):
-    """Keras would save the optimiser's slots with the weights: four times the size, and no network's."""
+    """Keras would save the optimizer's slots with the weights: four times the size, and no network's."""
     optimizer = getattr(network, "optimizer", None)
     if optimizer is None:
         yield

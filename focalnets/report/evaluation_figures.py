@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: confusion, calibration, corruptions, mistakes."""
+"""Images of an evaluation: confusion, calibration, corruptions, mistakes."""
 
 import matplotlib.figure
 import numpy as np
@@ -15,8 +15,8 @@ def draw_confusion(path, evaluation):
     side = float(np.clip(0.45 * len(names) + 2.0, 4.5, 16.0))
     figure = matplotlib.figure.Figure(figsize=(side + 0.8, side), dpi=100, layout="constrained")
     axis = figure.subplots()
-    picture = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    figure.colorbar(picture, ax=axis, label="share of the true class", shrink=0.8)
+    image = axis.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axis, label="share of the true class", shrink=0.8)
     axis.set_xlabel("predicted")
     axis.set_ylabel("true")
     if len(names) <= 40:
@@ -25,8 +25,8 @@ def draw_confusion(path, evaluation):
     if len(names) <= 20:
         for (row, column), count in np.ndenumerate(evaluation.confusion):
             if count:
-                colour = "black" if shares[row, column] > 0.6 else "white"
-                axis.text(column, row, count, ha="center", va="center", fontsize=7, color=colour)
+                color = "black" if shares[row, column] > 0.6 else "white"
+                axis.text(column, row, count, ha="center", va="center", fontsize=7, color=color)
     images = f"{evaluation.images:,} {plural(evaluation.images, 'image')}"
     axis.set_title(f"top-1 {evaluation.top1:.2%} of {images}")
     save_figure(figure, path)
@@ -38,7 +38,7 @@ def draw_reliability(path, evaluation):
     edges = np.linspace(0, 1, len(images) + 1)
     figure = matplotlib.figure.Figure(figsize=(5.2, 5.6), dpi=100, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot((0, 1), (0, 1), color="grey", linestyle="--", label="as sure as right")
+    upper.plot((0, 1), (0, 1), color="gray", linestyle="--", label="as sure as right")
     filled = images > 0
     upper.bar(
         edges[:-1][filled], right[filled], 1 / len(images), align="edge", edgecolor="white", label="right"
@@ -59,14 +59,14 @@ def draw_corruptions(path, accuracies, clean):
     )
     axis = figure.subplots()
     table = np.array(list(accuracies.values()))
-    picture = axis.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-    figure.colorbar(picture, ax=axis, label="top-1 accuracy")
+    image = axis.imshow(table, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    figure.colorbar(image, ax=axis, label="top-1 accuracy")
     axis.set_yticks(range(len(accuracies)), [name.replace("_", " ") for name in accuracies])
     axis.set_xticks(range(table.shape[1]), range(1, table.shape[1] + 1))
     axis.set_xlabel("severity")
     for (row, column), value in np.ndenumerate(table):
-        colour = "black" if value > 0.6 else "white"
-        axis.text(column, row, f"{value:.1%}", ha="center", va="center", fontsize=8, color=colour)
+        color = "black" if value > 0.6 else "white"
+        axis.text(column, row, f"{value:.1%}", ha="center", va="center", fontsize=8, color=color)
     axis.set_title(f"corrupted images: {table.mean():.1%} in the mean; as they are: {clean:.1%}")
     save_figure(figure, path)
 
@@ -79,6 +79,6 @@ def draw_mistakes(path, images, titles, columns=6):
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="grey", vmin=0, vmax=255)
+        axis.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=8)
     save_figure(figure, path)

@@ -1,6 +1,6 @@
 """evaluation.html: an evaluation on one page."""
 
-from focalnets.report.html import heading, numbers, pairs, paragraph, picture, write_page
+from focalnets.report.html import heading, image, numbers, pairs, paragraph, write_page
 
 
 def write_evaluation_page(path, evaluation):
@@ -12,13 +12,13 @@ def write_evaluation_page(path, evaluation):
     """
     folder = path.parent
     parts = [pairs(evaluation.facts().items()), heading("Classes"), class_table(evaluation)]
-    parts += [heading("Confusion"), picture(folder / "confusion.png")]
-    parts += [heading("Calibration"), picture(folder / "reliability.png")]
+    parts += [heading("Confusion"), image(folder / "confusion.png")]
+    parts += [heading("Calibration"), image(folder / "reliability.png")]
     if evaluation.corruptions is not None:
-        parts += [heading("Corruptions"), picture(folder / "corruptions.png")]
+        parts += [heading("Corruptions"), image(folder / "corruptions.png")]
         parts.append(paragraph("After Hendrycks and Dietterich, with the strengths of their CIFAR-10-C."))
     if (folder / "mistakes.png").is_file():
-        parts += [heading("Most confident errors"), picture(folder / "mistakes.png")]
+        parts += [heading("Most confident errors"), image(folder / "mistakes.png")]
     write_page(path, f"{evaluation.data}, {evaluation.split}", parts)
 
 

@@ -1,4 +1,4 @@
-"""From maps and images to pictures."""
+"""From maps and images to images."""
 
 import matplotlib.cm
 import matplotlib.colors

@@ -1,4 +1,4 @@
-"""One HTML page with pictures inside, which loads nothing from elsewhere."""
+"""One HTML page with images inside, which loads nothing from elsewhere."""
 
 import base64
 import html
@@ -66,7 +66,7 @@ def numbers(columns, rows):
     return f"<table>{line('th', columns)}{''.join(line('td', row) for row in rows)}</table>"
 
 
-def picture(path):
+def image(path):
     """A PNG, put into the page."""
     data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{_text(pathlib.Path(path).stem)}">'

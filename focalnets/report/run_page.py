@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from focalnets.report.html import heading, numbers, pairs, picture, write_page
+from focalnets.report.html import heading, image, numbers, pairs, write_page
 
 
 def write_report(path, recipe, facts, rows, kept, sections):
@@ -17,9 +17,9 @@ def write_report(path, recipe, facts, rows, kept, sections):
         sections: (heading, paths of PNGs) in order.
     """
     parts = [pairs(facts.items())]
-    for text, pictures in sections:
-        if pictures:
-            parts += [heading(text), *(picture(one) for one in pictures)]
+    for text, images in sections:
+        if images:
+            parts += [heading(text), *(image(one) for one in images)]
     parts += [heading("Epochs"), _history(rows, kept), heading("Recipe")]
     fields = dataclasses.asdict(recipe)
     augmentation = fields.pop("augmentation")

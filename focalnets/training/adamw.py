@@ -24,7 +24,7 @@ class AdamW(keras.optimizers.Adam):
 
     What Keras 3.15's own does not do, and this does:
 
-    - variables of one axis do not decay, without a list that is lost when the optimiser is saved;
+    - variables of one axis do not decay, without a list that is lost when the optimizer is saved;
     - the average (EMA) counts updates, not batches, under gradient accumulation;
     - it is kept beside the weights and never overwrites them, so that two `fit`s are one; `swap_averages`
       exchanges the two;

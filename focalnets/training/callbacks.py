@@ -104,8 +104,7 @@ class TrainMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if self.blocks is None:
-            of_stage = {block.name.split("_")[0]: block.name for block in self.model.backbone.blocks}
-            self.blocks = list(of_stage.values())
+            self.blocks = [stage[-1].name for stage in self.model.backbone.stages]
         shared_directory(self.directory, "monitor")
         self._graph = modulation_model(self.model)
 
@@ -130,7 +129,7 @@ class TrainMonitor(keras.callbacks.Callback):
         """Write filmstrip.<block>.png from the arrays on disk, those of earlier sessions included.
 
         Returns:
-            Paths of the pictures.
+            Paths of the images.
         """
         files = {int(path.stem.removeprefix("epoch")): path for path in self.directory.glob("epoch*.npz")}
         if not files:

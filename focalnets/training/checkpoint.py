@@ -1,6 +1,6 @@
 """Snapshot: all that a training run needs to go on as if it had never stopped, in one file.
 
-Keras saves neither the states of its seed generators nor, with an optimiser, what it does not decay, and
+Keras saves neither the states of its seed generators nor, with an optimizer, what it does not decay, and
 its BackupAndRestore writes in place, so that a crash while it writes loses both the old and the new.
 """
 
@@ -44,7 +44,7 @@ class Snapshot:
 
 
 def variables(model):
-    """All variables that training changes: weights, seeds, optimiser (averages, accumulators), metrics."""
+    """All variables that training changes: weights, seeds, optimizer (averages, accumulators), metrics."""
     return [
         *model.trainable_variables,
         *model.non_trainable_variables,
@@ -67,7 +67,7 @@ def restore(snapshot, model):
         ValueError: naming the first variable that does not fit.
     """
     found = variables(model)
-    # The optimiser's paths begin with a name that Keras counts up; the rest must agree.
+    # The optimizer's paths begin with a name that Keras counts up; the rest must agree.
     if len(found) != len(snapshot.arrays):
         raise ValueError(
             f"The snapshot holds {len(snapshot.arrays)} variables, the network {len(found)}: "

@@ -87,11 +87,11 @@ def stages_behind(classifier):
 
     Source: gradual unfreezing of ULMFiT (Howard and Ruder, 2018).
     """
-    stage, of_layer = 1, {}
-    stages = max(int(block.name.split("_")[0].removeprefix("stage")) for block in classifier.backbone.blocks)
+    stages = classifier.backbone.stages
+    later = {stage[0].name for stage in stages[1:]}  # the blocks that begin a stage, after the first stage
+    parts, of_layer = len(stages), {}
     for layer in classifier.backbone.layers:
-        if layer.name.startswith("stage"):
-            stage = int(layer.name.split("_")[0].removeprefix("stage"))
-        behind = 0 if layer.name == "norm" else stages + 1 - stage
+        parts -= layer.name in later
+        behind = 0 if layer.name == "norm" else parts
         of_layer.update({variable.path: behind for variable in layer.trainable_variables})
     return [of_layer.get(variable.path, 0) for variable in classifier.trainable_variables]

@@ -14,7 +14,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from focalnets._io import expanded
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.schema import check_fields
 from focalnets.training.recipes import recipe_names

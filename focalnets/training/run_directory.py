@@ -26,7 +26,7 @@ class Run(msgspec.Struct):
     backend: _Text
     data: _Text
     on_bad_image: Literal["error", "skip"]
-    keep: Literal["auto", "memory", "stream"]
+    cache_images: Literal["auto", "memory", "stream"]
     monitor_every: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] | None
     tensorboard: bool
     fingerprint: _Text
@@ -44,6 +44,8 @@ def read_run(directory):
     if not path.is_file():
         raise ValueError(f"{directory} is not a run that can be resumed: it has no {RUN}.")
     settings = read_json(path)
+    if isinstance(settings, dict) and "keep" in settings:  # the name of `cache_images` in earlier runs
+        settings["cache_images"] = settings.pop("keep")
     checked(settings, Run, path, "The run cannot be resumed; start a new one.")
     return settings
 

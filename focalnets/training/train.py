@@ -17,11 +17,11 @@ from focalnets.output.files import seal, write_json
 from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.training.checkpoint import read_snapshot
-from focalnets.training.job import Job
-from focalnets.training.outcome import TrainResult, finish
+from focalnets.training.finalize import TrainResult, finalize
 from focalnets.training.recipe import Recipe, data_for, load_recipe, replace_fields
 from focalnets.training.run_directory import check_run, read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
+from focalnets.training.trainer import Trainer
 
 _log = logging.getLogger("focalnets")
 
@@ -32,7 +32,7 @@ def train(
     out="runs/latest",
     force=False,
     on_bad_image="error",
-    keep="auto",
+    cache_images="auto",
     max_minutes=None,
     monitor_every=None,
     tensorboard=False,
@@ -52,9 +52,9 @@ def train(
             `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
             the snapshot (`last.npz`) from which `resume` goes on.
         force: replace a run that is there.
-        on_bad_image: "error" to name the pictures that cannot be read, "skip" to leave them out.
-        keep: "memory", "stream" or "auto", see `open_dataset`; a recipe whose augmentation starts from the
-            original pictures streams them in any case.
+        on_bad_image: "error" to name the images that cannot be read, "skip" to leave them out.
+        cache_images: str. "memory", "stream" or "auto"; see `open_dataset`. A recipe whose augmentation needs
+            the original images always streams them. Defaults to "auto".
         max_minutes: stop after so long, saved, to be resumed; None for no limit.
         monitor_every: epochs between two panels in `monitor/`; None for about ten in the run, 0 for none.
         tensorboard: write event files, too.
@@ -93,7 +93,7 @@ def train(
     settings = {
         "data": data,
         "on_bad_image": on_bad_image,
-        "keep": keep,
+        "cache_images": cache_images,
         "monitor_every": monitor_every,
         "tensorboard": tensorboard,
     }
@@ -101,17 +101,17 @@ def train(
     inputs = [*data_inputs, *paths_among([given, recipe.preset])]
     refuse_inside(out, searched_folders(data_inputs))
     check_run_directory(out, force, inputs)
-    job = Job(recipe, settings)
-    for text in describe_misfits(recipe, job.converter, job.dataset.survey()):
+    trainer = Trainer(recipe, settings)
+    for text in describe_misfits(recipe, trainer.converter, trainer.dataset.survey()):
         _log.warning(text)
-    _report_drawn(job)
+    _report_drawn(trainer)
     with new_run_directory(out, force, inputs) as directory:
         write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
         where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
         where["machine"] = accelerator() or machine()
-        record = {**settings, **where, "images": _images(job), "fingerprint": job.fingerprint()}
+        record = {**settings, **where, "images": _images(trainer), "fingerprint": trainer.fingerprint()}
         write_json(directory / "run.json", record)
-        return _run(job, directory, None, max_minutes, verbose)
+        return _run(trainer, directory, None, max_minutes, verbose)
 
 
 def resume(directory, max_minutes=None, verbose="auto", data=None):
@@ -152,17 +152,17 @@ def _resume(directory, settings, recipe, max_minutes, verbose, data):
     snapshot = read_snapshot(directory / "last.npz")
     if moved:
         settings["data"] = _located(data)
-    job = Job(recipe, settings)
-    if job.fingerprint() != settings["fingerprint"]:
-        raise ValueError(_other_data(job, settings))
+    trainer = Trainer(recipe, settings)
+    if trainer.fingerprint() != settings["fingerprint"]:
+        raise ValueError(_other_data(trainer, settings))
     if moved:
         write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]})
         write_json(directory / "run.json", settings)
-    return _run(job, directory, snapshot, max_minutes, verbose)
+    return _run(trainer, directory, snapshot, max_minutes, verbose)
 
 
-def _other_data(job, settings):
-    then, now = settings["images"], _images(job)
+def _other_data(trainer, settings):
+    then, now = settings["images"], _images(trainer)
     what = (
         f"{then['train']} {plural(then['train'], 'image')} to train on and {then['validation']} to validate "
         f"then, {now['train']} and {now['validation']} now"
@@ -176,34 +176,34 @@ def _other_data(job, settings):
     )
 
 
-def _images(job):
-    return {"train": len(job.training), "validation": len(job.validation)}
+def _images(trainer):
+    return {"train": len(trainer.training), "validation": len(trainer.validation)}
 
 
-def _report_drawn(job):
+def _report_drawn(trainer):
     """Log how many images were set aside, where the data do not name their splits."""
-    if job.dataset.drawn_from is None or "test" not in job.dataset.splits:
+    if trainer.dataset.drawn_from is None or "test" not in trainer.dataset.splits:
         return
     _log.warning(
         "The data have no test split. Of %d images, %d are set aside to test (a fifth of each class, drawn "
         "by file name), %d to validate, and %d are trained on. Folders train/ and test/ choose the splits.",
-        job.dataset.drawn_from,
-        len(job.dataset.splits["test"]),
-        len(job.validation),
-        len(job.training),
+        trainer.dataset.drawn_from,
+        len(trainer.dataset.splits["test"]),
+        len(trainer.validation),
+        len(trainer.training),
     )
 
 
-def _run(job, directory, snapshot, max_minutes, verbose):
+def _run(trainer, directory, snapshot, max_minutes, verbose):
     try:
-        records, complete = job.fit(directory, snapshot, max_minutes, verbose)
+        recorder, complete = trainer.fit(directory, snapshot, max_minutes, verbose)
         if complete:
-            return finish(job, directory, records)
+            return finalize(trainer, directory, recorder)
     finally:
         with contextlib.suppress(OSError):  # of a disk that is full: that error is on its way
             seal(directory)
     curves = directory / "curves.png"
-    return TrainResult(directory, curves, [], None, records.rows, None, None, job.dataset.bad)
+    return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.bad)
 
 
 def _located(data):

@@ -6,7 +6,7 @@ Keras downloads the data. Not run yet: neither the data nor a GPU were at hand. 
 --set architecture=focalnet_micro epochs=26 batch_size=128 precision=auto augmentation.cutmix=0.5
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

@@ -9,7 +9,7 @@ learns its images by heart. With CutMix 0.5 and 26 epochs, on two cores with AVX
 minutes.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

@@ -5,7 +5,7 @@ focalnets train --recipe cifar10_gpu --data cifar10 --out runs/cifar10_gpu
 Not run yet: no GPU was at hand. What is meant: 96 % of the test images.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

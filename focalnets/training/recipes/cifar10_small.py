@@ -6,7 +6,7 @@ Reached on 2026-11-25, on two cores with AVX-512 BF16, torch in bfloat16 (seeds 
 again as JPEG): 78.2 to 79.1 % of the test images, 11 minutes at 300 images/s when nothing else ran.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

@@ -9,7 +9,7 @@ reports 68.8 % on validation. A step of 1024 images takes half a minute on two C
 this one wants a GPU, and has not been run yet.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

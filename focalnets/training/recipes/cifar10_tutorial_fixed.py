@@ -3,13 +3,13 @@
 focalnets train --recipe cifar10_tutorial_fixed --data cifar10 --out runs/cifar10_tutorial_fixed
 
 Beside `cifar10_tutorial`: a norm before the modulation, the paper's initial values, drop path that drops,
-one epsilon, normalised pixels, a rate and a decay that a net with norms can take; also batches of 256, four
+one epsilon, normalized pixels, a rate and a decay that a net with norms can take; also batches of 256, four
 times as many updates, whose gradients are clipped at 5. What each repair gives, at
 reduced scale: `benchmarks/tutorial_ablation.py`. An epoch of 40,000 images takes 20 minutes on two CPU cores:
 this one wants a GPU, and has not been run yet.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

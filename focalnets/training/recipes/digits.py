@@ -3,7 +3,7 @@
 focalnets train --recipe digits --out runs/digits
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

@@ -8,7 +8,7 @@ preprocessing are those of the preset. With few images per class, use --set froz
 are rare, --set class_weights=balanced. docs/finetuning.md has an example with figures.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.presets.checkpoints import DEFAULT
 from focalnets.training.recipe import Recipe
 

@@ -3,14 +3,14 @@
 focalnets train --recipe imagenet_tiny_srf --data IMAGENET --out runs/tiny_srf
 
 Batch 1024 as eight times 128 (one of 1024 wants several devices' memory), 300 epochs of which 20 warm up, no
-average of weights. Upstream's configuration also names a colour jitter of 0.4, which timm leaves out
+average of weights. Upstream's configuration also names a color jitter of 0.4, which timm leaves out
 when RandAugment is on; so does this. RandAugment is that of its own paper: timm's draws from two operations
 more and applies each with probability 1/2. Not run here: it takes days on several GPUs.
 
 Source: section 4.1 of the paper; `classification/configs` and `data/build.py` of microsoft/FocalNet.
 """
 
-from focalnets.data.augment import Augmentation
+from focalnets.images.augment import Augmentation
 from focalnets.training.recipe import Recipe
 
 RECIPE = Recipe(

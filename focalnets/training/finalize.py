@@ -1,0 +1,118 @@
+"""What a run that came to its end leaves: the preset of its weights, panels, evaluation and report."""
+
+import pathlib
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from focalnets import __version__
+from focalnets.data.loader import Loader
+from focalnets.explanation.modulation import modulation_maps
+from focalnets.output.files import shared_directory
+from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
+from focalnets.presets.store import write_preset_files
+from focalnets.report.figures import draw_panels
+from focalnets.report.run_page import write_report
+from focalnets.training.checkpoint import read_weights
+from focalnets.training.run_recorder import best_row
+
+PANEL_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` leaves: paths, history rows and that of the epoch whose weights were kept, accuracy (0..1)
+    on the test split (None without one), and what was wrong with each image left out. `kept` is None if it
+    stopped at its time limit; then there are no panels, report and test accuracy yet."""
+
+    directory: pathlib.Path
+    curves: pathlib.Path
+    panels: list[pathlib.Path]
+    report: pathlib.Path | None
+    history: list[dict]
+    kept: dict | None
+    test_accuracy: float | None
+    skipped: list[str]
+
+    @property
+    def complete(self):
+        """Whether training came to its end."""
+        return self.kept is not None
+
+
+def finalize(trainer, directory, recorder):
+    """Put the chosen weights in place and write the preset, the images and the report.
+
+    Args:
+        trainer: `Trainer` that came to its end.
+        directory: its run directory.
+        recorder: its `RunRecorder`.
+
+    Returns:
+        A `TrainResult`.
+    """
+    classifier, recipe = trainer.classifier, trainer.recipe
+    if recipe.keep_weights == "best":
+        for variable, value in zip(
+            classifier.trainable_variables, read_weights(directory / "best.npz"), strict=True
+        ):
+            variable.assign(value)
+    elif recipe.ema_decay:
+        classifier.optimizer.swap_averages(classifier.trainable_variables)
+    write_preset_files(classifier, directory)
+    test = trainer.dataset.splits.get("test")
+    shown, kind = (trainer.validation, "validation") if test is None else (test, "test")
+    panels = _draw_panels(classifier, shown, kind, directory / "panels")
+    found = evaluate_logits(
+        _logits(classifier, shown, recipe.batch_size),
+        shown.labels,
+        classifier.class_names,
+        data=trainer.settings["data"],
+        split=kind,
+    )
+    write_evaluation(directory, found)
+    test_accuracy = None if test is None else found.top1
+    rows = recorder.rows
+    best = best_row(rows, recipe.class_weights == "balanced")
+    kept = best if recipe.keep_weights == "best" else rows[-1]
+    facts = {
+        "validation accuracy": f"{kept['val_accuracy']:.4f} in epoch {kept['epoch']}",
+        "test accuracy": "no test split" if test_accuracy is None else f"{test_accuracy:.4f}",
+        "training": f"{recorder.minutes:.1f} minutes, {rows[-1]['images_per_second']:.0f} images/s",
+        "data": trainer.settings["data"],
+        "images": f"{len(trainer.training):,} to train, {len(trainer.validation):,} to validate",
+        "parameters": f"{classifier.count_params():,}",
+        "backend": f"{keras.backend.backend()}, Keras {keras.__version__}, focalnets {__version__}",
+    }
+    filmstrips = sorted((directory / "monitor").glob("filmstrip.*.png"))
+    sections = [
+        ("Curves", [directory / "curves.png"]),
+        (f"Confusion of {kind} images", [directory / "confusion.png"]),
+        (f"Gates and modulators, {kind} images", panels),
+        ("While it learned", filmstrips),
+    ]
+    report = directory / "report.html"
+    write_report(report, recipe, facts, rows, kept, sections)
+    curves = directory / "curves.png"
+    return TrainResult(directory, curves, panels, report, rows, kept, test_accuracy, trainer.dataset.bad)
+
+
+def _draw_panels(classifier, split, kind, folder):
+    """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
+    shown = split.one_of_each(PANEL_IMAGES)
+    titles = [classifier.class_names[label] for label in shown.labels]
+    images = shown.images
+    last_blocks = [stage[-1].name for stage in classifier.backbone.stages]
+    maps = modulation_maps(classifier, images, blocks=last_blocks)
+    shared_directory(folder, "run")
+    paths = []
+    for name in last_blocks:
+        paths.append(folder / f"{name}.png")
+        draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, {kind} images")
+    return paths
+
+
+def _logits(classifier, split, batch_size):
+    loader = Loader(split, classifier.num_classes, batch_size)
+    return np.concatenate([classifier.predict_on_batch(images) for images, _ in loader])

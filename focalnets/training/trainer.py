@@ -1,0 +1,177 @@
+"""What is the same for a new run and a resumed one: a network, its data, and their fit."""
+
+import contextlib
+import hashlib
+import json
+
+import keras
+
+from focalnets.conversion.open import open_classifier
+from focalnets.data.datasets import open_dataset
+from focalnets.data.loader import Loader
+from focalnets.report.figures import draw_curves
+from focalnets.training.build import (
+    class_weights,
+    freeze,
+    make_classifier,
+    make_converter,
+    training_splits,
+)
+from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
+from focalnets.training.checkpoint import restore
+from focalnets.training.forecast import Forecast
+from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
+from focalnets.training.run_recorder import Averages, OutOfTime, RunRecorder, write_history
+from focalnets.training.signals import HeldSignals
+
+
+class Trainer:
+    """A network, compiled, and its data.
+
+    Args:
+        recipe: `Recipe`, its precision decided.
+        settings: dict of what `train` was asked besides: data, on_bad_image, cache_images, monitor_every,
+            tensorboard.
+
+    Raises:
+        ValueError: on data that cannot be read or do not fit the recipe.
+    """
+
+    def __init__(self, recipe, settings):
+        self.recipe, self.settings = recipe, settings
+        keras.utils.set_random_seed(recipe.seed)
+        start = open_classifier(recipe.preset) if recipe.preset else None
+        self.converter = make_converter(recipe, start)
+        channels = len(self.converter.mean)
+        cache_images = "stream" if recipe.augmentation.needs_originals else settings["cache_images"]
+        self.dataset = open_dataset(
+            settings["data"], channels, self.converter.prepare, settings["on_bad_image"], cache_images
+        )
+        self.training, self.validation = training_splits(self.dataset, recipe)
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+        try:
+            self.classifier = make_classifier(recipe, start, self.converter, self.dataset.class_names)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        freeze(self.classifier, recipe.frozen_stages)
+        weights = class_weights(recipe, self.training, self.classifier.num_classes)
+        self.loader = Loader(
+            self.training,
+            self.classifier.num_classes,
+            recipe.batch_size,
+            shuffle=True,
+            augmentation=recipe.augmentation,
+            image_size=self.converter.image_size,
+            seed=recipe.seed,
+            class_weights=weights,
+        )
+        self.total_steps = recipe.epochs * self.loader.batches
+        if self.total_steps < recipe.accumulation:
+            raise ValueError(
+                f"The run has {self.total_steps} batches, fewer than accumulation={recipe.accumulation}: the "
+                "weights would never be updated. Use more epochs, or a smaller batch_size or accumulation."
+            )
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+        optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
+        self.classifier.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        self.classifier.optimizer.build(self.classifier.trainable_variables)
+        self.validation_loader = Loader(
+            self.validation, self.classifier.num_classes, recipe.batch_size, class_weights=weights
+        )
+
+    def fingerprint(self):
+        """A text that changes when the data do, or what becomes of them: a preset to start from may have been
+        trained anew meanwhile."""
+        converter = self.converter.get_config()
+        becomes = [converter[key] for key in ("image_size", "crop_fraction", "interpolation", "mean", "std")]
+        splits = (self.training, self.validation, self.dataset.splits.get("test"))
+        prints = [split.fingerprint() for split in splits if split is not None]
+        text = json.dumps([self.dataset.class_names, becomes, prints])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def fit(self, directory, snapshot=None, max_minutes=None, verbose="auto"):
+        """Train to the end, or to the time limit, and keep the run directory's files.
+
+        Args:
+            directory: run directory.
+            snapshot: `Snapshot` to go on from; None to begin.
+            max_minutes, verbose: as in `train`.
+
+        Returns:
+            (`RunRecorder`, whether training came to its end).
+        """
+        schedule = learning_rate_schedule(self.recipe, self.total_steps)
+        averaged = self.recipe.ema_decay > 0
+        balanced = self.recipe.class_weights == "balanced"
+        complete = True
+        with HeldSignals() as signals:
+            recorder = RunRecorder(
+                directory, self.loader, schedule, averaged, balanced, snapshot, max_minutes, signals
+            )
+            try:
+                self._fit(directory, recorder, snapshot, verbose)
+            except OutOfTime:
+                complete = False
+        if recorder.rows:
+            write_history(directory / "history.csv", recorder.rows)
+            draw_curves(directory / "curves.png", recorder.rows)
+        return recorder, complete
+
+    def _fit(self, directory, recorder, snapshot, verbose):
+        stop = StopOnNaN()
+        stop.first_batch = 0 if snapshot is None else snapshot.batch
+        done = 0 if snapshot is None else snapshot.epoch * self.loader.batches + snapshot.batch
+        forecast = Forecast(len(self.training), self.recipe.epochs, self.total_steps, done)
+        callbacks = [stop, forecast, *([Averages()] if self.recipe.ema_decay else []), recorder]
+        every = self.settings["monitor_every"]
+        every = max(1, round(self.recipe.epochs / 10)) if every is None else every
+        monitor = None
+        if every:
+            shown = self.validation.one_of_each(3)
+            titles = [self.classifier.class_names[label] for label in shown.labels]
+            monitor = TrainMonitor(shown.images, directory / "monitor", every, titles=titles)
+            callbacks.insert(0, monitor)
+        with contextlib.ExitStack() as stack:
+            if self.settings["tensorboard"]:
+                board = stack.enter_context(contextlib.closing(TensorBoard(directory / "tensorboard")))
+                callbacks.insert(-1, board)  # before recorder, which may end it all
+            self._fit_from(snapshot, callbacks, verbose)
+        if monitor is not None and snapshot is not None and snapshot.epoch == self.recipe.epochs:
+            monitor.draw_filmstrips()  # the run was killed after its last epoch, maybe before this
+
+    def _fit_from(self, snapshot, callbacks, verbose):
+        first = 0 if snapshot is None else snapshot.epoch
+        if snapshot is not None:
+            self._make_metrics()
+            restore(snapshot, self.classifier)
+        if snapshot is not None and snapshot.batch:
+            # Keras takes all epochs of a fit to be as long as its first: the rest of one is a fit of its own.
+            self.loader.first_batch = snapshot.batch
+            self._fit_epochs(callbacks, first, first + 1, verbose)
+            self.loader.first_batch = 0
+            first += 1
+        if first < self.recipe.epochs:
+            self._fit_epochs(callbacks, first, self.recipe.epochs, verbose)
+
+    def _fit_epochs(self, callbacks, first, last, verbose):
+        try:
+            self.classifier.fit(
+                self.loader,
+                initial_epoch=first,
+                epochs=last,
+                shuffle=False,  # Keras would shuffle by Python's generator; the loader has its own order
+                validation_data=self.validation_loader,
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+        except Exception as error:
+            for loader in (self.loader, self.validation_loader):
+                if loader.problem not in (None, error):  # TensorFlow makes an error of its own of it
+                    raise loader.problem from error
+            raise
+
+    def _make_metrics(self):
+        """Keras makes the variables of metrics with the first batch; `evaluate` changes nothing else."""
+        images, targets, *_ = self.validation_loader[0]
+        self.classifier.evaluate(images[:1], targets[:1], verbose=0)

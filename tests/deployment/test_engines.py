@@ -1,0 +1,268 @@
+"""Exports and the runtimes that predict with them, against Keras."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
+from focalnets.cli import main
+from focalnets.deployment import runtimes
+from focalnets.deployment.export import difference, write_export
+from focalnets.deployment.runtimes import missing_packages
+from focalnets.prediction import engines
+from focalnets.prediction.predictor import Predictor
+
+pytest.importorskip("onnx", reason="exports need onnx")
+RUNTIMES = [name for name in ("onnxruntime", "openvino") if not missing_packages(name)]
+pytestmark = pytest.mark.skipif(not RUNTIMES, reason="no runtime is installed")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def random_net(seed=0, converter=True, **flags):
+    """All parameters random and of order 1, so that every one shows."""
+    backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), image_shape=(None, None, 3), **flags)
+    converter = FocalNetImageConverter(image_size=(21, 34), crop_fraction=0.9) if converter else None
+    net = FocalNetImageClassifier(backbone, 4, converter, class_names=("ant", "bee", "cat", "dog"))
+    generator = np.random.default_rng(seed)
+    net.set_weights(
+        [generator.normal(size=w.shape) * (w.size // w.shape[-1]) ** -0.5 for w in net.get_weights()]
+    )
+    return net
+
+
+FLAGS = [
+    dict(
+        zip(
+            (
+                "norm_placement",
+                "layer_scale_init",
+                "overlap_embed",
+                "normalize_modulator",
+                "norm_after_modulation",
+            ),
+            row,
+            strict=True,
+        )
+    )
+    for row in itertools.product(
+        ("pre", "post", "mlp_only"), (None, 0.5), (False, True), (False, True), (False, True)
+    )
+][::5] + [{"activation": name} for name in ("gelu_tanh", "relu", "silu")]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "-".join(str(value) for value in flags.values()))
+def test_export_equals_the_network(tmp_path, flags):
+    net = random_net(**flags)
+    write_export(net, tmp_path)
+    every = [engines.ExportEngine(tmp_path, runtime) for runtime in RUNTIMES]
+    for engine in every:
+        assert difference(net, engine.run) < 1e-5
+        assert engine.run(np.zeros((3, 21, 34, 3), "uint8")).shape == (3, 4)  # any number of images
+    net.head.bias.assign(net.head.bias + 1.0)
+    assert all(difference(net, engine.run) > 1e-3 for engine in every)  # the comparison can fail
+
+
+def test_float_images_and_a_fixed_shape(tmp_path):
+    net = FocalNetImageClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 12, 3)), 3)
+    write_export(net, tmp_path)
+    for runtime in RUNTIMES:
+        assert difference(net, engines.ExportEngine(tmp_path, runtime).run) < 1e-5
+
+
+def test_weights_beyond_the_limit_of_the_format_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("focalnets.deployment.export._LARGEST_MESSAGE", 1000)
+    net = random_net()
+    write_export(net, tmp_path)
+    assert (tmp_path / "model.data").stat().st_size > 4 * net.count_params() * 0.8
+    for runtime in RUNTIMES:
+        assert difference(net, engines.ExportEngine(tmp_path, runtime).run) < 1e-5
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_predictor_with_a_runtime(tmp_path, cache, runtime):
+    net = random_net()
+    net.save_to_preset(tmp_path / "preset")
+    images = [np.random.default_rng(i).integers(0, 256, (40 + i, 50, 3)).astype("uint8") for i in range(3)]
+    expected = Predictor(tmp_path / "preset").logits(images)
+    predictor = Predictor(tmp_path / "preset", batch_size=2, engine=runtime)
+    np.testing.assert_allclose(predictor.logits(images), expected, atol=1e-5 * np.abs(expected).max())
+    assert predictor.class_names == ("ant", "bee", "cat", "dog")
+    assert predictor.channels == 3
+
+    (directory,) = (cache / "exports").glob("preset-*")
+    made = (directory / "export.json").stat().st_mtime_ns
+    Predictor(tmp_path / "preset", engine=runtime)
+    assert (directory / "export.json").stat().st_mtime_ns == made  # used again
+    other = random_net(seed=1)
+    other.save_weights(tmp_path / "preset" / "model.weights.h5")
+    changed = Predictor(tmp_path / "preset", engine=runtime).logits(images)
+    assert np.abs(changed - expected).max() > 1e-2  # and made anew for other weights
+    assert len(list((cache / "exports").glob("preset-*"))) == 1
+
+
+def test_auto_chooses_a_runtime_where_it_can(tmp_path, cache):
+    random_net().save_to_preset(tmp_path / "sized")
+    random_net(converter=False).save_to_preset(tmp_path / "any")
+    assert isinstance(engines.open_engine(tmp_path / "sized"), engines.ExportEngine)
+    assert isinstance(engines.open_engine(tmp_path / "any"), engines.KerasEngine)
+    with pytest.raises(ValueError, match="takes images of one size, and this one has none"):
+        engines.open_engine(tmp_path / "any", RUNTIMES[0])
+    assert not list((cache / "exports").glob("any-*"))  # nothing half-made is left
+
+
+def test_a_cache_that_cannot_be_written_means_keras(tmp_path, monkeypatch, caplog):
+    random_net().save_to_preset(tmp_path / "sized")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "file"))
+    assert isinstance(engines.open_engine(tmp_path / "sized"), engines.KerasEngine)
+    assert "Predicting with Keras" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["auto", "keras", RUNTIMES[0]])
+def test_a_damaged_preset_is_reported_once(tmp_path, cache, caplog, engine):
+    random_net().save_to_preset(tmp_path / "preset")
+    (tmp_path / "preset" / "model.weights.h5").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"model\.weights\.h5"):
+        engines.open_engine(tmp_path / "preset", engine)
+    assert caplog.text == ""
+
+
+def test_a_wrong_export_is_refused(tmp_path, monkeypatch, cache):
+    random_net().save_to_preset(tmp_path / "preset")
+    monkeypatch.setattr(
+        "focalnets.deployment.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x)
+    )
+    with pytest.raises(ValueError, match="other logits than Keras"):
+        engines.open_engine(tmp_path / "preset", RUNTIMES[0])
+    assert not list((cache / "exports").glob("preset-*"))
+
+
+def test_command_line_without_keras(tmp_path):
+    """The second prediction imports neither Keras nor a backend."""
+    random_net().save_to_preset(tmp_path / "preset")
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    code = """
+import sys
+sys.argv = ["focalnets"]
+from focalnets.cli import main
+code = main(sys.orig_argv[3:])
+print([name for name in ("keras", "torch", "jax", "tensorflow", "matplotlib") if name in sys.modules])
+sys.exit(code)
+"""
+    command = [sys.executable, "-c", code, "predict", tmp_path / "preset", tmp_path / "red.png", "--json"]
+    outputs = [subprocess.run(command, capture_output=True, text=True) for _ in range(2)]
+    for output in outputs:
+        assert output.returncode == 0, output.stderr
+    first, second = (output.stdout.rpartition("[") for output in outputs)
+    assert "keras" in first[2]
+    assert second[2].strip() == "]"
+    assert json.loads(first[0]) == json.loads(second[0])
+
+
+def _predictions(preset, runtime):
+    images = [np.random.default_rng(i).integers(0, 256, (40, 50, 3)).astype("uint8") for i in range(2)]
+    return Predictor(preset, engine=runtime).logits(images)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_preset_of_equal_size_and_time_is_not_answered_with_the_old_weights(tmp_path, runtime):
+    random_net().save_to_preset(tmp_path / "preset")
+    weights = tmp_path / "preset" / "model.weights.h5"
+    state = weights.stat()
+    old = _predictions(tmp_path / "preset", runtime)
+    random_net(seed=1).save_weights(weights)
+    os.utime(weights, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert np.abs(_predictions(tmp_path / "preset", runtime) - old).max() > 1e-2
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_damaged_export_in_the_cache_is_made_anew(tmp_path, cache, runtime):
+    random_net().save_to_preset(tmp_path / "preset")
+    expected = _predictions(tmp_path / "preset", runtime)
+    _predictions(tmp_path / "preset", runtime)  # OpenVINO's compiled network is in the cache now
+    names = ["model.onnx", "export.json", "sha256.json"]
+    for name in [*names, "compiled/*.blob", "compiled/sha256.json"] if runtime == "openvino" else names:
+        path, *_ = (cache / "exports").glob(f"*/{name}")
+        content = bytearray(path.read_bytes())
+        for position in range(len(content) // 2, len(content), 97):  # in weights, too
+            content[position] ^= 0x40
+        path.chmod(0o600)
+        path.write_bytes(content)
+        np.testing.assert_array_equal(_predictions(tmp_path / "preset", runtime), expected, name)
+
+
+def test_exports_of_another_user_are_not_used(tmp_path, cache, monkeypatch, caplog):
+    random_net().save_to_preset(tmp_path / "preset")
+    _predictions(tmp_path / "preset", RUNTIMES[0])
+    assert (cache / "exports").stat().st_mode & 0o777 == 0o700
+    if os.getuid() == 0:  # who alone may give a folder away
+        os.chown(cache / "exports", 12345, 12345)
+        _predictions(tmp_path / "preset", RUNTIMES[0])
+        assert list((cache / "exports-0").glob("preset-*"))
+        (file,) = (cache / "exports-0").glob("preset-*/model.onnx")
+        made = file.stat().st_ino
+        os.chown(file, 12345, 12345)
+        _predictions(tmp_path / "preset", RUNTIMES[0])
+        assert file.stat().st_ino != made
+        assert file.stat().st_uid == 0
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert isinstance(engines.open_engine(tmp_path / "preset"), engines.KerasEngine)
+    assert "belongs to another user: set FOCALNETS_CACHE" in caplog.text
+
+
+@pytest.mark.skipif("openvino" not in RUNTIMES, reason="OpenVINO is not installed")
+def test_openvino_sends_and_writes_nothing_about_its_user(tmp_path):
+    """Its telemetry writes ~/intel/openvino_ga_cid and opens a connection when it is imported."""
+    random_net().save_to_preset(tmp_path / "preset")
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
+    code = """
+import sys
+events = []
+network = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "socket.sendmsg")
+sys.addaudithook(lambda event, arguments: events.append(event) if event in network else None)
+sys.argv = ["focalnets"]
+from focalnets.cli import main
+code = main(sys.orig_argv[3:])
+print("events:", events, [name for name in sys.modules if name.startswith("openvino_telemetry")])
+sys.exit(code)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD")}
+    for arguments in (["--engine", "openvino"], ["--engine", "auto"]):
+        result = subprocess.run(
+            [sys.executable, "-c", code, "predict", tmp_path / "preset", tmp_path / "red.png", *arguments],
+            env={**environment, "HOME": str(home), "KERAS_HOME": str(tmp_path / "keras")},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "events: [] []" in result.stdout
+        assert not (home / "intel").exists()
+
+
+def test_command_line_refuses_what_does_not_fit(tmp_path, capsys, monkeypatch):
+    random_net().save_to_preset(tmp_path / "preset")
+    preset, image = str(tmp_path / "preset"), str(tmp_path / "x.png")
+    Image.new("RGB", (50, 40)).save(image)
+    backend = sys.modules["keras"].backend.backend()
+    assert main(["predict", preset, image, "--engine", RUNTIMES[0], "--backend", backend]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    monkeypatch.setattr(runtimes, "missing_packages", lambda engine: engine)
+    monkeypatch.setattr(engines, "missing_packages", lambda engine: engine)
+    assert main(["predict", preset, image, "--engine", "openvino"]) == 1
+    assert "pip install 'focalnets[openvino]'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="engine must be one of auto, keras"):
+        engines.open_engine(preset, "tvm")

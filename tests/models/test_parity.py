@@ -1,0 +1,106 @@
+"""The networks equal the float64 reference for every combination of flags, on whichever backend runs.
+
+All parameters are random of order 1, inputs odd-sized and not square, and errors are taken block by
+block and stage by stage. Deliberate mistakes in the reference have to show.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from reference import BREAKS, Reference, randomize, relative_error
+
+from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
+
+pytestmark = pytest.mark.all_backends
+
+FLAGS = {
+    "normalize_modulator": (False, True),
+    "norm_after_modulation": (False, True),
+    "norm_placement": ("pre", "post", "mlp_only"),
+    "layer_scale_init": (None, 1e-4),
+    "overlap_embed": (False, True),
+}
+COMBINATIONS = [dict(zip(FLAGS, values, strict=True)) for values in itertools.product(*FLAGS.values())]
+# Where each costs a compilation, ten that have every pair of values among them.
+TESTED = COMBINATIONS if keras.backend.backend() == "torch" else COMBINATIONS[::5]
+TOLERANCE = 1e-5
+
+
+def make_net(flags):
+    backbone = FocalNetBackbone(
+        embed_dim=8, depths=(1, 2), focal_levels=(2, 3), patch_size=4, focal_window=3, seed=0, **flags
+    )
+    net = FocalNetImageClassifier(backbone, num_classes=5, image_converter=FocalNetImageConverter())
+    randomize(net, seed=1)
+    return net
+
+
+def images():
+    return np.random.default_rng(2).integers(0, 256, size=(2, 27, 38, 3)).astype("uint8")
+
+
+def computed(net, x):
+    """Logits, and everything that the reference computes on the way, from the network itself."""
+    backbone = net.backbone
+    pyramid = keras.Model(backbone.inputs, {"output": backbone.output, **backbone.pyramid_outputs})
+    normalized = keras.ops.convert_to_numpy(net.image_converter(x))
+    values = pyramid.predict(normalized, verbose=0)
+    observed = modulation_model(net).predict(x, verbose=0)
+    values |= {f"gates {name}": gates for name, gates in observed["gates"].items()}
+    values |= {f"modulator {name}": value for name, value in observed["modulators"].items()}
+    return {"logits": observed["logits"], **values}
+
+
+def errors(found, net, x, broken=""):
+    """Relative error of each value, by name."""
+    logits, values = Reference(broken).classifier(net, x)
+    expected = {"logits": logits, **values}
+    assert set(found) == set(expected)
+    return {name: relative_error(found[name], expected[name]) for name in expected}
+
+
+@pytest.mark.parametrize("flags", TESTED, ids=lambda f: "-".join(str(v) for v in f.values()))
+def test_equals_float64_reference(flags):
+    net, x = make_net(flags), images()
+    found = errors(computed(net, x), net, x)
+    worst = max(found, key=found.get)
+    assert found[worst] <= TOLERANCE, f"{worst}: {found[worst]:.1e}"
+
+
+def test_other_epsilons_are_computed_with():
+    net = make_net({"norm_epsilon": 1e-2, "embedding_norm_epsilon": 0.3, "norm_after_modulation": True})
+    x = images()
+    assert max(errors(computed(net, x), net, x).values()) <= TOLERANCE
+    for block in net.backbone.blocks:  # the reference reads what the layers say, so they are to say it
+        assert block.norm1.epsilon == block.norm2.epsilon == block.modulation.norm.epsilon == 1e-2
+    assert net.backbone.get_layer("stem").norm.epsilon == net.backbone.get_layer("norm").epsilon == 0.3
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "silu"])
+def test_activation_of_the_mlp_equals_the_reference(activation):
+    net, x = make_net({"activation": activation}), images()
+    values = computed(net, x)
+    assert max(errors(values, net, x).values()) <= TOLERANCE
+    for block in net.backbone.blocks:
+        block.activation = "gelu"  # in the reference, which reads it here; the values are computed
+    assert max(errors(values, net, x).values()) > 5 * TOLERANCE  # the tanh GELU is near the exact one
+
+
+@pytest.fixture(scope="module", params=["pre", "post"])
+def one_net(request):
+    net, x = make_net({"norm_placement": request.param, "layer_scale_init": 1e-4}), images()
+    return net, x, computed(net, x)
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_broken_variant_is_noticed(broken, one_net):
+    net, x, values = one_net
+    assert max(errors(values, net, x, broken).values()) > 10 * TOLERANCE
+
+
+def test_the_classifier_itself_gives_those_logits():
+    net, x = make_net({"norm_placement": "mlp_only"}), images()
+    logits, _ = Reference().classifier(net, x)
+    assert relative_error(net.predict(x, verbose=0), logits) <= TOLERANCE

@@ -1,0 +1,28 @@
+"""The closed formula for multiply-accumulates against torch's own counter; torch only."""
+
+import numpy as np
+import pytest
+from small_networks import shrunk
+
+from focalnets import ARCHITECTURES, count_macs
+from focalnets.ops import dispatch
+from focalnets.presets.load import build_architecture
+
+torch = pytest.importorskip("torch", reason="counts the operations that torch runs")
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_formula_equals_what_runs(name, monkeypatch):
+    monkeypatch.setattr(dispatch, "_setting", False)  # oneDNN's products are not counted
+    row = shrunk(name)
+    net = build_architecture(row)
+    x = np.zeros((1, row.image_size, row.image_size, row.channels), "float32")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    gating = 0  # elementwise, so torch does not count it: L + 1 gates and the product with the query
+    size, channels = -(-row.image_size // net.backbone.patch_size), 8
+    for depth, levels in zip(net.backbone.depths, net.backbone.focal_levels, strict=True):
+        gating += depth * size * size * channels * (levels + 2)
+        size, channels = -(-size // 2), 2 * channels
+    assert count_macs(row) == counter.get_total_flops() // 2 + gating
