@@ -91,7 +91,7 @@ def contenders(folder, cache):
     streamed = open_dataset(str(folder), prepare=converter.prepare, cache_images="stream").splits["train"]
     write_cache(open_dataset(str(folder), prepare=square(256), cache_images="stream"), cache)
     cached = open_dataset(str(cache), prepare=converter.prepare, cache_images="stream").splits["train"]
-    paths = [streamed.images.names[row] for row in streamed.rows]
+    paths = [streamed.source.names[row] for row in streamed.rows]
     crop = (0.08, 1.0)
     found = {
         "bare Pillow, to an array": lambda: bare(pillow, paths),

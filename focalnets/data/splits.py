@@ -103,9 +103,9 @@ class Split:
     """Images with labels.
 
     Attributes:
-        images: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
+        source: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
         labels: int32 (N,).
-        rows: (N,) places in `images`; None if they are all, in their order.
+        rows: (N,) places in `source`; None if they are all, in their order.
         prepare: function PIL image -> uint8 (H, W, C) that each image still has to pass; None if they
             have their size already.
 
@@ -116,7 +116,7 @@ class Split:
     (2, 8, 8, 1)
     """
 
-    images: np.ndarray | JoinedArrays | FileImages
+    source: np.ndarray | JoinedArrays | FileImages
     labels: np.ndarray
     rows: np.ndarray | None = None
     prepare: Callable | None = None
@@ -131,13 +131,13 @@ class Split:
     @property
     def in_memory(self):
         """Whether a batch is a look-up, with nothing to decode or resize."""
-        return not isinstance(self.images, FileImages) and self.prepare is None
+        return not isinstance(self.source, FileImages) and self.prepare is None
 
     @property
     def images(self):
         """All of them, uint8 (N, H, W, C); read now if they lie in files."""
-        if self.in_memory and self.rows is None and isinstance(self.images, np.ndarray):
-            return self.images
+        if self.in_memory and self.rows is None and isinstance(self.source, np.ndarray):
+            return self.source
         return self.batch(np.arange(len(self)))
 
     def take(self, indices):
@@ -155,16 +155,16 @@ class Split:
         throughout the split. Moving the folder changes nothing."""
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
         rows = np.arange(len(self)) if self.rows is None else self.rows
-        if isinstance(self.images, FileImages):
-            names, common = [self.images.names[row] for row in rows], ""
+        if isinstance(self.source, FileImages):
+            names, common = [self.source.names[row] for row in rows], ""
             with contextlib.suppress(ValueError):  # different drives
                 common = os.path.commonpath(map(os.path.dirname, names))
             found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
             for row in _spread(rows, 32):
-                found.update(self.images.beginning(row))
+                found.update(self.source.beginning(row))
         else:
             for row in _spread(rows, 256):
-                found.update(self.images[row].tobytes())
+                found.update(self.source[row].tobytes())
         return found.hexdigest()
 
     def batch(self, indices):
@@ -174,7 +174,7 @@ class Split:
             ValueError: naming all unreadable images of the files if one of these is bad, or if sizes differ.
         """
         if self.in_memory:
-            return self.images[indices if self.rows is None else self.rows[indices]]
+            return self.source[indices if self.rows is None else self.rows[indices]]
         prepare = as_pixels if self.prepare is None else self.prepare
         images = [prepare(self.image(index)) for index in indices]
         shapes = sorted({image.shape for image in images})
@@ -187,9 +187,9 @@ class Split:
     def image(self, index, smallest=None):
         """One image as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
         row = index if self.rows is None else self.rows[index]
-        if isinstance(self.images, FileImages):
-            return self.images.read_or_name_all_bad(row, smallest)
-        return as_image(self.images[row])
+        if isinstance(self.source, FileImages):
+            return self.source.read_or_name_all_bad(row, smallest)
+        return as_image(self.source[row])
 
 
 def join(splits):
@@ -206,13 +206,13 @@ def join(splits):
     """
     first, labels = splits[0], np.concatenate([split.labels for split in splits])
     rows = [np.arange(len(split)) if split.rows is None else split.rows for split in splits]
-    if all(split.images is first.images for split in splits):
-        return Split(first.images, labels, np.concatenate(rows), first.prepare)
-    shapes = {split.images.shape[1:] for split in splits}
+    if all(split.source is first.source for split in splits):
+        return Split(first.source, labels, np.concatenate(rows), first.prepare)
+    shapes = {split.source.shape[1:] for split in splits}
     if len(shapes) > 1 and first.prepare is None:
         raise ValueError(f"Images differ in size, for instance {sorted(shapes)[:3]}; choose one size.")
-    images = JoinedArrays([split.images for split in splits])
-    starts = np.cumsum([0, *(len(split.images) for split in splits[:-1])])
+    images = JoinedArrays([split.source for split in splits])
+    starts = np.cumsum([0, *(len(split.source) for split in splits[:-1])])
     rows = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
     return Split(images, labels, rows, first.prepare)
 
