@@ -1,4 +1,4 @@
-"""One helper that tests the whole contract of a layer."""
+"""Checks of the contract between a layer and Keras."""
 
 import inspect
 
@@ -7,13 +7,14 @@ import numpy as np
 
 
 def check_layer(cls, arguments, input_shape, output_shape, parameters):
-    """Serialisation, counts, symbolic shape and dtype, mixed precision; `check_saving` has the rest.
+    """Check the configuration, parameter count, symbolic shape and dtype, and mixed precision of a layer.
 
     Args:
-        cls: the layer's class.
-        arguments: EVERY constructor argument, each with a value that is not its default.
-        input_shape, output_shape: with the batch axis.
-        parameters: number of trainable values after building.
+        cls: Class of the layer.
+        arguments: dict. EVERY constructor argument, with a value that differs from its default.
+        input_shape: tuple. Shape with the batch axis.
+        output_shape: tuple. Shape with the batch axis.
+        parameters: int. Number of trainable parameters after building.
 
     Returns:
         The built layer.
@@ -26,14 +27,14 @@ def check_layer(cls, arguments, input_shape, output_shape, parameters):
     assert tuple(y.shape) == output_shape
     assert sum(int(np.prod(w.shape)) for w in layer.trainable_weights) == parameters
 
-    # The symbolic call says the same as the eager one, for a fixed and for a free size.
+    # The symbolic call gives the shape of the eager call, for fixed and for free sizes.
     for shape in (input_shape[1:], (*[None] * (len(input_shape) - 2), input_shape[-1])):
         symbolic = cls(**arguments)(keras.Input(shape))
         assert symbolic.dtype == "float32"
         assert all(s is None or s == e for s, e in zip(symbolic.shape[1:], output_shape[1:], strict=True))
         assert symbolic.shape[-1] == output_shape[-1]
 
-    # Mixed precision: weights float32, result bfloat16, symbolic dtype in agreement.
+    # Mixed precision: weights are float32, eager and symbolic outputs are bfloat16.
     mixed = cls(**{**arguments, "dtype": "mixed_bfloat16"})
     assert keras.backend.standardize_dtype(mixed(x).dtype) == "bfloat16"
     assert mixed(keras.Input(input_shape[1:])).dtype == "bfloat16"
@@ -42,7 +43,7 @@ def check_layer(cls, arguments, input_shape, output_shape, parameters):
 
 
 def check_saving(layer, input_shape, path):
-    """A model around the layer survives `.keras`, and one fit step changes every weight."""
+    """Check that a `.keras` file restores the layer, and that one training step changes every weight."""
     inputs = keras.Input(input_shape[1:])
     model = keras.Model(inputs, layer(inputs))
     x = np.random.default_rng(0).normal(size=input_shape).astype("float32")
@@ -58,13 +59,13 @@ def check_saving(layer, input_shape, path):
 
 
 def check_config(cls, arguments):
-    """Every argument is in `arguments` with a non-default value, and comes back from the config."""
+    """Check that `arguments` has a non-default value for every argument, and the config restores them."""
     signature = inspect.signature(cls.__init__).parameters.values()
     own = {p.name: p.default for p in signature if p.kind is p.POSITIONAL_OR_KEYWORD}
     del own["self"]
-    assert set(own) == set(arguments), "give every argument a non-default value"
+    assert set(own) == set(arguments), "expected a non-default value for every argument"
     for name, value in arguments.items():
-        assert value != own[name], f"{name} has its default value"
+        assert value != own[name], f"{name} has its default value; expected another value"
 
     first = cls(**arguments).get_config()
     second = cls.from_config(first).get_config()

@@ -1,7 +1,7 @@
-"""The equations of a FocalNet in float64 NumPy, as plainly as they can be written, and no faster.
+"""Reference implementation of a FocalNet in float64 NumPy.
 
-Written from the paper and MODEL facts, not from the package: it takes only numbers and flags from a built
-network. `BREAKS` names deliberate mistakes that the parity tests must notice.
+It is written from the paper, independently of the package. It reads only weights and flags from a built
+network. `BREAKS` lists deliberate errors that the parity tests must detect.
 """
 
 import math
@@ -24,12 +24,12 @@ _erf = np.vectorize(math.erf, otypes=[float])
 
 
 class Reference:
-    """Run a `FocalNetBackbone` or `FocalNetImageClassifier` with float64 NumPy.
+    """Compute a `FocalNetBackbone` or `FocalNetImageClassifier` in float64 NumPy.
 
     Args:
-        broken: one of `BREAKS`, or "" for the truth.
-        factors: what stands in the place of the random masks of training: of the modulation's output, the
-            MLP's hidden map and its output, and the two branches.
+        broken: str. One of `BREAKS`, or "" for the correct equations.
+        factors: dict. Constants that replace the random masks of training: "modulation" (output of the
+            modulation), "hidden" and "output" (of the MLP), "path1" and "path2" (the branches).
     """
 
     def __init__(self, broken="", factors=None):
@@ -39,7 +39,7 @@ class Reference:
         )
 
     def classifier(self, net, images):
-        """(logits, backbone's dict of values)."""
+        """Tuple of the logits and the dict of `backbone`."""
         x = np.float64(images)
         if net.image_converter is not None:
             x = (x / 255 - net.image_converter.mean) / net.image_converter.std
@@ -48,7 +48,7 @@ class Reference:
         return pooled @ _value(net.head.kernel) + _value(net.head.bias), values
 
     def backbone(self, net, x):
-        """Dict: "output", and one entry a pyramid level, "gates <block>" and "modulator <block>"."""
+        """Dict of "output", "P<n>" for each pyramid level, "gates <block>" and "modulator <block>"."""
         values = {}
         x = self.embedding(net.get_layer("stem"), np.float64(x))
         for stage, depth in enumerate(net.depths, start=1):
@@ -161,10 +161,10 @@ def _tanh_gelu(x):
 
 
 def randomize(model, seed=0):
-    """Give every parameter a random value of order 1: biases, norms and layer scales too.
+    """Assign random values of order 1 to all parameters, including biases, norms and layer scales.
 
-    At its initial values a network hides mistakes: layer scale 1e-4, zero biases. Kernels are divided by
-    the root of their fan-in, so that activations stay of order 1 as well.
+    Initial values hide errors, because biases are zero and layer scales are 1e-4. Kernels are divided by the
+    square root of their fan-in, which keeps activations of order 1.
     """
     generator = np.random.default_rng(seed)
     for variable in model.trainable_variables:
@@ -178,7 +178,7 @@ def randomize(model, seed=0):
 
 
 def relative_error(ours, truth):
-    """max |a - b| / max |b|."""
+    """Relative error max |ours - truth| / max |truth|."""
     ours = np.float64(keras.ops.convert_to_numpy(ours))
     truth = np.float64(truth)
     assert ours.shape == truth.shape, (ours.shape, truth.shape)

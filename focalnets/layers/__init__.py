@@ -1,1 +1,1 @@
-"""Keras layers. Start reading at `focal_modulation.py`: the paper's equations are there."""
+"""Keras layers. Start with `focal_modulation.py`, which holds the equations of the paper."""

@@ -1,4 +1,4 @@
-"""Drop path, or stochastic depth (Huang et al., arXiv 1603.09382): skip a residual branch for some images."""
+"""Drop path, also called stochastic depth (Huang et al., arXiv 1603.09382)."""
 
 import keras
 from keras import ops
@@ -9,13 +9,17 @@ from focalnets.ops.dispatch import optimized
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class DropPath(keras.layers.Layer):
-    """Zero whole images of a batch with probability `rate` while training; scale the others by 1/(1-rate).
+    """Drop path layer.
+
+    During training, the layer sets each image of a batch to zero with probability `rate` and divides the
+    other images by 1 - rate. At inference, it returns its input.
 
     Args:
-        rate: probability in [0, 1) that an image's branch is dropped.
-        seed: integer, or None to draw one.
+        rate: float. Probability in [0, 1) that an image is set to zero.
+        seed: int. Seed of the random numbers. Defaults to `None`, which draws a seed.
 
-    Input and output: (B, H, W, C).
+    Input shape:
+        (B, ..., C), any rank. The output has the same shape.
 
     Raises:
         ValueError: if `rate` is outside [0, 1).
@@ -37,9 +41,9 @@ class DropPath(keras.layers.Layer):
         self.built = True
 
     def mask(self, x, training):
-        """The factors (B, 1, ...) for one call, or None when nothing can be dropped.
+        """Factors (B, 1, ...) for one call, or None if nothing is dropped.
 
-        Drawn apart from the product so that a rematerialized branch never draws twice.
+        Drawn separately from the multiplication, because a rematerialized branch must not draw twice.
         """
         if not training or self.rate == 0.0:
             return None
@@ -58,7 +62,7 @@ class DropPath(keras.layers.Layer):
 
 
 def dropout_mask(dropout, shape, dtype):
-    """The factors that a `keras.layers.Dropout` multiplies a tensor of this shape with while training."""
+    """Factors of this shape that a `keras.layers.Dropout` applies to a tensor during training."""
     mask = optimized("dropout_mask", shape, dropout.rate, dropout.seed_generator.state.value)
     if mask is None:
         return dropout(ops.ones(shape, dtype=dtype), training=True)

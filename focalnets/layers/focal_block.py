@@ -1,4 +1,4 @@
-"""One block of a FocalNet: a modulation branch and an MLP branch, each on a residual path."""
+"""Focal block: focal modulation and an MLP, each as a residual branch."""
 
 import keras
 from keras import ops
@@ -17,38 +17,47 @@ _NO_MASKS = dict.fromkeys(("modulation", "hidden", "output", "path1", "path2"))
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class FocalBlock(keras.layers.Layer):
-    """x + modulation(x), then x + MLP(x), with the norms where `norm_placement` puts them.
+    """Focal block layer.
 
-    With DP drop path, g1 and g2 layer scales (absent without `layer_scale_init`), n1 and n2 layer norms:
+    The layer adds a modulation branch and then an MLP branch to its input. `norm_placement` selects the
+    formulas, in which DP is drop path, g1 and g2 are layer scales, and n1 and n2 are layer normalizations:
 
         "pre"       x += DP(g1 * modulation(n1(x)));   x += DP(g2 * mlp(n2(x)))
         "post"      x += DP(g1 * n1(modulation(x)));   x += DP(g2 * n2(mlp(x)))
-        "mlp_only"  x += DP(g1 * modulation(x));       x += DP(g2 * mlp(n2(x)))     the 2023 tutorial's
+        "mlp_only"  x += DP(g1 * modulation(x));       x += DP(g2 * mlp(n2(x)))     as in the 2023 tutorial
 
     Args:
-        focal_levels, focal_window, focal_factor, normalize_modulator, norm_after_modulation: see
-            `FocalModulation`.
-        mlp_ratio: hidden width of the MLP as a multiple of C.
-        norm_placement: one of the three above.
-        layer_scale_init: starting value of g1 and g2; None for no layer scale.
-        dropout_rate: dropout of the modulation's and of the MLP's output.
-        mlp_hidden_dropout_rate: dropout after the MLP's activation; None for `dropout_rate` (upstream's), 0
-            for the tutorial's.
-        drop_path_rate: probability that an image skips a branch.
-        norm_epsilon: epsilon of the norms.
-        rematerialize: recompute each branch in the backward pass instead of keeping its activations:
-            less memory, about a third more time, the same gradients.
-        kernel_initializer: see `FocalModulation`.
-        seed: integer from which dropout and drop path draw, or None.
-        activation: string. Activation function of the MLP: "gelu" (exact), "gelu_tanh" (its tanh
+        focal_levels: int. Number of focal levels L. Defaults to 2.
+        focal_window: int. Kernel size of the first level, odd. Defaults to 3.
+        focal_factor: int. Increase of the kernel size from one level to the next, even. Defaults to 2.
+        normalize_modulator: bool. See `FocalModulation`. Defaults to `False`.
+        norm_after_modulation: bool. See `FocalModulation`. Defaults to `False`.
+        mlp_ratio: float. Hidden width of the MLP as a multiple of C. Defaults to 4.
+        norm_placement: str. "pre", "post" or "mlp_only". Defaults to "pre".
+        layer_scale_init: float. Initial value of g1 and g2. Defaults to `None`, no layer scale.
+        dropout_rate: float. Dropout rate of the outputs of the modulation and of the MLP. Defaults to 0.
+        mlp_hidden_dropout_rate: float. Dropout rate after the activation of the MLP. Defaults to
+            `dropout_rate`, as in the original code. The tutorial uses 0.
+        drop_path_rate: float. Probability that an image skips a branch. Defaults to 0.
+        norm_epsilon: float. Epsilon of all layer normalizations. Defaults to 1e-5.
+        rematerialize: bool. Recompute each branch in the backward pass instead of storing its activations.
+            This saves memory, takes about a third more time, and gives the same gradients. Defaults to
+            `False`.
+        kernel_initializer: Keras initializer, or its name. See `FocalModulation`. Defaults to `None`.
+        seed: int. Seed of dropout and drop path. Defaults to `None`, which draws a seed.
+        activation: str. Activation function of the MLP: "gelu" (exact), "gelu_tanh" (its tanh
             approximation), "relu" or "silu". Focal modulation always uses the exact GELU. Only "gelu" has
-            fused versions. Defaults to "gelu".
+            fused implementations. Defaults to "gelu".
 
-    Input and output: (B, H, W, C). With `return_modulation=True` the call returns the triple
-    (output, gates (B, H, W, L + 1), modulator (B, H, W, C)).
+    Input shape:
+        (B, H, W, C).
+
+    Output shape:
+        (B, H, W, C). With `return_modulation=True`, the call returns a tuple: output (B, H, W, C), gates
+        (B, H, W, L + 1) and modulator (B, H, W, C).
 
     Raises:
-        ValueError: on an unknown `norm_placement` or `activation`.
+        ValueError: if `norm_placement` or `activation` is unknown.
 
     Source: paper section 3.3; `FocalNetBlock` in upstream's `classification/focalnet.py`.
 
@@ -134,11 +143,7 @@ class FocalBlock(keras.layers.Layer):
         def dense(name, units):
             kernel, bias = dense_initializers(self.modulation.kernel_initializer)
             return keras.layers.Dense(
-                units,
-                kernel_initializer=kernel,
-                bias_initializer=bias,
-                dtype=self.dtype_policy,
-                name=name,
+                units, kernel_initializer=kernel, bias_initializer=bias, dtype=self.dtype_policy, name=name
             )
 
         self.fc1 = dense("fc1", hidden)
@@ -152,24 +157,21 @@ class FocalBlock(keras.layers.Layer):
 
     def call(self, x, training=None, return_modulation=False):
         if not training and not return_modulation:
-            return map_chunks(lambda x: self._branches(x, _NO_MASKS)[0], x)
-        # All randomness is drawn here, outside the branches: a rematerialized branch runs twice, and
-        # would draw other masks the second time.
+            return map_chunks(lambda x: self._branches(x, _NO_MASKS, _unchanged)[0], x)
+        # Drawn outside the branches: a rematerialized branch runs twice and needs the same masks.
         masks = self._draw_masks(x) if training else _NO_MASKS
-        x, gates, modulator = self._branches(
-            x, masks, keras.remat if self.rematerialize and training else None
-        )
+        wrap = keras.remat if self.rematerialize and training else _unchanged
+        x, gates, modulator = self._branches(x, masks, wrap)
         return (x, gates, modulator) if return_modulation else x
 
-    def _branches(self, x, masks, remat=None):
-        wrap = remat or _unchanged
+    def _branches(self, x, masks, wrap):
         branch, gates, modulator = wrap(lambda x: self._modulation_branch(x, masks))(x)
         x = x + _apply(masks["path1"], branch)
         x = x + _apply(masks["path2"], wrap(lambda x: self._mlp_branch(x, masks))(x))
         return x, gates, modulator
 
     def _draw_masks(self, x):
-        """Factors of the five random places while training, None where nothing is dropped."""
+        """Random factors for training by name, None where nothing is dropped."""
 
         def elementwise(dropout, channels):
             if dropout.rate == 0.0:
@@ -221,26 +223,17 @@ class FocalBlock(keras.layers.Layer):
     def get_config(self):
         modulation = self.modulation.get_config()
         shared = (
-            "focal_levels",
-            "focal_window",
-            "focal_factor",
-            "normalize_modulator",
-            "norm_after_modulation",
-            "norm_epsilon",
-            "kernel_initializer",
+            "focal_levels focal_window focal_factor normalize_modulator norm_after_modulation norm_epsilon "
+            "kernel_initializer"
+        )
+        own = (
+            "mlp_ratio norm_placement layer_scale_init dropout_rate mlp_hidden_dropout_rate drop_path_rate "
+            "rematerialize seed activation"
         )
         return {
             **super().get_config(),
-            **{name: modulation[name] for name in shared},
-            "mlp_ratio": self.mlp_ratio,
-            "norm_placement": self.norm_placement,
-            "layer_scale_init": self.layer_scale_init,
-            "dropout_rate": self.dropout_rate,
-            "mlp_hidden_dropout_rate": self.mlp_hidden_dropout_rate,
-            "drop_path_rate": self.drop_path_rate,
-            "rematerialize": self.rematerialize,
-            "seed": self.seed,
-            "activation": self.activation,
+            **{name: modulation[name] for name in shared.split()},
+            **{name: getattr(self, name) for name in own.split()},
         }
 
 

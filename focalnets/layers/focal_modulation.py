@@ -17,11 +17,7 @@ the interaction (the product with the query) last; the cost is linear in the num
 import keras
 
 from focalnets.layers import geometry
-from focalnets.layers.initializers import (
-    conv_initializers,
-    dense_initializers,
-    depthwise_initializer,
-)
+from focalnets.layers.initializers import conv_initializers, dense_initializers, depthwise_initializer
 from focalnets.layers.pointwise import normalize, pointwise, tensors_like
 from focalnets.ops.dense import split
 from focalnets.ops.focal_context import focal_context
@@ -99,11 +95,7 @@ class FocalModulation(keras.layers.Layer):
         def dense(name, units, initializers):
             kernel, bias = initializers
             layer = keras.layers.Dense(
-                units,
-                kernel_initializer=kernel,
-                bias_initializer=bias,
-                dtype=self.dtype_policy,
-                name=name,
+                units, kernel_initializer=kernel, bias_initializer=bias, dtype=self.dtype_policy, name=name
             )
             layer.build(input_shape)
             return layer

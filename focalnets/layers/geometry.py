@@ -1,8 +1,11 @@
-"""Rules about sizes that both the networks and the cost formulas follow. Free of keras."""
+"""Rules about sizes that the networks and the cost formulas share. Does not import Keras."""
 
 
 def per_stage(name, value, depths):
-    """One value a stage from an int or a sequence; ValueError if the length is wrong.
+    """One value per stage, from an int or a sequence.
+
+    Raises:
+        ValueError: if the sequence does not have one value per stage.
 
     >>> from focalnets.layers.geometry import per_stage
     >>> per_stage("focal_levels", 2, depths=(2, 2, 6))
@@ -11,14 +14,14 @@ def per_stage(name, value, depths):
     values = (value,) * len(depths) if isinstance(value, int) else tuple(value)
     if len(values) != len(depths):
         raise ValueError(
-            f"{name} has {len(values)} values for {len(depths)} stages (depths={tuple(depths)}); give one "
-            "integer or one value a stage."
+            f"{name} has {len(values)} values for {len(depths)} stages (depths={tuple(depths)}). Give one "
+            "integer, or one value per stage."
         )
     return values
 
 
 def stem_kernel_size(patch_size, overlap_embed):
-    """Kernel of the stem: the patch itself, or 2 * patch_size - 1 (at least 3) where patches overlap.
+    """Kernel size of the stem: `patch_size`, or 2 * patch_size - 1 (at least 3) if patches overlap.
 
     >>> from focalnets.layers.geometry import stem_kernel_size
     >>> stem_kernel_size(4, overlap_embed=True)
@@ -38,7 +41,7 @@ def kernel_sizes(focal_levels, focal_window, focal_factor):
 
 
 def receptive_fields(sizes):
-    """Side of what each level sees, in positions of its map: the convolutions are chained.
+    """Side of the receptive field of each level after chained convolutions, in positions of the feature map.
 
     >>> from focalnets.layers.geometry import receptive_fields
     >>> receptive_fields((3, 5, 7))

@@ -1,15 +1,15 @@
-"""Initial values, upstream's by default: they differ between products and convolutions.
+"""Initializers, by default those of the original code.
 
-Upstream draws the kernels of its `nn.Linear` modules (f, proj, MLP, head) with deviation 0.02 and zeroes
-their biases (its `trunc_normal_` cuts at +-2, a hundred deviations out, so it is a plain normal), and
-leaves its `nn.Conv2d` modules (patch embeddings, depthwise kernels, h) at torch's default, uniform within
-+-1/sqrt(fan_in), biases included.
+The original code draws the kernels of its `nn.Linear` modules (f, proj, MLP, head) from a normal
+distribution with standard deviation 0.02 and sets their biases to zero. (Its `trunc_normal_` truncates at
++-2, a hundred standard deviations, which has no effect.) Its `nn.Conv2d` modules (patch embeddings,
+depthwise kernels, h) keep torch's default: kernels and biases are uniform within +-1/sqrt(fan_in).
 
-The values are drawn on the host: JAX would compile a program for every shape (13 s for tiny_srf instead
-of 1), and one seed gives the same network on every backend.
+Values are drawn on the host. JAX would compile a program for every shape (13 s instead of 1 s for tiny_srf),
+and on the host one seed gives the same network on every backend.
 
-Each function takes the user's `kernel_initializer`, which wins over upstream's rule when it is not
-None, and returns fresh initializers: a Keras initializer gives the same values each time it is called.
+Each function takes the user's `kernel_initializer`, which replaces the default unless it is None. Each call
+returns new objects, because a Keras initializer object with a seed repeats its values.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _DRAW = contextvars.ContextVar("draw", default=True)
 
 @contextlib.contextmanager
 def skip_initialization():
-    """In this block `HostInitializer` gives zeros: weights will be loaded, and drawing takes seconds."""
+    """Context in which `HostInitializer` returns zeros. Drawing values takes seconds before weights load."""
     token = _DRAW.set(False)
     try:
         yield
@@ -36,12 +36,12 @@ def skip_initialization():
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class HostInitializer(keras.initializers.Initializer):
-    """Random values of mean 0 drawn with NumPy.
+    """Initializer that draws random values of mean 0 with NumPy.
 
     Args:
-        distribution: "normal" (`scale` is the deviation) or "uniform" (`scale` is the bound).
-        scale: see above.
-        seed: integer, or None to draw one.
+        distribution: str. "normal" or "uniform".
+        scale: float. Standard deviation of the normal, or bound of the uniform distribution.
+        seed: int. Seed of the random numbers. Defaults to `None`, which draws a seed.
 
     >>> from focalnets.layers.initializers import HostInitializer
     >>> tuple(HostInitializer("uniform", 0.1, seed=0)((2, 3), "float32").shape)
@@ -68,14 +68,14 @@ class HostInitializer(keras.initializers.Initializer):
 
 
 def dense_initializers(custom):
-    """Kernel and bias initializer of a pointwise product."""
+    """Kernel and bias initializers of a dense layer."""
     if custom is not None:
         return _fresh(custom), "zeros"
     return HostInitializer("normal", 0.02), "zeros"
 
 
 def conv_initializers(custom, fan_in):
-    """Kernel and bias initializer of a convolution with `fan_in` inputs a value."""
+    """Kernel and bias initializers of a convolution with `fan_in` inputs per output value."""
     if custom is not None:
         return _fresh(custom), "zeros"
     bound = fan_in**-0.5
@@ -85,8 +85,8 @@ def conv_initializers(custom, fan_in):
 def depthwise_initializer(custom, size):
     """Initializer of a (size, size, C, 1) depthwise kernel.
 
-    A fan-based initializer would read C inputs a value from that shape where there is one, so a custom
-    one sees the kernel as the grouped convolution (size, size, 1, C) that it is.
+    Keras would read a fan-in of size * size * C from that shape. A custom initializer therefore gets the
+    shape (size, size, 1, C) of the equivalent grouped convolution.
     """
     if custom is None:
         return conv_initializers(None, fan_in=size * size)[0]
@@ -103,7 +103,7 @@ def _fresh(initializer):
     config = initializer.get_config()
     if config.get("seed") is not None:
         raise ValueError(
-            "kernel_initializer serves many kernels, and with a seed it would give equal ones: leave its "
-            "seed out and call keras.utils.set_random_seed instead."
+            f"kernel_initializer has the seed {config['seed']}, which would give several kernels the same "
+            "values. Leave out the seed and call keras.utils.set_random_seed instead."
         )
     return initializer.__class__.from_config(config)

@@ -1,16 +1,17 @@
-"""Layer scale: one learnt factor a channel on a residual branch (Touvron et al., arXiv 2103.17239)."""
+"""Layer scale: one trainable factor per channel on a residual branch (Touvron et al., arXiv 2103.17239)."""
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class LayerScale(keras.layers.Layer):
-    """Multiply the last axis by a learnt vector.
+    """Layer that multiplies the last axis by a trainable vector.
 
     Args:
-        init_value: starting value of every factor; FocalNets use 1e-4.
+        init_value: float. Initial value of all factors. Defaults to 1e-4, as in the published FocalNets.
 
-    Input and output: any shape (..., C).
+    Input shape:
+        (..., C), any rank. The output has the same shape.
 
     Source: `gamma_1`, `gamma_2` in upstream's `classification/focalnet.py`.
 
@@ -26,11 +27,8 @@ class LayerScale(keras.layers.Layer):
         self.init_value = init_value
 
     def build(self, input_shape):
-        self.gamma = self.add_weight(
-            name="gamma",
-            shape=(input_shape[-1],),
-            initializer=keras.initializers.Constant(self.init_value),
-        )
+        initializer = keras.initializers.Constant(self.init_value)
+        self.gamma = self.add_weight(name="gamma", shape=(input_shape[-1],), initializer=initializer)
         self.built = True
 
     def call(self, x):

@@ -1,4 +1,4 @@
-"""Patch embedding: the stem of a FocalNet, and the down-sampling at the end of each stage."""
+"""Patch embedding: the stem of a FocalNet, and the downsampling after each stage but the last."""
 
 import keras
 from keras import ops
@@ -12,25 +12,29 @@ from focalnets.ops.dense import linear, strided_conv
 class PatchEmbedding(keras.layers.Layer):
     """Strided convolution followed by layer normalization.
 
-    Any input size is accepted. **Sizes that `patch_size` does not divide are padded with zeros at the
-    bottom and on the right up to the next multiple**, so no pixel is lost and the output has
-    ceil(H / patch_size) x ceil(W / patch_size) positions. (transformers and upstream's detection code pad
-    likewise; upstream's classification code and timm silently crop.)
+    **If `patch_size` does not divide the input size, the input is padded with zeros at the bottom and on the
+    right**, so no pixel is lost. transformers and upstream's detection code pad in the same way. Upstream's
+    classification code and timm crop instead.
 
     Args:
-        embed_dim: output channels.
-        patch_size: stride, and the kernel size unless `kernel_size` is given.
-        kernel_size: larger than `patch_size` for overlapping patches.
-        padding: zeros on all four sides before the convolution. None chooses
-            (kernel_size - patch_size + 1) // 2, which is 0 for plain patches and upstream's 2 for its
-            overlapping stem (kernel 7, stride 4) and 1 for its overlapping down-sampling (3, 2).
-        norm_epsilon: epsilon of the normalization.
-        kernel_initializer: Keras initializer; None for upstream's (`layers/initializers.py`).
+        embed_dim: int. Number of output channels.
+        patch_size: int. Stride of the convolution. Defaults to 4.
+        kernel_size: int. Kernel size. Patches overlap if it exceeds `patch_size`. Defaults to `patch_size`.
+        padding: int. Rows or columns of zeros added on each side. Defaults to
+            (kernel_size - patch_size + 1) // 2. This is 0 for plain patches, 2 for upstream's overlapping
+            stem (kernel size 7, stride 4), and 1 for its overlapping downsampling (kernel size 3, stride 2).
+        norm_epsilon: float. Epsilon of the layer normalization. Defaults to 1e-5.
+        kernel_initializer: Keras initializer, or its name. Defaults to the initializers of the original code
+            (`layers/initializers.py`).
 
-    Input: (B, H, W, C_in). Output: (B, ceil(H/p), ceil(W/p), embed_dim).
+    Input shape:
+        (B, H, W, C_in), any H and W.
+
+    Output shape:
+        (B, ceil(H / patch_size), ceil(W / patch_size), embed_dim).
 
     Raises:
-        ValueError: if `kernel_size` or `padding` would not give that output size.
+        ValueError: if `kernel_size` and `padding` do not give this output shape.
 
     Source: `PatchEmbed` in upstream's `classification/focalnet.py`.
 
@@ -60,29 +64,28 @@ class PatchEmbedding(keras.layers.Layer):
         overhang = 2 * self.padding - self.kernel_size + patch_size
         if not 0 <= overhang < patch_size or self.padding < 0:
             raise ValueError(
-                f"PatchEmbedding with patch_size {patch_size}, kernel_size {self.kernel_size} and padding "
-                f"{self.padding} does not give one position a patch: kernel_size must be at least "
-                f"patch_size, and 2*padding - kernel_size + patch_size in [0, {patch_size}), got {overhang}. "
-                "Leave padding=None to have it chosen."
+                f"PatchEmbedding got patch_size={patch_size}, kernel_size={self.kernel_size} and "
+                f"padding={self.padding}. kernel_size must be at least patch_size, and 2 * padding - "
+                f"kernel_size + patch_size, here {overhang}, must be in [0, {patch_size}). "
+                "Use padding=None to choose the padding automatically."
             )
+        dtype = self.dtype_policy
         self.proj = keras.layers.Conv2D(
             embed_dim,
             self.kernel_size,
             strides=patch_size,
             padding="valid",
             data_format="channels_last",
-            dtype=self.dtype_policy,
+            dtype=dtype,
             name="proj",
         )
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
+        self.norm = keras.layers.LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")
 
     def build(self, input_shape):
         fan_in = self.kernel_size**2 * input_shape[-1]
         kernel, bias = conv_initializers(self.kernel_initializer, fan_in)
         self.proj.kernel_initializer, self.proj.bias_initializer = kernel, bias
-        self.proj.build((None, None, None, input_shape[-1]))  # any size, also one that only padding makes fit
+        self.proj.build((None, None, None, input_shape[-1]))  # without H and W, which padding may change
         self.norm.build((*input_shape[:-1], self.embed_dim))
         self.built = True
 
@@ -98,8 +101,7 @@ class PatchEmbedding(keras.layers.Layer):
         if any(after for _, after in padding):
             x = ops.pad(x, [(0, 0), *padding, (0, 0)])
         height, width, channels = x.shape[1:]
-        # Patches that do not overlap are rows of a matrix, and a product is faster than a convolution with
-        # strides.
+        # For patches without overlap, a matrix multiplication is faster than a strided convolution.
         side = self.patch_size
         high, wide = height // side, width // side
         x = ops.reshape(x, (-1, high, side, wide, side, channels))

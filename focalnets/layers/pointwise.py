@@ -1,14 +1,14 @@
-"""How the layers apply their `Dense` and norm sub-layers: by the operations of `ops/`, not by calling them.
+"""Application of `Dense` and normalization sublayers through the operations of `ops/`.
 
-A call of a Keras layer costs 0.1 ms of bookkeeping on torch, as much as the work itself for one image, and
-Keras' own `Dense` adds the bias in a pass of its own.
+Calling a Keras layer costs 0.1 ms of bookkeeping on torch, as much as the computation for one image. Keras'
+`Dense` also adds the bias in a separate memory-bound operation.
 """
 
 from keras import ops
 
 from focalnets.ops import dense as dense_ops
 
-# Activation functions of the MLP, by the name that the argument `activation` takes.
+# Values of the argument `activation` of `FocalBlock`.
 _ACTIVATIONS = {
     "gelu": dense_ops.gelu,
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
@@ -19,7 +19,7 @@ ACTIVATIONS = tuple(_ACTIVATIONS)
 
 
 def activate(activation, x):
-    """The activation function of that name, one of `ACTIVATIONS`, of a tensor of any shape.
+    """Apply the activation function of this name, one of `ACTIVATIONS`, to a tensor of any shape.
 
     >>> from focalnets.layers.pointwise import activate
     >>> float(activate("relu", -1.0))
@@ -29,14 +29,14 @@ def activate(activation, x):
 
 
 def pointwise(dense, x):
-    """`dense(x)`, with the product and the bias computed as is best on the backend.
+    """Compute `dense(x)` in the fastest way on the backend.
 
     Args:
-        dense: a built `keras.layers.Dense` without activation.
-        x: tensor (..., C) in the compute dtype.
+        dense: Built `keras.layers.Dense` without activation.
+        x: Tensor of shape (..., C) in the compute dtype.
 
     Returns:
-        Tensor (..., units) of the dtype of x.
+        Tensor of shape (..., units) and the dtype of `x`.
 
     >>> import keras, numpy as np
     >>> from focalnets.layers.pointwise import pointwise
@@ -51,9 +51,9 @@ def pointwise(dense, x):
 
 
 def pointwise_mlp(dense1, dense2, x, activation="gelu"):
-    """dense2(activation(dense1(x))): tensor (..., C) to (..., units of `dense2`).
+    """Compute dense2(activation(dense1(x))): (..., C) to (..., units of `dense2`).
 
-    The fused versions are for the exact GELU, as every published network has it.
+    Only the exact GELU, which all published networks use, has fused implementations.
     """
     quantized = dense1.quantization_mode is not None or dense2.quantization_mode is not None
     if quantized or activation != "gelu":
@@ -62,14 +62,14 @@ def pointwise_mlp(dense1, dense2, x, activation="gelu"):
 
 
 def normalize(norm, x):
-    """`norm(x)` for a built `keras.layers.LayerNormalization` over the last axis."""
+    """Compute `norm(x)` for a built `keras.layers.LayerNormalization` over the last axis."""
     return dense_ops.layer_norm(x, *tensors_like(x, norm.gamma, norm.beta), norm.epsilon)
 
 
 def tensors_like(x, *variables):
-    """The values of variables in the dtype of `x`.
+    """Values of variables in the dtype of `x`.
 
-    Cast here: where a branch is computed again for its gradient, Keras' own casting is not at work.
+    The cast is explicit because Keras' autocast is not active when a branch is recomputed for its gradient.
     """
     values = [getattr(variable, "value", variable) for variable in variables]
     return [value if value.dtype == x.dtype else ops.cast(value, x.dtype) for value in values]

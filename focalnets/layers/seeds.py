@@ -1,4 +1,4 @@
-"""One seed for a whole network, many independent generators inside it."""
+"""Independent random generators that derive from one seed per network."""
 
 import random
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def resolve_seed(seed):
-    """`seed` itself, or a fresh one from Python's generator, which `keras.utils.set_random_seed` sets.
+    """`seed`, or a new one from Python's generator, which `keras.utils.set_random_seed` seeds.
 
     >>> from focalnets.layers.seeds import resolve_seed
     >>> resolve_seed(7)
@@ -16,10 +16,10 @@ def resolve_seed(seed):
 
 
 def child_seed(seed, *path):
-    """A well-mixed integer seed for the generator at `path` (integers) below `seed`.
+    """Integer seed that is hashed from `seed` and the integers in `path`.
 
-    Keras on torch adds the seed and the call counter, so layers seeded 0, 1, 2 would draw one another's
-    masks a step later. Mixing keeps all streams apart.
+    Keras on torch adds the number of calls to the seed. Layers with the seeds 0, 1 and 2 would therefore
+    repeat each other's masks one step later. Hashed seeds give independent streams.
 
     >>> from focalnets.layers.seeds import child_seed
     >>> child_seed(0, 1) != child_seed(0, 2) != child_seed(1, 2)

@@ -1,1 +1,1 @@
-"""Tensor operations. They know only tensors: no layers, no models."""
+"""Tensor operations. This package does not import layers or models."""

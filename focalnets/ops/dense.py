@@ -1,7 +1,7 @@
-"""Products with a matrix and what stands between them: the other half of a focal modulation network.
+"""Dense operations: matrix multiplications, strided convolution and layer normalization.
 
-`x` has any leading axes; kernels are (inputs, units), as Keras keeps them. All arguments are tensors of
-one dtype.
+`x` may have any number of leading axes. Kernels have Keras' shape (inputs, units). All arguments are tensors
+of one dtype.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from focalnets.ops.focal_context import gelu
 
 
 def linear(x, kernel, bias):
-    """x @ kernel + bias: (..., I), (I, O) and (O,) to (..., O).
+    """Compute x @ kernel + bias: (..., I), (I, O) and (O,) to (..., O).
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import linear
@@ -25,7 +25,7 @@ def linear(x, kernel, bias):
 
 
 def mlp(x, kernel1, bias1, kernel2, bias2):
-    """gelu(x @ kernel1 + bias1) @ kernel2 + bias2: (..., I) to (..., O).
+    """Compute gelu(x @ kernel1 + bias1) @ kernel2 + bias2: (..., I) to (..., O).
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import mlp
@@ -38,7 +38,7 @@ def mlp(x, kernel1, bias1, kernel2, bias2):
 
 
 def split(x, sizes):
-    """The parts of the last axis, of these sizes: (..., sum of sizes) to a tuple of (..., size).
+    """Split the last axis into parts of these sizes: (..., sum of sizes) to a tuple of (..., size).
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import split
@@ -53,13 +53,14 @@ def split(x, sizes):
 
 
 def strided_conv(x, kernel, bias, stride, padding):
-    """Convolution of an image padded with zeros.
+    """Strided convolution with zero padding.
 
     Args:
-        x: (B, H, W, I).
-        kernel: (k, k, I, O); bias: (O,).
-        stride: of both axes.
-        padding: ((above, below), (left, right)) zeros.
+        x: Tensor of shape (B, H, W, I).
+        kernel: Tensor of shape (k, k, I, O).
+        bias: Tensor of shape (O,).
+        stride: int. Stride of both axes.
+        padding: ((int, int), (int, int)). Numbers of zeros ((above, below), (left, right)).
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import strided_conv
@@ -76,7 +77,7 @@ def strided_conv(x, kernel, bias, stride, padding):
 
 
 def layer_norm(x, gamma, beta, epsilon):
-    """Normalise the last axis, (..., C), then scale and shift it by (C,) each; at least in float32.
+    """Layer normalization over the last axis, at least in float32: (..., C), (C,) and (C,) to (..., C).
 
     >>> from keras import ops
     >>> from focalnets.ops.dense import layer_norm

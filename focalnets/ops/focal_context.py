@@ -2,21 +2,20 @@
 
 Shapes: B batch, H height, W width, C channels, L focal levels.
 
-With context Z_0 (B,H,W,C) and raw gates G (B,H,W,L+1), equations 4 to 6 of the paper
-(arXiv 2203.11926, section 3.2) read
+Equations 4 to 6 of the paper (arXiv 2203.11926, section 3.2), with the context Z_0 (B, H, W, C) and the raw
+gates G (B, H, W, L + 1):
 
-    Z_l   = GELU(depthwise_conv(Z_{l-1}, kernel_l))             l = 1..L     hierarchical contextualisation
+    Z_l   = GELU(depthwise_conv(Z_{l-1}, kernel_l))             l = 1..L     hierarchical contextualization
     Z_out = sum_l G_l * Z_l  +  G_{L+1} * GELU(mean_HW(Z_L))                 gated aggregation
 
-`focal_context` below is that definition, written once. Each backend supplies the two operations that
-are worth writing by hand there, in `torch_ops.py`, `jax_ops.py` and `tensorflow_ops.py`:
+`focal_context` is this definition. Each backend implements two operations by hand, in `torch_ops.py`,
+`jax_ops.py` and `tensorflow_ops.py`:
 
-- `depthwise_conv`, because the obvious call is pathological somewhere on each of them: Keras on torch
-  makes two extra copies of the map, XLA's grouped convolution is 30 to 80 times slower than it need be
-  on a CPU, and TensorFlow's CPU has no gradient for a grouped `Conv2D`;
-- `gelu`, always the exact (erf) one: `keras.ops.gelu` defaults to the tanh approximation.
+- `depthwise_conv`. Keras on torch copies the feature map twice, XLA's grouped convolution is 30 to 80 times
+  slower than necessary on a CPU, and TensorFlow has no gradient of a grouped `Conv2D` on a CPU.
+- `gelu`, the exact one with erf. `keras.ops.gelu` defaults to the tanh approximation.
 
-Where a backend has a version of the whole for the device at hand, `dispatch.optimized` finds it.
+`dispatch.optimized` selects a fused implementation of the whole operation where the backend has one.
 """
 
 from keras import ops
@@ -26,22 +25,21 @@ from focalnets.ops.dispatch import optimized
 
 
 def focal_context(context, gates, kernels):
-    """Aggregate a context map over focal levels and the global level.
+    """Aggregate a context over the focal levels and the global level.
 
     Args:
-        context: tensor (B, H, W, C), the initial context Z_0.
-        gates: tensor (B, H, W, L + 1), raw gate values; the last one gates the global average.
-        kernels: L depthwise kernels of shape (k_l, k_l, C, 1), k_l odd, applied with zero padding.
+        context: Tensor of shape (B, H, W, C). Initial context Z_0.
+        gates: Tensor of shape (B, H, W, L + 1). Raw gates. The last gate is that of the global average.
+        kernels: List of L tensors of shape (k_l, k_l, C, 1), k_l odd. Depthwise kernels, applied with zero
+            padding.
 
     Returns:
-        Tensor (B, H, W, C), the aggregated context Z_out, not divided by L + 1.
+        Tensor of shape (B, H, W, C). Aggregated context Z_out, not divided by L + 1.
 
     Raises:
         ValueError: if the number of gates is not the number of kernels plus one.
 
     Source: paper, equations 4 to 6; `FocalModulation.forward` in upstream's `classification/focalnet.py`.
-
-    Example:
 
     >>> import numpy as np
     >>> from focalnets import focal_context
@@ -53,8 +51,8 @@ def focal_context(context, gates, kernels):
     """
     if gates.shape[-1] != len(kernels) + 1:
         raise ValueError(
-            f"focal_context got {gates.shape[-1]} gates for {len(kernels)} kernels; it needs one gate "
-            f"a level and one for the global average, that is {len(kernels) + 1}."
+            f"focal_context got {gates.shape[-1]} gates for {len(kernels)} kernels; expected "
+            f"{len(kernels) + 1}: one gate per kernel and one for the global average."
         )
     context, gates = ops.convert_to_tensor(context), ops.convert_to_tensor(gates)
     kernels = [ops.convert_to_tensor(kernel) for kernel in kernels]
@@ -85,7 +83,7 @@ def depthwise_conv(x, kernel):
 
 
 def gelu(x):
-    """Exact GELU, x * (1 + erf(x / sqrt 2)) / 2, of any shape; the result has the dtype of `x`.
+    """Exact GELU, x * (1 + erf(x / sqrt 2)) / 2, of a tensor of any shape and in its dtype.
 
     >>> import numpy as np
     >>> from focalnets.ops.focal_context import gelu

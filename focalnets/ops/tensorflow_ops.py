@@ -1,17 +1,17 @@
-"""The TensorFlow formulation: its native depthwise kernel, outside XLA on a CPU.
+"""Operations for TensorFlow: its native depthwise convolution.
 
-The grouped `Conv2D` of the 2023 tutorial is about five times slower here, and XLA's depthwise
-convolution another ten times; Keras' `jit_compile="auto"` leaves XLA off where there is no GPU.
+On a CPU, the grouped `Conv2D` of the 2023 tutorial is about five times slower, and XLA's depthwise
+convolution another ten times. Keras' `jit_compile="auto"` does not use XLA without a GPU.
 """
 
 import tensorflow as tf
 
-# TensorFlow 2.21 never comes back from larger kernels of bfloat16 and float16, at least on some CPUs.
-_LARGEST_OF_HALF = 13
+# TensorFlow 2.21 hangs with larger kernels in bfloat16 and float16, at least on some CPUs.
+_LARGEST_HALF_KERNEL = 13
 
 
 def depthwise_conv(x, kernel):
-    if x.dtype in (tf.bfloat16, tf.float16) and kernel.shape[0] > _LARGEST_OF_HALF:
+    if x.dtype in (tf.bfloat16, tf.float16) and kernel.shape[0] > _LARGEST_HALF_KERNEL:
         return tf.cast(depthwise_conv(tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)), x.dtype)
     return tf.nn.depthwise_conv2d(x, kernel, strides=(1, 1, 1, 1), padding="SAME")
 

@@ -1,63 +1,63 @@
-"""Fused versions for torch on a CPU: oneDNN's products, and work in pieces that stay in the cache.
+"""Fused operations for torch on a CPU: oneDNN's matrix multiplications, and chunks that stay in the cache.
 
-For float32, and bfloat16 where the processor computes with it. A 16-bit type that it has no units for is
-computed in float32 (`in_float32`): torch multiplies it number by number otherwise.
+They support float32, and bfloat16 if the processor does. Other 16-bit types are computed in float32
+(`in_float32`), because torch multiplies them one number at a time.
 
-What they are good for, measured on two cores with AVX-512 (`benchmarks/results/`):
+Reasons, measured on two cores with AVX-512 (`benchmarks/results/`):
 
-- `aten::linear` goes to the BLAS library that torch was built with, which is 1.1 to 1.9 times slower than
-  oneDNN's generated code on processors that are not its maker's; the weight gradient is not.
-- The hidden map of an MLP is four times as wide as its input. In pieces of two megabytes, GELU and its
-  gradient run in the cache; whole, each is a pass through memory, and what GELU returned is stored for
-  the backward pass. Here it is computed again there, from a piece that has to be read anyway.
-- A depthwise convolution and the GELU behind it are one pass where no gradient is wanted.
-- oneDNN's fast gradient of depthwise kernels takes at most three columns: kernels of 5 x 5 and more get it
-  three columns at a time.
+- `aten::linear` calls the BLAS library of the torch build. On processors of another vendor, it is 1.1 to 1.9
+  times slower than oneDNN's generated code. The weight gradient is not slower.
+- The hidden map of an MLP is four times as wide as its input. In chunks of two megabytes, GELU and its
+  gradient run in the cache instead of being memory-bound. The backward pass recomputes GELU from a chunk that
+  it reads anyway, so the output of GELU is not stored.
+- A depthwise convolution and the following GELU are one operation if no gradient is needed.
+- oneDNN has a fast gradient of depthwise kernels with at most three columns. The gradient of kernels of 5 x 5
+  and more is computed three columns at a time.
 
-`torch.ops.mkldnn` are the operators that torch's own compiler puts into the graphs it has frozen. They
-are not public, so `unsupported` looks whether they are there.
+`torch.ops.mkldnn` holds the operators that torch's compiler inserts into frozen graphs. They are not public,
+so `_AVAILABLE` checks that they exist.
 """
 
 import torch
 import torch.nn.functional as F
 
-_PIECE = 2**19  # numbers in a piece of a hidden map: two megabytes, the second-level caches of two cores
-_ROWS = 1024  # fewer of them, and packing the weights anew for each piece costs more than the cache gives
+_CHUNK = 2**19  # elements of a hidden map per chunk: two megabytes, the L2 caches of two cores
+_MIN_ROWS = 1024  # with fewer rows per chunk, repacking the weights costs more than the cache saves
 
 _AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_linear_pointwise", "_convolution_pointwise")
 )
 
-# oneDNN also takes bfloat16 where AVX-512 lacks units for it, and is then slower than with float32.
+# oneDNN also accepts bfloat16 on AVX-512 without BF16 instructions, where it is slower than float32.
 BFLOAT16 = (
     _AVAILABLE
     and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     and (torch.cpu._is_avx512_bf16_supported() or not torch.cpu._is_avx512_supported())
 )
-# The 16-bit types that the processor has units for.
+# 16-bit type -> whether the processor has instructions for it.
 NATIVE = {
     torch.bfloat16: BFLOAT16,
     torch.float16: _AVAILABLE and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
 }
-_COLUMNS = 3  # of a depthwise kernel, whose gradient oneDNN computes fast
+_MAX_COLUMNS = 3  # columns of a depthwise kernel up to which oneDNN's gradient is fast
 
 
 def unsupported(x, *others):
-    """The reason why the versions below cannot take these tensors, or None."""
-    if torch.compiler.is_compiling():  # first, so that the compiler sees nothing of the rest
-        return "the model is being compiled or exported"  # what is exported must run elsewhere
+    """Reason why the functions below cannot be used with these tensors, or None."""
+    if torch.compiler.is_compiling():  # first, so that the compiler does not trace the other checks
+        return "the model is being compiled or exported"  # exported models must run elsewhere
     if x.dtype is not torch.float32 and (x.dtype is not torch.bfloat16 or not NATIVE[torch.bfloat16]):
-        return f"the processor does not compute with {x.dtype}"
+        return f"the processor does not support {x.dtype}"
     return _obstacle(x, *others)
 
 
 def _obstacle(x, *others):
-    """The reason that does not depend on the type."""
+    """Reason that does not depend on the dtype, or None."""
     if not _AVAILABLE:
         return "this build of torch has no oneDNN"
     for tensor in others:
         if tensor.dtype is not x.dtype:
-            return "not all tensors are of one dtype"
+            return "the tensors differ in dtype"
     if not x.is_cpu:
         return f"the tensors are on {x.device.type}, not on a CPU"
     if x.numel() == 0:
@@ -71,19 +71,19 @@ def _obstacle(x, *others):
     return None
 
 
-def not_for_float32(x, *others):
-    """The reason why `in_float32` is not for these tensors, or None."""
+def unsupported_in_float32(x, *others):
+    """Reason why `in_float32` cannot be used with these tensors, or None."""
     if torch.compiler.is_compiling():
         return "the model is being compiled or exported"
     if NATIVE.get(x.dtype, True):
-        return f"the processor computes with {x.dtype}"
+        return f"the processor supports {x.dtype}"
     return _obstacle(x, *(one for one in others if isinstance(one, torch.Tensor)))
 
 
 def in_float32(function):
-    """`function` of 16-bit tensors, computed in float32 and rounded once.
+    """Wrap a function so that 16-bit tensors are computed in float32 and rounded once.
 
-    Measured on two cores that lack units for float16 (3,136 rows of 96 by 96 x 384): 3.6 ms instead of 120.
+    On two cores without float16 instructions, (3136, 96) @ (96, 384) takes 3.6 ms instead of 120 ms.
     """
 
     def computed(x, *others):
@@ -94,10 +94,9 @@ def in_float32(function):
 
 
 def unsupported_context(context, gates, kernels):
-    """The same for `focal_context`."""
     reason = unsupported(context, gates, *kernels)
     if reason is None and _needs_gradient(context, gates, *kernels):
-        return "a gradient is wanted"
+        return "a gradient is needed"
     return reason
 
 
@@ -105,22 +104,22 @@ def _needs_gradient(*tensors):
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _product(x, weight, bias=None):
-    """x @ weight.T + bias; weight (O, I) with any strides."""
+def _matmul(x, weight, bias=None):
+    """Compute x @ weight.T + bias. weight has the shape (O, I) and any strides."""
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
-def _plainly(dy):
-    """Whether a backward pass has to be made of what torch can differentiate again, or take in batches."""
+def _needs_plain_backward(dy):
+    """Check whether torch differentiates or batches (vmap) the backward pass."""
     return torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy)
 
 
 def _gradients(function, inputs, dy):
-    """Those of `inputs` of function(*inputs), None where none is wanted, by torch's own rules."""
-    wanted = [tensor for tensor in inputs if tensor.requires_grad]
-    again = torch.is_grad_enabled()
+    """Gradients of function(*inputs) by torch's autograd, None for inputs that do not require one."""
+    variables = [tensor for tensor in inputs if tensor.requires_grad]
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        found = iter(torch.autograd.grad(function(*inputs), wanted, dy, create_graph=again))
+        found = iter(torch.autograd.grad(function(*inputs), variables, dy, create_graph=create_graph))
     return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
 
 
@@ -128,19 +127,19 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, bias):
         ctx.save_for_backward(x, kernel)
-        return _product(x, kernel.t(), bias)
+        return _matmul(x, kernel.t(), bias)
 
     @staticmethod
     def backward(ctx, dy):
         x, kernel = ctx.saved_tensors
-        wants_x, wants_kernel, wants_bias = ctx.needs_input_grad
+        needs_x, needs_kernel, needs_bias = ctx.needs_input_grad
         dx = dkernel = dbias = None
-        if wants_x:
-            dx = dy @ kernel.t() if _plainly(dy) else _product(dy.contiguous(), kernel)
+        if needs_x:
+            dx = dy @ kernel.t() if _needs_plain_backward(dy) else _matmul(dy.contiguous(), kernel)
         rows = dy.reshape(-1, dy.shape[-1])
-        if wants_kernel:
+        if needs_kernel:
             dkernel = x.flatten(0, -2).t() @ rows
-        if wants_bias:
+        if needs_bias:
             dbias = rows.sum(0)
         return dx, dkernel, dbias
 
@@ -148,7 +147,7 @@ class _Linear(torch.autograd.Function):
 def linear(x, kernel, bias):
     if _needs_gradient(x, kernel, bias):
         return _Linear.apply(x, kernel, bias)
-    return _product(x, kernel.t(), bias)
+    return _matmul(x, kernel.t(), bias)
 
 
 class _MLP(torch.autograd.Function):
@@ -162,21 +161,21 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, before, kernel1, bias1, kernel2, bias2 = ctx.saved_tensors
-        if _plainly(dy):
+        if _needs_plain_backward(dy):
             return _gradients(_plain_mlp, (x, kernel1, bias1, kernel2, bias2), dy)
         dy = dy.contiguous()
         dx = torch.empty_like(x)
-        # Sums over pieces: in float32, also of bfloat16.
+        # Sums over chunks are float32, also for bfloat16.
         dkernel1, dkernel2, dbias1 = (
             torch.zeros_like(tensor, dtype=torch.float32) for tensor in (kernel1, kernel2, bias1)
         )
-        trains = any(ctx.needs_input_grad[1:])  # not in a frozen stage
-        for rows in _pieces(len(x), kernel1.shape[1]):
-            dbefore = torch.ops.aten.gelu_backward(_product(dy[rows], kernel2), before[rows])
-            dx[rows] = _product(dbefore, kernel1)
+        trains = any(ctx.needs_input_grad[1:])  # False in a frozen stage
+        for rows in _chunks(len(x), kernel1.shape[1]):
+            dbefore = torch.ops.aten.gelu_backward(_matmul(dy[rows], kernel2), before[rows])
+            dx[rows] = _matmul(dbefore, kernel1)
             if trains:
-                _add_product(dkernel2, F.gelu(before[rows]).t(), dy[rows])
-                _add_product(dkernel1, x[rows].t(), dbefore)
+                _add_matmul(dkernel2, F.gelu(before[rows]).t(), dy[rows])
+                _add_matmul(dkernel1, x[rows].t(), dbefore)
                 dbias1 += dbefore.sum(0)
         dkernel1, dkernel2, dbias1 = (tensor.to(x.dtype) for tensor in (dkernel1, dkernel2, dbias1))
         return dx, dkernel1, dbias1, dkernel2, dy.sum(0)
@@ -186,7 +185,7 @@ def _plain_mlp(x, kernel1, bias1, kernel2, bias2):
     return F.linear(F.gelu(F.linear(x, kernel1.t(), bias1)), kernel2.t(), bias2)
 
 
-def _add_product(total, a, b):
+def _add_matmul(total, a, b):
     if a.dtype is total.dtype:
         total.addmm_(a, b)
     else:
@@ -203,29 +202,29 @@ def mlp(x, kernel1, bias1, kernel2, bias2):
 
 
 def _mlp(x, kernel1, bias1, kernel2, bias2, before=None):
-    """The MLP of rows (N, I), piece by piece; writes the hidden map before GELU where it is wanted."""
+    """MLP of rows (N, I), one chunk at a time. Writes the hidden map before GELU into `before`."""
     y = x.new_empty((len(x), kernel2.shape[1]))
     weight1, weight2 = kernel1.t(), kernel2.t()
-    for rows in _pieces(len(x), kernel1.shape[1]):
-        hidden = _product(x[rows], weight1, bias1)
+    for rows in _chunks(len(x), kernel1.shape[1]):
+        hidden = _matmul(x[rows], weight1, bias1)
         if before is not None:
             before[rows] = hidden
-        y[rows] = _product(torch.ops.aten.gelu_(hidden), weight2, bias2)
+        y[rows] = _matmul(torch.ops.aten.gelu_(hidden), weight2, bias2)
     return y
 
 
-def _pieces(rows, width):
-    step = max(_PIECE // width, _ROWS)
+def _chunks(rows, width):
+    step = max(_CHUNK // width, _MIN_ROWS)
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 
 def unsupported_depthwise(x, kernel):
-    """The same for `depthwise_conv`, which is about the gradient."""
+    """Reason why the function below, which has a faster gradient, cannot be used, or None."""
     reason = unsupported(x, kernel)
-    if reason is None and kernel.shape[1] <= _COLUMNS:
+    if reason is None and kernel.shape[1] <= _MAX_COLUMNS:
         return "the gradient of small kernels is fast"
     if reason is None and not _needs_gradient(kernel):
-        return "no gradient of the kernel is wanted"
+        return "no gradient of the kernel is needed"
     return reason
 
 
@@ -238,7 +237,7 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, kernel = ctx.saved_tensors
-        if _plainly(dy):
+        if _needs_plain_backward(dy):
             return _gradients(_convolution, (x, kernel), dy)
         dx = _convolution(dy, kernel.flip(0, 1)) if ctx.needs_input_grad[0] else None
         return dx, _kernel_gradient(x, dy.contiguous(), kernel)
@@ -255,18 +254,18 @@ def _convolution(x, kernel):
 
 
 def _kernel_gradient(x, dy, kernel):
-    """Of columns start to start + 3, from the columns of the image that they meet."""
+    """Gradient of the kernel, a few columns at a time, from the columns of the image that they overlap."""
     size, margin, width = len(kernel), len(kernel) // 2, x.shape[2]
     gradient = torch.empty_like(kernel)
-    missing = max(size - x.shape[1], 0)  # rows: it has to be no lower than the kernel
+    missing = max(size - x.shape[1], 0)  # rows that the image lacks to be as high as the kernel
     x, dy = F.pad(x, (0, 0, margin, margin, 0, missing)), F.pad(dy, (0, 0, 0, 0, 0, missing))
-    for start in range(0, size, _COLUMNS):
-        columns = slice(start, min(start + _COLUMNS, size))
-        met = x[:, :, start : columns.stop - 1 + width].contiguous()
+    for start in range(0, size, _MAX_COLUMNS):
+        columns = slice(start, min(start + _MAX_COLUMNS, size))
+        overlap = x[:, :, start : columns.stop - 1 + width].contiguous()
         weight = kernel[:, columns].permute(2, 3, 0, 1)
         _, found, _ = torch.ops.aten.convolution_backward(
             dy.permute(0, 3, 1, 2),
-            met.permute(0, 3, 1, 2),
+            overlap.permute(0, 3, 1, 2),
             weight,
             None,
             [1, 1],
@@ -308,17 +307,16 @@ def _convolution_gelu(x, kernel):
     return y.permute(0, 2, 3, 1)
 
 
-def unsupported_pieces(function, x):
-    """Why images need not, or cannot, go through `function` in pieces."""
+def unsupported_chunks(function, x):
     reason = unsupported(x)
     if reason is None and torch.is_grad_enabled():
-        reason = "a gradient may be wanted"
+        return "a gradient may be needed"
     return reason
 
 
 def map_chunks(function, x):
-    """function(x) for as many of the images (B, H, W, C) at a time as stay in the cache."""
-    step = max(2 * _PIECE // x[0].numel(), 1)
+    """Apply a function to images (B, H, W, C), in chunks that stay in the cache."""
+    step = max(2 * _CHUNK // x[0].numel(), 1)
     if step >= len(x):
         return function(x)
     y = torch.empty_like(x)

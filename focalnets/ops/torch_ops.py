@@ -1,7 +1,7 @@
-"""The torch formulation: native convolution on a channels-last view.
+"""Operations for torch: native convolution of a channels-last view.
 
-A (B,H,W,C) tensor permuted to (B,C,H,W) *is* torch's channels-last memory format: no byte moves, and
-the native depthwise convolution runs several times faster in it than in the default format.
+A (B, H, W, C) tensor permuted to (B, C, H, W) has torch's channels-last memory format. No data is copied, and
+the native depthwise convolution is several times faster than in the default format.
 """
 
 import importlib.util
@@ -17,9 +17,8 @@ from focalnets.ops import torch_cpu
 def depthwise_conv(x, kernel):
     view = x.permute(0, 3, 1, 2)
     if x.dtype is torch.float64 and x.is_cpu:
-        view = (
-            view.contiguous()
-        )  # oneDNN has no float64, and torch's own kernel is 5 times slower channels-last
+        # oneDNN has no float64, and torch's kernel is 5 times slower for channels-last.
+        view = view.contiguous()
     weight = kernel.permute(2, 3, 0, 1)  # (k, k, C, 1) -> (C, 1, k, k)
     y = F.conv2d(view, weight, padding=kernel.shape[0] // 2, groups=kernel.shape[2])
     return y.permute(0, 2, 3, 1)
@@ -34,47 +33,46 @@ def always(*_):
 
 
 def linear(x, kernel, bias):
-    """The bias is added inside the product; Keras adds it in a pass of its own, which can take longer."""
+    """Adds the bias within the matrix multiplication. Keras adds it in a separate, slower operation."""
     return F.linear(x, kernel.t(), bias)
 
 
 def layer_norm(x, gamma, beta, epsilon):
-    """Computes in float32 also where the map has 16 bits."""
+    """Computes 16-bit maps in float32, too."""
     return F.layer_norm(x, x.shape[-1:], gamma, beta, epsilon)
 
 
-def overflows(x):
-    return "the sum may be out of range" if x.dtype is torch.float16 else None
+def unsupported_mean(x):
+    return "the sum may overflow" if x.dtype is torch.float16 else None
 
 
 def spatial_mean(x):
-    """Sums in float32 also where the map has 16 bits; the gradient of torch's mean is a map to be divided."""
+    """Sums 16-bit maps in float32. The gradient of torch's mean would divide a whole map."""
     return x.sum((1, 2), keepdim=True) / (x.shape[1] * x.shape[2])
 
 
 def split(x, sizes):
-    """The gradient is put together once; that of slices is three maps of zeros, filled and added."""
+    """Concatenates the gradients once. Slices would allocate, fill and add three maps of zeros."""
     return torch.split(x, sizes, dim=-1)
 
 
-def uneven(x, kernel, bias, stride, padding):
+def unsupported_padding(x, kernel, bias, stride, padding):
     return None if all(before == after for before, after in padding) else "the padding is not symmetric"
 
 
 def strided_conv(x, kernel, bias, stride, padding):
-    """Pads within the convolution, without a copy of the map."""
+    """Pads within the convolution, without copying the map."""
     before = [first for first, _ in padding]
     y = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=stride, padding=before)
     return y.permute(0, 2, 3, 1)
 
 
-def not_for_triton(context, gates, kernels):
-    """Reason why the Triton kernels cannot be used, or None."""
+def unsupported_triton(context, gates, kernels):
     if importlib.util.find_spec("focalnets.ops.triton_kernels") is None:
-        return "this installation has no Triton kernels: they are only in the repository"
+        return "this installation does not include the Triton kernels"
     if not context.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return "the tensors are not on a GPU"
-    from focalnets.ops import triton_kernels  # which imports triton
+    from focalnets.ops import triton_kernels  # imports triton
 
     return triton_kernels.unsupported(context, gates, kernels)
 
@@ -85,28 +83,26 @@ def triton_focal_context(context, gates, kernels):
     return triton_kernels.focal_context(context, gates, kernels)
 
 
-def no_mask(shape, rate, seed):
-    """Why Keras has to draw the mask."""
+def unsupported_mask(shape, rate, seed):
     return None if seed.is_cpu else "the generator is not on a CPU"
 
 
 def dropout_mask(shape, rate, seed):
-    """Factors 0 and 1 / (1 - rate), float32; four elements of 16 bits are drawn at a time."""
+    """Factors 0 and 1 / (1 - rate) in float32. Each 64-bit random integer gives four elements."""
     generator = torch.Generator().manual_seed(int(seed.sum()))
     count = math.prod(shape)
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    kept = words.view(torch.int16)[:count] >= round(rate * 2**16) - 2**15
-    return torch.where(kept, 1 / (1 - rate), 0.0).view(shape)
+    keep = words.view(torch.int16)[:count] >= round(rate * 2**16) - 2**15
+    return torch.where(keep, 1 / (1 - rate), 0.0).view(shape)
 
 
 def _depthwise_conv(x, kernel):
-    """The version for its gradient where that is better."""
-    suits = torch_cpu.unsupported_depthwise(x, kernel) is None
-    return (torch_cpu.depthwise_conv if suits else depthwise_conv)(x, kernel)
+    fast = torch_cpu.unsupported_depthwise(x, kernel) is None
+    return (torch_cpu.depthwise_conv if fast else depthwise_conv)(x, kernel)
 
 
 def _padded_conv(x, kernel, bias, stride, padding):
-    if uneven(x, kernel, bias, stride, padding):
+    if unsupported_padding(x, kernel, bias, stride, padding):
         (above, below), (left, right) = padding
         x, padding = F.pad(x, (0, 0, left, right, above, below)), ((0, 0), (0, 0))
     return strided_conv(x, kernel, bias, stride, padding)
@@ -115,30 +111,30 @@ def _padded_conv(x, kernel, bias, stride, padding):
 IMPLEMENTATIONS = {  # see `dispatch.optimized`
     "linear": (
         ("onednn", torch_cpu.unsupported, torch_cpu.linear),
-        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.linear)),
+        ("float32", torch_cpu.unsupported_in_float32, torch_cpu.in_float32(torch_cpu.linear)),
         ("torch", always, linear),
     ),
-    "dropout_mask": (("16 bits", no_mask, dropout_mask),),
+    "dropout_mask": (("16 bits", unsupported_mask, dropout_mask),),
     "layer_norm": (("torch", always, layer_norm),),
-    "spatial_mean": (("torch", overflows, spatial_mean),),
+    "spatial_mean": (("torch", unsupported_mean, spatial_mean),),
     "split": (("torch", always, split),),
     "strided_conv": (
-        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_padded_conv)),
-        ("torch", uneven, strided_conv),
+        ("float32", torch_cpu.unsupported_in_float32, torch_cpu.in_float32(_padded_conv)),
+        ("torch", unsupported_padding, strided_conv),
     ),
     "mlp": (
         ("onednn", torch_cpu.unsupported, torch_cpu.mlp),
-        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(torch_cpu.mlp)),
+        ("float32", torch_cpu.unsupported_in_float32, torch_cpu.in_float32(torch_cpu.mlp)),
     ),
     "focal_context": (("onednn", torch_cpu.unsupported_context, torch_cpu.focal_context),),
     "depthwise_conv": (
         ("onednn", torch_cpu.unsupported_depthwise, torch_cpu.depthwise_conv),
-        ("float32", torch_cpu.not_for_float32, torch_cpu.in_float32(_depthwise_conv)),
+        ("float32", torch_cpu.unsupported_in_float32, torch_cpu.in_float32(_depthwise_conv)),
     ),
-    "map_chunks": (("cache", torch_cpu.unsupported_pieces, torch_cpu.map_chunks),),
+    "map_chunks": (("cache", torch_cpu.unsupported_chunks, torch_cpu.map_chunks),),
 }
-# No GPU has run these kernels yet.
-UNMEASURED = {"focal_context": (("triton", not_for_triton, triton_focal_context),)}
+# These kernels have not run on a GPU yet.
+UNMEASURED = {"focal_context": (("triton", unsupported_triton, triton_focal_context),)}
 
 
 @torch.no_grad()
@@ -155,15 +151,15 @@ def adamw(
     epsilon,
     kept,
 ):
-    """One AdamW update of lists of tensors, in place, in one pass over memory.
+    """Update lists of tensors in place with one fused AdamW step.
 
     Args:
-        groups: (places in the lists, factor on their learning rate, weight decay) of those updated alike.
-        learning_rate, step: tensors; the step counts from 1. Not numbers: to read them would wait for
-            the device.
-        kept: share of the averages that stays, a tensor.
+        groups: List of (indices into the lists, learning rate multiplier, weight decay).
+        learning_rate: Tensor. Reading a number would wait for the device.
+        step: Tensor. Number of the update, starting at 1.
+        kept: Tensor. Fraction of the averages that remains.
     """
-    # A depthwise kernel's gradient comes as a permuted view, which the fused update would take as it lies.
+    # The gradient of a depthwise kernel is a permuted view, whose strides the fused update ignores.
     gradients = [gradient.contiguous() for gradient in gradients]
     for places, rate, decay in groups:
         torch._fused_adamw_(
@@ -193,8 +189,8 @@ def accelerator():
 
 
 def bfloat16_supported():
-    """On a GPU; on a CPU only with AVX-512 BF16 or AMX."""
+    """True on a GPU, and on a CPU with AVX-512 BF16 or AMX."""
     return torch.cuda.is_available() or torch_cpu.BFLOAT16
 
 
-prefer_bfloat16 = bfloat16_supported  # 1.5 times on a CPU with AVX-512 BF16
+prefer_bfloat16 = bfloat16_supported  # 1.5 times as fast on a CPU with AVX-512 BF16

@@ -1,31 +1,32 @@
-"""`focal_context` on a GPU under torch: a handful of Triton kernels in place of dozens of passes.
+"""Triton kernels that compute `focal_context` for torch on a GPU in a few launches instead of dozens.
 
-No GPU has run this file yet. The kernels are tested in Triton's interpreter (`tests/ops/test_triton.py`) and
-compiled, not run, for real devices; block sizes are reasoned, not measured: see `_tile`.
+These kernels have not run on a GPU yet. `tests/ops/test_triton.py` runs them in Triton's interpreter and
+compiles them for real devices. Block sizes are estimated, not measured (`_tile`).
 
-Shapes: B batch, H height, W width, C channels, L focal levels. All maps are (B, H, W, C). z_l is what the
-convolution of level l gives, y_l = GELU(z_l), y_0 = context.
+Shapes: B batch, H height, W width, C channels, L focal levels. All maps are (B, H, W, C). z_l is the output
+of the convolution of level l, y_l = GELU(z_l), y_0 = context.
 
-Forward: L times `_level` (convolution and GELU in one pass; the last one also sums y_L over each tile),
-then `_aggregate`, which reads every y_l once and adds the gated sum up in registers. One pass at the end
-is needed in any case, since no position can be finished before the mean of the whole map is known; so
-the running total is not carried from level to level, which saves 2L - 2 passes over a map.
+Forward: `_level` runs L times and fuses convolution and GELU. The last run also sums y_L over each tile. Then
+`_aggregate` reads every y_l once and computes the gated sum in registers. Every position needs the mean of
+the whole map, so a last kernel is necessary in any case. The levels therefore do not update a running total,
+which saves reading or writing a map 2L - 2 times.
 
-Backward: saved are the inputs and the mean, nothing as large as a map.
+Backward: only the inputs and the mean are saved, and no map.
 
-1. `_level` again, which now keeps z_l too.
-2. `_gates_gradient`: the gradient of every gate, and the one that reaches y_L through the mean.
-3. From the last level down to the context, `_map_gradient`: gradient of z_l. The gradient that comes from
-   the level above is that level's convolution with its taps turned round; the gate's share and the
-   derivative of GELU are applied before anything is written.
-4. For each level `_weight_gradient`.
+1. `_level` runs again and also stores z_l.
+2. `_gates_gradient` computes the gradients of all gates, and the gradient of y_L through the mean.
+3. `_map_gradient` computes the gradient of z_l, from the last level down to the context. It convolves the
+   gradient of the next level with the rotated kernel, adds the gradient through the gate, and multiplies by
+   the derivative of GELU before it writes.
+4. `_weight_gradient` runs for each level.
 
-Sums over tiles go through buffers of one partial sum a tile and one reduction, never through atomics:
-the same inputs give the same bits. Everything is accumulated in float32.
+Sums over tiles use a buffer with one partial sum per tile and one reduction, without atomics. The same inputs
+therefore give bit for bit identical results. All sums are accumulated in float32.
 
-The bound is arithmetic: k*k multiply-adds an output, against one load and one conversion from half
-precision. So a program computes a column of ROWS tiles (COLUMNS, CHANNELS) at once: each loaded row feeds
-up to k of them. The loop over tap columns stays a loop, or the code would outgrow the instruction cache.
+The kernels are compute-bound: k*k multiply-adds per output, for one load and one conversion from half
+precision. Each program therefore computes a column of ROWS tiles (COLUMNS, CHANNELS), so that a loaded row
+contributes to up to k of them. The loop over tap columns is not unrolled, because the code would exceed the
+instruction cache.
 """
 
 import torch
@@ -33,24 +34,24 @@ import torch
 try:
     import triton
     import triton.language as tl
-except ImportError:  # torch for CPUs comes without it
+except ImportError:  # torch for CPUs does not include it
     triton = None
 
 jit = triton.jit if triton else lambda kernel: kernel
 constexpr = tl.constexpr if triton else None
-INTERPRETED = triton is not None and triton.knobs.runtime.interpret  # what `jit` has just looked at
-LARGEST_KERNEL = 15  # a column of weights is held in registers
-GROUP = 8  # tiles to a partial weight gradient: for k = 7 these then take a quarter of a map's bytes
+INTERPRETED = triton is not None and triton.knobs.runtime.interpret  # `jit` reads it, too
+LARGEST_KERNEL = 15  # a column of weights is in registers
+GROUP = 8  # tiles per partial weight gradient, which takes a quarter of the bytes of a map for k = 7
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unsupported(context, gates, kernels):
-    """Why `focal_context` below cannot take these tensors, in words; None if it can.
+    """Reason why `focal_context` cannot be used with these tensors, or None.
 
     Args:
-        context: tensor (B, H, W, C).
-        gates: tensor (B, H, W, L + 1).
-        kernels: L tensors (k_l, k_l, C, 1).
+        context: Tensor of shape (B, H, W, C).
+        gates: Tensor of shape (B, H, W, L + 1).
+        kernels: List of L tensors of shape (k_l, k_l, C, 1).
     """
     if triton is None:
         return "triton is not installed"
@@ -67,33 +68,33 @@ def unsupported(context, gates, kernels):
     if context.numel() == 0:
         return f"the context is empty: {tuple(context.shape)}"
     if context.stride(3) != 1 and context.shape[3] > 1:
-        return f"the channels of the context do not lie side by side: their stride is {context.stride(3)}"
+        return f"the channels of the context are not contiguous: their stride is {context.stride(3)}"
     return None
 
 
 def focal_context(context, gates, kernels):
-    """What `focalnets.ops.focal_context.focal_context` computes, for tensors that `unsupported` lets pass.
+    """Compute `focalnets.ops.focal_context.focal_context` for tensors that `unsupported` accepts.
 
-    Differentiable once in all of its inputs, and one opaque operation to `torch.compile`.
+    The operation can be differentiated once. `torch.compile` does not trace into it.
 
     Args:
-        context: tensor (B, H, W, C); may be a slice of a wider map, which is not copied.
-        gates: tensor (B, H, W, L + 1), of any strides.
-        kernels: L tensors (k_l, k_l, C, 1).
+        context: Tensor of shape (B, H, W, C). A slice of a wider map is not copied.
+        gates: Tensor of shape (B, H, W, L + 1), any strides.
+        kernels: List of L tensors of shape (k_l, k_l, C, 1).
 
     Returns:
-        Tensor (B, H, W, C), contiguous.
+        Contiguous tensor of shape (B, H, W, C).
 
     Raises:
-        ValueError: if shapes do not fit: kernels would read beyond the end of a tensor.
+        ValueError: if the shapes differ from these. The kernels would read beyond the end of a tensor.
     """
     *places, channels = context.shape
-    wanted = [(*places, len(kernels) + 1), *((k.shape[0], k.shape[0], channels, 1) for k in kernels)]
+    expected = [(*places, len(kernels) + 1), *((k.shape[0], k.shape[0], channels, 1) for k in kernels)]
     shapes = [tuple(tensor.shape) for tensor in (gates, *kernels)]
-    if shapes != wanted:
+    if shapes != expected:
         raise ValueError(
-            f"focal_context got gates and kernels of shapes {shapes} for a context {tuple(context.shape)}; "
-            f"it needs {wanted}."
+            f"focal_context got gates and kernels of shapes {shapes} for a context of shape "
+            f"{tuple(context.shape)}; expected {expected}."
         )
     return _forward(context, gates, list(kernels))[0]
 
@@ -113,7 +114,7 @@ def _gelu_derivative(z):
 
 @jit
 def _place(tile, H, W, ROWS: constexpr, COLUMNS: constexpr):
-    """Image, first row and columns of a tile. The image is an int64: offsets of images exceed 32 bits."""
+    """Image, first row and columns of a tile. The image is int64, because offsets can exceed 32 bits."""
     across = tl.cdiv(W, COLUMNS)
     down = tl.cdiv(H, ROWS)
     columns = (tile % across) * COLUMNS + tl.arange(0, COLUMNS)
@@ -123,7 +124,7 @@ def _place(tile, H, W, ROWS: constexpr, COLUMNS: constexpr):
 
 @jit
 def _offsets(row, columns, channels, row_stride, column_stride):
-    """Offsets of a row's elements (COLUMNS, CHANNELS) within an image."""
+    """Offsets of the elements of a row (COLUMNS, CHANNELS) within an image."""
     columns = columns.to(tl.int64) * column_stride
     return row.to(tl.int64) * row_stride + columns[:, None] + channels[None, :]
 
@@ -136,7 +137,7 @@ def _inside(row, columns, channels, H, W, C):
 
 @jit
 def _load_row(x, row, columns, channels, row_stride, column_stride, H, W, C):
-    """(COLUMNS, CHANNELS) in float32; zero outside of the map."""
+    """Elements of a row (COLUMNS, CHANNELS) in float32, zero outside the map."""
     offsets = _offsets(row, columns, channels, row_stride, column_stride)
     return tl.load(x + offsets, _inside(row, columns, channels, H, W, C), 0.0).to(tl.float32)
 
@@ -144,15 +145,15 @@ def _load_row(x, row, columns, channels, row_stride, column_stride, H, W, C):
 @jit
 def _convolve(
     x, kernel, first_row, columns, channels, row_stride, column_stride, H, W, C,
-    SIZE: constexpr, ROWS: constexpr, TURNED: constexpr,
+    SIZE: constexpr, ROWS: constexpr, ROTATED: constexpr,
 ):  # fmt: skip
-    """ROWS tiles (COLUMNS, CHANNELS) of a depthwise convolution; TURNED: with its taps turned round."""
+    """ROWS tiles (COLUMNS, CHANNELS) of a depthwise convolution, with the kernel rotated if ROTATED."""
     sums = (tl.zeros([columns.shape[0], channels.shape[0]], tl.float32),) * ROWS
     for j in range(SIZE):
         weights = ()
         for i in tl.static_range(SIZE):
             tap = i * SIZE + j
-            if TURNED:
+            if ROTATED:
                 tap = SIZE * SIZE - 1 - tap
             weights = weights + (tl.load(kernel + tap * C + channels, channels < C, 0.0).to(tl.float32),)
         for row in tl.static_range(ROWS + SIZE - 1):
@@ -171,7 +172,7 @@ def _level(
     x, kernel, y, z, sums, image_stride, row_stride, column_stride, H, W, C,
     SIZE: constexpr, ROWS: constexpr, COLUMNS: constexpr, CHANNELS: constexpr,
 ):  # fmt: skip
-    """y = GELU(z) and z = convolution of x, and sums (tiles, C) of y; y, z or sums may be None."""
+    """Compute z = convolution of x, y = GELU(z) and sums (tiles, C) of y. y, z or sums may be None."""
     tile = tl.program_id(0) // tl.cdiv(C, CHANNELS)
     channels = tl.program_id(0) % tl.cdiv(C, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     image, first_row, columns = _place(tile, H, W, ROWS, COLUMNS)
@@ -198,7 +199,7 @@ def _aggregate(
     y, gates, mean, out, map_size, gate_image, gate_row, gate_column, gate_level, H, W, C,
     LEVELS: constexpr, PIXELS: constexpr, CHANNELS: constexpr,
 ):  # fmt: skip
-    """out = sum of gate * y over the levels, and the last gate times GELU(mean); y (L, B, H, W, C)."""
+    """Compute out = sum over levels of gate * y, plus last gate * GELU(mean). y is (L, B, H, W, C)."""
     channels = tl.program_id(0) % tl.cdiv(C, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
     tile = tl.program_id(0) // tl.cdiv(C, CHANNELS)
     image = (tile // tl.cdiv(H * W, PIXELS)).to(tl.int64)
@@ -223,7 +224,7 @@ def _gates_gradient(
     gate_image, gate_row, gate_column, gate_level, H, W, C,
     LEVELS: constexpr, BLOCKS: constexpr, PIXELS: constexpr, CHANNELS: constexpr,
 ):  # fmt: skip
-    """d_gates (B, H, W, L + 1), and of each tile the share (tiles, C) of the gradient of the mean."""
+    """Compute d_gates (B, H, W, L + 1), and the sum over each tile (tiles, C) of the gradient of the mean."""
     tile = tl.program_id(0).to(tl.int64)
     image = tile // tl.cdiv(H * W, PIXELS)
     pixels = (tile % tl.cdiv(H * W, PIXELS)).to(tl.int32) * PIXELS + tl.arange(0, PIXELS)
@@ -242,8 +243,8 @@ def _gates_gradient(
             offsets += map_size
         average = tl.load(mean + image * C + channels, channels < C, 0.0)
         sums = sums[:LEVELS] + (sums[LEVELS] + tl.sum(gradient * _gelu(average)[None, :], 1),)
-        share = tl.sum(gradient * last_gate[:, None], 0) * _gelu_derivative(average)
-        tl.store(d_mean + tile * C + channels, share, channels < C)
+        from_tile = tl.sum(gradient * last_gate[:, None], 0) * _gelu_derivative(average)
+        tl.store(d_mean + tile * C + channels, from_tile, channels < C)
     for level in tl.static_range(LEVELS + 1):
         d_gate = sums[level].to(d_gates.dtype.element_ty)
         tl.store(d_gates + places * (LEVELS + 1) + level, d_gate, pixels < H * W)
@@ -254,10 +255,10 @@ def _map_gradient(
     above, kernel, d_out, gates, z, gradient, gate_image, gate_row, gate_column, H, W, C,
     SIZE: constexpr, ROWS: constexpr, COLUMNS: constexpr, CHANNELS: constexpr,
 ):  # fmt: skip
-    """Gradient of z, or of the context, where z is None.
+    """Compute the gradient of z, or of the context if z is None.
 
-    `above` is the gradient of the next level's z, which comes through its kernel; on the last level, where
-    kernel is None, it is the gradient (B, C) of every y through the mean. `gates` starts at this level's.
+    `above` is the gradient of z of the next level, and `kernel` the kernel of that level. On the last level,
+    kernel is None and `above` is the gradient (B, C) of y through the mean. `gates` starts at this level.
     """
     tile = tl.program_id(0) // tl.cdiv(C, CHANNELS)
     channels = tl.program_id(0) % tl.cdiv(C, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
@@ -288,9 +289,9 @@ def _weight_gradient(
     x, d_z, partial, image_stride, row_stride, column_stride, H, W, C, tiles,
     TILES: constexpr, SIZE: constexpr, ROWS: constexpr, COLUMNS: constexpr, CHANNELS: constexpr,
 ):  # fmt: skip
-    """partial (groups, k, k, C): sum of d_z times the shifted x over a group of TILES tiles.
+    """Compute partial (groups, k, k, C), the sum of d_z times the shifted x over groups of TILES tiles.
 
-    One tap column after the other, so that only k sums are held; the group's maps stay in the L1 cache.
+    The loop over tap columns needs only k sums at a time. The tiles of a group stay in the L1 cache.
     """
     group = tl.program_id(0) // tl.cdiv(C, CHANNELS)
     channels = tl.program_id(0) % tl.cdiv(C, CHANNELS) * CHANNELS + tl.arange(0, CHANNELS)
@@ -299,7 +300,7 @@ def _weight_gradient(
         for step in range(TILES):
             tile = group * TILES + step
             image, first_row, columns = _place(tile, H, W, ROWS, COLUMNS)
-            first_row = tl.where(tile < tiles, first_row, H + SIZE)  # beyond the last tile: nothing inside
+            first_row = tl.where(tile < tiles, first_row, H + SIZE)  # outside the map after the last tile
             gradients = ()
             for r in tl.static_range(ROWS):
                 gradient = _load_row(
@@ -323,11 +324,11 @@ def _weight_gradient(
 
 
 def _tile(channels):
-    """Block sizes of the convolutions. Reasoned, not measured.
+    """Block sizes of the convolutions. They are estimated, not measured.
 
-    8 x 8 places waste nothing on maps of 56 x 56, an eighth of either side on 7 x 7, 14 x 14 and 28 x 28.
-    A thread has four channels of a column of eight places: 90 registers for k = 3, 190 for k = 11, none
-    of them spilled on sm_90.
+    Tiles of 8 x 8 fit maps of 56 x 56. On maps of 7 x 7, 14 x 14 and 28 x 28, an eighth of each side is
+    unused. A thread computes four channels of a column of eight positions. It needs 90 registers for k = 3
+    and 190 for k = 11, and spills none on sm_90.
     """
     block = 64 if channels % 64 == 0 else min(32, triton.next_power_of_2(channels))
     return {"ROWS": 8, "COLUMNS": 8, "CHANNELS": block, "num_warps": max(1, 8 * block // 128)}
@@ -339,13 +340,12 @@ def _tiles(shape, tile):
 
 
 def _pixel_block(channels):
-    """Block sizes of the passes without neighbors: 2048 elements, four warps."""
-    block = min(128, triton.next_power_of_2(channels))
-    return {"PIXELS": 16, "CHANNELS": block}
+    """Block sizes of the elementwise kernels: 2048 elements, four warps."""
+    return {"PIXELS": 16, "CHANNELS": min(128, triton.next_power_of_2(channels))}
 
 
 def _levels(context, kernels, y, z, sums):
-    """Run every level. y and z: a map a level, or None where it need not be kept; sums (tiles, C) of y_L."""
+    """Run all levels. y and z hold one map per level, or None to store no map. sums is (tiles, C) of y_L."""
     _, height, width, channels = context.shape
     tile = _tile(channels)
     programs = _tiles(context.shape, tile) * triton.cdiv(channels, tile["CHANNELS"])
@@ -359,7 +359,7 @@ def _levels(context, kernels, y, z, sums):
         source = y[level]
 
 
-# Strides are read from the tensors, so a compiler must hand on those that `unsupported` saw.
+# The kernels read strides from the tensors, so a compiler must pass the strides that `unsupported` checked.
 _EXACT_STRIDES = torch.Tag.needs_exact_strides
 
 
@@ -367,7 +367,7 @@ _EXACT_STRIDES = torch.Tag.needs_exact_strides
 def _forward(
     context: torch.Tensor, gates: torch.Tensor, kernels: list[torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The aggregated context (B, H, W, C) and the mean (B, C) of the last level, in float32."""
+    """Aggregated context (B, H, W, C), and mean (B, C) of the last level in float32."""
     kernels = [kernel.contiguous() for kernel in kernels]
     levels, (batch, height, width, channels) = len(kernels), context.shape
     pixels = _pixel_block(channels)
@@ -399,7 +399,7 @@ def _backward(
     mean: torch.Tensor,
     kernels: list[torch.Tensor],
 ) -> list[torch.Tensor]:
-    """Gradients of context, gates and each kernel, contiguous."""
+    """Contiguous gradients of context, gates and each kernel."""
     d_out, kernels = d_out.contiguous(), [kernel.contiguous() for kernel in kernels]
     levels, (batch, height, width, channels) = len(kernels), context.shape
     tile, pixels = _tile(channels), _pixel_block(channels)
@@ -435,7 +435,7 @@ def _backward(
 
 
 def _kernel_gradient(x, d_z, kernel, tile, tiles, blocks):
-    """(k, k, C, 1), from d_z (B, H, W, C) and the level's input x."""
+    """Kernel gradient (k, k, C, 1) from d_z (B, H, W, C) and the input x of the level."""
     groups = triton.cdiv(tiles, GROUP)
     partial = x.new_empty((groups, *kernel.shape), dtype=torch.float32)
     _weight_gradient[(groups * blocks,)](
@@ -449,7 +449,7 @@ def _(d_out, context, gates, mean, kernels):
     return [tensor.new_empty(tensor.shape) for tensor in (context, gates, *kernels)]
 
 
-def _keep(ctx, inputs, output):
+def _save(ctx, inputs, output):
     context, gates, kernels = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(context, gates, output[1], *kernels)
@@ -461,4 +461,4 @@ def _gradients(ctx, d_out, _):
     return d_context, d_gates, d_kernels
 
 
-_forward.register_autograd(_gradients, setup_context=_keep)
+_forward.register_autograd(_gradients, setup_context=_save)

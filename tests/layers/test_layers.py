@@ -1,4 +1,4 @@
-"""Each layer keeps the whole contract, and does what its docstring says."""
+"""Layers: configuration, saving, arguments, masks and padding."""
 
 import keras
 import numpy as np
@@ -54,10 +54,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("cls", "arguments", "inputs", "outputs", "parameters"), CASES)
-def test_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
+def test_layer_fulfills_keras_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
     layer = check_layer(cls, arguments, inputs, outputs, parameters)
     if parameters:
-        # Without dropout: a dropped branch would rightly leave weights without a gradient.
+        # Without dropout, because the weights of a dropped branch have no gradient.
         layer = cls(**{n: 0.0 if n.endswith("_rate") else v for n, v in arguments.items()})
         layer.build(inputs)
         randomize(layer)
@@ -77,18 +77,18 @@ def test_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
         (PatchEmbedding, {"embed_dim": 4, "patch_size": 4, "kernel_size": 7, "padding": 0}, "padding=None"),
     ],
 )
-def test_wrong_arguments_say_what_is_right(cls, arguments, words):
+def test_layer_rejects_invalid_arguments(cls, arguments, words):
     with pytest.raises(ValueError, match=words):
         cls(**arguments)
 
 
-def test_a_seeded_initializer_is_refused():
+def test_layer_rejects_seeded_initializer():
     layer = FocalModulation(kernel_initializer=keras.initializers.GlorotUniform(seed=1))
-    with pytest.raises(ValueError, match="leave its seed out"):
+    with pytest.raises(ValueError, match=r"has the seed 1, which .* Leave out the seed"):
         layer.build(SHAPE)
 
 
-def test_drop_path_drops_whole_images_and_keeps_the_mean():
+def test_drop_path_drops_whole_images_and_preserves_mean():
     x = np.ones((4000, 2, 2, 1), "float32")
     y = keras.ops.convert_to_numpy(DropPath(0.25, seed=1)(x, training=True))
     per_image = y.reshape(4000, -1)
@@ -97,14 +97,14 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean():
     assert abs(y.mean() - 1) < 0.05
 
 
-def test_drop_path_takes_tokens():
+def test_drop_path_accepts_rank_3_input():
     y = keras.ops.convert_to_numpy(DropPath(0.5, seed=0)(np.ones((64, 3, 2), "float32"), training=True))
     assert y.shape == (64, 3, 2)
     assert all(len(np.unique(one)) == 1 for one in y)
     assert len(np.unique(y)) == 2
 
 
-def test_a_symbolic_call_keeps_output_and_modulator_apart():
+def test_focal_modulation_returns_separate_outputs_in_functional_model():
     layer, inputs = FocalModulation(), keras.Input((7, 7, 8))
     model = keras.Model(inputs, layer(inputs, return_modulation=True))
     randomize(layer)
@@ -115,8 +115,8 @@ def test_a_symbolic_call_keeps_output_and_modulator_apart():
 
 
 @pytest.mark.parametrize("size", [(8, 8), (None, None)])
-def test_padding_around_plain_patches(size):
-    """The same numbers whether the size is known before or not; images are not mixed."""
+def test_patch_embedding_with_padding_gives_same_values_for_fixed_and_free_sizes(size):
+    """Each image is embedded independently of the other images of the batch."""
     inputs = keras.Input((*size, 3))
     layer = PatchEmbedding(8, patch_size=4, padding=1)
     model = keras.Model(inputs, layer(inputs))
@@ -132,7 +132,7 @@ def test_padding_around_plain_patches(size):
     np.testing.assert_allclose(found, keras.ops.convert_to_numpy(plain(shifted)), atol=1e-4)
 
 
-def test_images_smaller_than_the_kernel():
+def test_patch_embedding_accepts_images_smaller_than_kernel():
     for shape, patch, kernel in (((3, 3), 4, None), ((2, 2), 2, 3), ((1, 5), 4, 7)):
         layer = PatchEmbedding(6, patch_size=patch, kernel_size=kernel)
         y = layer(np.ones((1, *shape, 3), "float32"))
@@ -148,12 +148,12 @@ def test_drop_path_streams_differ_between_layers_and_calls():
         for layer in (block.drop_path1, block.drop_path2)
     ]
     agreement = [np.mean(a == b) for i, a in enumerate(masks) for b in masks[:i]]
-    assert max(agreement) < 0.7, "one layer repeats another's masks"
+    assert max(agreement) < 0.7, "a layer repeats the masks of another layer"
 
 
 @pytest.mark.parametrize("placement", ["pre", "post", "mlp_only"])
-def test_each_mask_acts_in_its_place(placement, monkeypatch):
-    """Constant factors in the place of the masks, another one in each: the reference puts them by name."""
+def test_focal_block_applies_each_mask_in_its_place(placement, monkeypatch):
+    """Replaces the masks by different constants, which the reference applies by name."""
     factors = {"modulation": 0.5, "hidden": 3.0, "output": -0.7, "path1": 1.5, "path2": 0.3}
     block = FocalBlock(
         norm_placement=placement,
@@ -178,7 +178,7 @@ def test_each_mask_acts_in_its_place(placement, monkeypatch):
         assert (relative_error(found, expected) < 1e-5) == (given is factors)
 
 
-def test_the_hidden_rate_is_the_others_unless_given():
+def test_mlp_hidden_dropout_rate_defaults_to_dropout_rate():
     for given, rate in ((None, 0.2), (0.0, 0.0), (0.3, 0.3)):
         block = FocalBlock(dropout_rate=0.2, mlp_hidden_dropout_rate=given)
         assert block.hidden_dropout.rate == rate
@@ -186,7 +186,7 @@ def test_the_hidden_rate_is_the_others_unless_given():
     assert FocalNetBackbone(8, (1,), dropout_rate=0.2).get_layer("stem_dropout").rate == 0.2
 
 
-def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
+def test_patch_embedding_pads_with_zeros_at_bottom_and_right():
     layer = PatchEmbedding(embed_dim=6, patch_size=4)
     x = np.random.default_rng(0).normal(size=(1, 9, 6, 3)).astype("float32")
     padded = np.zeros((1, 12, 8, 3), "float32")
@@ -197,7 +197,7 @@ def test_padding_rule_is_zeros_at_the_bottom_and_on_the_right():
 
 
 def _step(rematerialize, rates, dtype="float32"):
-    """What one SGD step adds to each weight of a block."""
+    """Change of each weight of a block in one SGD step."""
     keras.utils.set_random_seed(0)
     layer = FocalBlock(layer_scale_init=0.1, seed=5, rematerialize=rematerialize, dtype=dtype, **rates)
     inputs = keras.Input(SHAPE[1:])
@@ -212,7 +212,7 @@ def _step(rematerialize, rates, dtype="float32"):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("mixed_bfloat16", 3e-2)])
-def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype, tolerance, monkeypatch):
+def test_rematerialize_preserves_gradients_with_dropout_and_drop_path(dtype, tolerance, monkeypatch):
     rates = {"drop_path_rate": 0.5, "dropout_rate": 0.3}
     calls, remat = [], keras.remat
     monkeypatch.setattr(keras, "remat", lambda function: calls.append(function) or remat(function))
@@ -224,4 +224,4 @@ def test_rematerialised_gradients_are_the_same_with_dropout_and_drop_path(dtype,
     for one, other, unmasked in zip(plain, again, without, strict=True):
         limit = tolerance * max(np.abs(one).max(), np.abs(other).max())
         assert np.abs(one - other).max() <= limit
-        assert np.abs(one - unmasked).max() > 5 * limit, "the masks had no effect that this test could see"
+        assert np.abs(one - unmasked).max() > 5 * limit, "the masks have no visible effect"

@@ -1,4 +1,4 @@
-"""Which backend `import focalnets` chooses. Each case is a fresh process."""
+"""Backend that `import focalnets` chooses. Each case runs in a new process."""
 
 import importlib.util
 import json
@@ -21,8 +21,7 @@ def chosen(home, keras_json=None, variable=None, first=""):
     environment["KERAS_HOME"] = str(home)
     if variable:
         environment["KERAS_BACKEND"] = variable
-    # What the package decides, read before keras is imported: fast, and also true for a backend
-    # that is not installed here.
+    # Read before Keras is imported, which is fast and works for backends that are not installed.
     code = (
         "import os, sys; sys.argv = ['focalnets']\n"
         f"{first}\nimport focalnets; print(os.environ.get('KERAS_BACKEND'))"
@@ -34,39 +33,39 @@ def chosen(home, keras_json=None, variable=None, first=""):
 
 
 def config(**changes):
-    untouched = {
+    defaults = {
         "floatx": "float32",
         "epsilon": 1e-07,
         "backend": "tensorflow",
         "image_data_format": "channels_last",
     }
-    return json.dumps({**untouched, **changes})
+    return json.dumps({**defaults, **changes})
 
 
-def test_the_first_installed_backend_is_chosen(tmp_path):
+def test_import_chooses_first_installed_backend(tmp_path):
     assert chosen(tmp_path) == INSTALLED[0]
 
 
-def test_a_choice_of_the_user_stands(tmp_path):
+def test_import_keeps_backend_of_user(tmp_path):
     assert chosen(tmp_path, variable="jax") == "jax"
     assert chosen(tmp_path, keras_json=config(backend="jax")) == "None"
     expected = "None" if "tensorflow" in INSTALLED else INSTALLED[0]
     assert chosen(tmp_path, keras_json=config(epsilon=1e-6)) == expected
 
 
-def test_the_keras_json_that_keras_writes_by_itself_is_no_choice(tmp_path):
+def test_import_ignores_keras_json_with_default_values(tmp_path):
     assert chosen(tmp_path, keras_json=config()) == INSTALLED[0]
     assert chosen(tmp_path, keras_json="{") == INSTALLED[0]
 
 
-def test_keras_still_writes_the_file_that_we_ignore(tmp_path):
+def test_keras_writes_keras_json_with_default_values(tmp_path):
     environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": keras.backend.backend()}
     code = "import keras"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
     assert json.loads((tmp_path / "keras.json").read_text()) == json.loads(config())
 
 
-def test_a_machine_without_a_backend_is_told_what_to_install(tmp_path):
+def test_import_without_backend_reports_what_to_install(tmp_path):
     hide = (
         "import importlib.util as u, sys\nfind = u.find_spec\n"
         "u.find_spec = lambda n, *a: None if n in ('torch', 'jax', 'tensorflow') else find(n, *a)\n"
@@ -76,7 +75,7 @@ def test_a_machine_without_a_backend_is_told_what_to_install(tmp_path):
     assert "pip install 'focalnets[torch]'" in ran.stderr
 
 
-def test_import_focalnets_works_in_an_environment_of_one_backend(tmp_path):
+def test_keras_uses_first_installed_backend_after_import(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     environment["KERAS_HOME"] = str(tmp_path)
     code = "import focalnets, keras; print(keras.backend.backend())"

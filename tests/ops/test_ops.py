@@ -1,4 +1,4 @@
-"""The operation: values, gradients, and float32 accumulation of half precision."""
+"""Focal context: values, gradients, and float32 accumulation of half precision."""
 
 import keras
 import numpy as np
@@ -16,26 +16,26 @@ def random(*shape, seed=0):
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 5, 7, 3), 3), ((1, 2, 3, 4), 7), ((3, 1, 1, 2), 5)])
-def test_depthwise_conv_equals_its_definition(shape, size):
+def test_depthwise_conv_equals_reference(shape, size):
     x, kernel = random(*shape), random(size, size, shape[-1], 1, seed=1)
     y = depthwise_conv(x.astype("float32"), kernel.astype("float32"))
     expected = Reference().depthwise(x, kernel)
     np.testing.assert_allclose(ops.convert_to_numpy(y), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gelu_is_the_exact_one():
+def test_gelu_is_exact():
     x = np.linspace(-6, 6, 1001)
     error = np.abs(ops.convert_to_numpy(gelu(x.astype("float32"))) - Reference().gelu(x))
-    assert error.max() < 1e-6  # the tanh approximation is off by 5e-4
+    assert error.max() < 1e-6  # the error of the tanh approximation is 5e-4
 
 
-def test_wrong_number_of_gates_is_refused():
-    with pytest.raises(ValueError, match="got 2 gates for 2 kernels; it needs"):
+def test_focal_context_rejects_wrong_number_of_gates():
+    with pytest.raises(ValueError, match="got 2 gates for 2 kernels; expected 3"):
         focal_context(random(1, 3, 3, 2), random(1, 3, 3, 2), [random(3, 3, 2, 1)] * 2)
 
 
 class _Context(keras.layers.Layer):
-    """focal_context with every input a weight, so that a training step shows all three gradients."""
+    """Layer whose weights are the inputs of focal_context, so that a training step shows their gradients."""
 
     def build(self, _):
         self.context = self.add_weight(name="context", shape=(2, 5, 6, 3), initializer="zeros")
@@ -51,7 +51,7 @@ class _Context(keras.layers.Layer):
         return input_shape
 
 
-def test_gradients_equal_finite_differences_of_the_reference():
+def test_focal_context_gradients_equal_finite_differences_of_reference():
     inputs = keras.Input((5, 6, 3), batch_size=2)
     layer = _Context()
     model = keras.Model(inputs, layer(inputs))
@@ -68,9 +68,9 @@ def test_gradients_equal_finite_differences_of_the_reference():
         total = total + reference.gelu(context.mean((1, 2), keepdims=True)) * gates[..., 2:]
         return np.mean(total * factor)
 
-    # One step of SGD at rate 1 with the output itself as the loss is minus the gradient.
-    # TensorFlow runs it eagerly: in about one of fifty graphs its executor updates the gates in place before
-    # their slices are read for the other gradients. (Networks slice no variable.)
+    # With the output as the loss, a step of SGD with learning rate 1 subtracts the gradient. TensorFlow runs
+    # eagerly, because about one of fifty graphs updates the gates in place before their slices are read for
+    # the other gradients. (Networks do not slice variables.)
     eagerly = keras.backend.backend() == "tensorflow"
     model.compile(keras.optimizers.SGD(1.0), lambda _, y: ops.mean(y), run_eagerly=eagerly)
     model.train_on_batch(factor, factor)
@@ -88,7 +88,7 @@ def test_gradients_equal_finite_differences_of_the_reference():
             assert abs(gradient.ravel()[row] - expected) < 2e-6 + 1e-4 * abs(expected)
 
 
-def test_bfloat16_stays_near_float32():
+def test_focal_context_in_bfloat16_is_close_to_float32():
     context, gates = random(2, 9, 11, 8), random(2, 9, 11, 4, seed=1)
     kernels = [random(k, k, 8, 1, seed=k) / k for k in (3, 5, 7)]
     exact, rounded = (
@@ -105,8 +105,8 @@ def test_bfloat16_stays_near_float32():
     assert np.abs(rounded - exact).max() <= 2e-2 * np.abs(exact).max()
 
 
-def test_half_precision_is_summed_in_float32():
-    """Ones summed in bfloat16 stall at 256."""
+def test_depthwise_conv_accumulates_half_precision_in_float32():
+    """A sum of ones in bfloat16 stops at 256."""
     ones, kernel = (ops.ones(shape, "bfloat16") for shape in ((1, 33, 33, 1), (17, 17, 1, 1)))
     center = ops.convert_to_numpy(ops.cast(depthwise_conv(ones, kernel), "float32"))[0, 16, 16, 0]
     assert abs(center - 17 * 17) <= 1

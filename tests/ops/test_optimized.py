@@ -1,4 +1,4 @@
-"""The choice between plain and optimized operations, and that both give the same numbers and gradients."""
+"""Choice between plain and optimized operations, and equality of their values and gradients."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ torch_only = pytest.mark.skipif(not ON_TORCH, reason="implementations of whole o
 
 @pytest.fixture
 def setting(monkeypatch):
-    """A function that sets the choice for one test."""
+    """Function that sets the choice for one test."""
     monkeypatch.setattr(dispatch, "_setting", None)
     return dispatch.set_optimized
 
@@ -29,19 +29,21 @@ def random(*shape, seed=0):
 
 
 def chosen(operation):
-    """version -> how often it was taken."""
-    return {version: n for (name, version), n in dispatch.dispatches().items() if name == operation}
+    """Dict of implementation -> number of times it was chosen."""
+    return {
+        implementation: n for (name, implementation), n in dispatch.dispatches().items() if name == operation
+    }
 
 
 def taken(operation, function):
-    """(what `function` gives, the versions of `operation` that it took)."""
+    """Result of `function`, and the implementations of `operation` that it chose."""
     before = chosen(operation)
     result = function()
     return result, {name for name, n in chosen(operation).items() if n > before.get(name, 0)}
 
 
 def trained(net, x, y, steps=2):
-    """What a few steps of plain SGD add to the weights: it shows every gradient."""
+    """Change of the weights in a few steps of SGD, which shows every gradient."""
     net.compile(keras.optimizers.SGD(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = net.get_weights()
     for _ in range(steps):
@@ -49,7 +51,7 @@ def trained(net, x, y, steps=2):
     return [after - old for after, old in zip(net.get_weights(), before, strict=True)]
 
 
-@pytest.mark.parametrize("size", [(9, 13), (40, 56)], ids=["one piece", "many pieces"])
+@pytest.mark.parametrize("size", [(9, 13), (40, 56)], ids=["one chunk", "many chunks"])
 @pytest.mark.parametrize(
     "flags",
     [
@@ -59,12 +61,12 @@ def trained(net, x, y, steps=2):
     ],
     ids=["pre", "post", "mlp_only"],
 )
-def test_optimized_and_plain_give_the_same_logits_and_gradients(setting, monkeypatch, flags, size):
+def test_optimized_operations_give_same_logits_and_gradients(setting, monkeypatch, flags, size):
     if not ON_TORCH and (flags or size != (9, 13)):
-        pytest.skip("one product is all that is optimized here, and compiling takes long")
-    if ON_TORCH and size == (40, 56):  # small pieces, so that a small net needs many, the last one short
-        monkeypatch.setattr("focalnets.ops.torch_cpu._PIECE", 2000)
-        monkeypatch.setattr("focalnets.ops.torch_cpu._ROWS", 64)
+        pytest.skip("only one operation is optimized here, and compiling is slow")
+    if ON_TORCH and size == (40, 56):  # a small network needs many chunks, the last one short
+        monkeypatch.setattr("focalnets.ops.torch_cpu._CHUNK", 2000)
+        monkeypatch.setattr("focalnets.ops.torch_cpu._MIN_ROWS", 64)
     x, y = random(5, *size, 3), np.array([0, 1, 2, 1, 0])
     found = {}
     for optimized in (False, None):
@@ -78,20 +80,20 @@ def test_optimized_and_plain_give_the_same_logits_and_gradients(setting, monkeyp
 
 
 @torch_only
-def test_the_fast_path_is_taken_where_it_should_be(setting):
+def test_torch_chooses_onednn_where_supported(setting):
     import torch
 
     if not torch.backends.mkldnn.is_available() or torch.cuda.is_available():
-        pytest.skip("oneDNN's versions are for CPUs")
+        pytest.skip("oneDNN is for CPUs")
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3)
     x, y = random(2, 16, 16, 3), np.array([0, 1])
-    for operation, version in (("linear", "onednn"), ("mlp", "onednn"), ("focal_context", "onednn")):
-        assert taken(operation, lambda: net.predict_on_batch(x))[1] == {version}
+    for operation in ("linear", "mlp", "focal_context"):
+        assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"onednn"}
     assert taken("depthwise_conv", lambda: net.predict_on_batch(x))[1] == set()  # part of focal_context
-    trained(net, x, y)  # builds itself first, on tensors without data
+    trained(net, x, y)  # the optimizer is built first, on tensors without data
     assert taken("depthwise_conv", lambda: net.train_on_batch(x, y))[1] == {"onednn", "plain"}  # 5 and 3
     assert taken("mlp", lambda: net.train_on_batch(x, y))[1] == {"onednn"}
-    assert taken("focal_context", lambda: net.train_on_batch(x, y))[1] == {"plain"}  # a gradient is wanted
+    assert taken("focal_context", lambda: net.train_on_batch(x, y))[1] == {"plain"}  # a gradient is needed
     setting(False)
     for operation in ("linear", "mlp", "focal_context", "map_chunks", "layer_norm"):
         assert taken(operation, lambda: net.predict_on_batch(x))[1] == {"plain"}
@@ -101,14 +103,14 @@ def test_the_fast_path_is_taken_where_it_should_be(setting):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(2, 5, 7, 4), (1, 1, 1, 3), (2, 3, 2, 8), (3, 9, 4, 16), (2, 1, 20, 5)])
 @pytest.mark.parametrize("size", [5, 7, 9, 11])
-def test_gradient_of_large_depthwise_kernels(setting, dtype, shape, size):
+def test_depthwise_conv_gradient_of_large_kernels_equals_float64(setting, dtype, shape, size):
     import torch
 
     from focalnets.ops import torch_cpu
 
     dtype = getattr(torch, dtype)
     if torch_cpu.unsupported(torch.zeros(1, dtype=dtype)):
-        pytest.skip("this processor does not compute with it")
+        pytest.skip("this processor does not support it")
     values = [
         torch.tensor(random(*s, seed=i)) for i, s in enumerate((shape, (size, size, shape[-1], 1), shape))
     ]
@@ -117,8 +119,8 @@ def test_gradient_of_large_depthwise_kernels(setting, dtype, shape, size):
     def gradients():
         return torch.autograd.grad(depthwise_conv(x, kernel), (x, kernel), dy)
 
-    found, versions = taken("depthwise_conv", gradients)
-    assert versions == {"onednn"}
+    found, implementations = taken("depthwise_conv", gradients)
+    assert implementations == {"onednn"}
     setting(False)
     x, kernel, dy = (tensor.detach().double().requires_grad_() for tensor in (x, kernel, dy))
     for one, exact in zip(found, gradients(), strict=True):
@@ -128,40 +130,40 @@ def test_gradient_of_large_depthwise_kernels(setting, dtype, shape, size):
 
 
 @torch_only
-def test_bfloat16_takes_the_fast_paths_and_stays_near_float32(setting):
+def test_bfloat16_training_uses_onednn_and_is_close_to_float32(setting):
     import torch
 
     from focalnets.ops import torch_cpu
 
     if torch.cuda.is_available() or torch_cpu.unsupported(torch.zeros(1, dtype=torch.bfloat16)):
-        pytest.skip("this processor does not compute with it")
+        pytest.skip("this processor does not support it")
     x, y = random(4, 24, 24, 3), np.array([0, 1, 2, 1])
 
-    def moved_in_training(policy):
+    def changes(policy):
         net = FocalNetImageClassifier(FocalNetBackbone(16, (1, 1), seed=0, dtype=policy), 3, dtype=policy)
         net.build((None, 24, 24, 3))
         net.set_weights([random(*w.shape, seed=i) / 4 for i, w in enumerate(net.get_weights())])
-        moved = trained(net, x, y)
+        changed = trained(net, x, y)
         for operation in ("linear", "mlp", "depthwise_conv"):
             assert "onednn" in taken(operation, lambda: net.train_on_batch(x, y))[1]
         assert taken("layer_norm", lambda: net.train_on_batch(x, y))[1] == {"torch"}
-        return moved
+        return changed
 
     policies = ("float32", "mixed_bfloat16")
-    for exact, rounded in zip(*map(moved_in_training, policies), strict=True):
+    for exact, rounded in zip(*map(changes, policies), strict=True):
         assert np.abs(rounded - exact).max() <= 0.1 * np.abs(exact).max()
 
 
 @torch_only
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])
-def test_types_without_units_are_computed_in_float32(setting, monkeypatch, policy):
-    """As on a processor without units for them, where torch's own products took 30 times as long."""
+def test_unsupported_16_bit_types_are_computed_in_float32(setting, monkeypatch, policy):
+    """On processors without instructions for them, torch's matrix multiplications are 30 times slower."""
     import torch
 
     from focalnets.ops import torch_cpu
 
     if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
-        pytest.skip("this is for CPUs")
+        pytest.skip("needs oneDNN on a CPU")
     monkeypatch.setattr(torch_cpu, "NATIVE", dict.fromkeys(torch_cpu.NATIVE, False))
     x, y = random(2, 20, 27, 3), np.array([0, 1])
 
@@ -183,7 +185,7 @@ def test_types_without_units_are_computed_in_float32(setting, monkeypatch, polic
 
 
 @torch_only
-def test_what_is_exported_or_compiled_traces_plain_operations(setting):
+def test_exported_program_contains_plain_operations(setting):
     import torch
 
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 16, 3)), 3).eval()
@@ -203,7 +205,7 @@ def test_what_is_exported_or_compiled_traces_plain_operations(setting):
     ],
     ids=["linear", "mlp", "depthwise_conv"],
 )
-def test_second_derivatives(setting, operation, shapes):
+def test_second_derivatives_equal_plain_operations(setting, operation, shapes):
     import torch
 
     def arguments(seed):
@@ -222,8 +224,8 @@ def test_second_derivatives(setting, operation, shapes):
         np.testing.assert_allclose(twice, plain, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="of JAX")
-def test_reverse_mode_twice_on_jax():
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="tests JAX")
+def test_jax_differentiates_twice_in_reverse_mode():
     import jax
 
     images, kernel = random(1, 5, 4, 2), random(3, 3, 2, 1)
@@ -241,8 +243,8 @@ def test_reverse_mode_twice_on_jax():
 
 
 @torch_only
-def test_gradients_in_batches(setting):
-    """torch runs the backward pass alone under its vmap then."""
+def test_vectorized_jacobian_equals_sequential_jacobian(setting):
+    """With `vectorize`, torch runs only the backward pass under vmap."""
     import torch
 
     setting(None)
@@ -257,21 +259,21 @@ def test_gradients_in_batches(setting):
         (lambda x: dense.mlp(x, *kernels).sum(0), rows),
         (lambda x: depthwise_conv(x, depthwise).sum((0, 1, 2)), images),
     ):
-        one_by_one, together = (
+        sequential, vectorized = (
             torch.autograd.functional.jacobian(function, tensor, vectorize=vectorize)
             for vectorize in (False, True)
         )
-        np.testing.assert_allclose(together, one_by_one, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(vectorized, sequential, rtol=1e-4, atol=1e-4)
 
 
 @torch_only
-def test_cases_that_fall_back(setting):
+def test_unsupported_tensors_use_plain_operations(setting):
     import torch
 
     from focalnets.ops import torch_cpu
 
     x = torch.zeros(2, 3)
-    assert "does not compute with torch.float64" in torch_cpu.unsupported(x.double())
+    assert "does not support torch.float64" in torch_cpu.unsupported(x.double())
     assert "empty" in torch_cpu.unsupported(x[:0])
     assert "on meta" in torch_cpu.unsupported(x.to("meta"))
     with torch.autocast("cpu"):
@@ -280,10 +282,10 @@ def test_cases_that_fall_back(setting):
     rows = torch.func.vmap(lambda row: dense.linear(row, kernel, bias))(torch.ones(4, 2, 3))
     assert rows.shape == (4, 2, 1)
     frozen = dense.mlp(torch.ones(2, 3, requires_grad=True), kernel, bias, torch.ones(1, 3), torch.zeros(3))
-    frozen.sum().backward()  # only x wants a gradient
+    frozen.sum().backward()  # only x requires a gradient
 
 
-def test_a_demand_that_cannot_be_met_is_an_error(setting):
+def test_set_optimized_true_raises_without_implementation(setting):
     setting(True)
     context, gates, kernel = ops.ones((1, 3, 3, 2)), ops.ones((1, 3, 3, 2)), ops.ones((3, 3, 2, 1))
     if ON_TORCH:
@@ -292,14 +294,14 @@ def test_a_demand_that_cannot_be_met_is_an_error(setting):
         focal_context(context, gates, [kernel])
 
 
-def test_other_settings_are_refused(setting):
+def test_set_optimized_rejects_other_values(setting):
     for wrong in (1, 0, "auto"):
         with pytest.raises(ValueError, match="takes None, True or False"):
             setting(wrong)
 
 
 @pytest.mark.parametrize(("word", "expected"), [("0", False), ("1", True), ("auto", None), (None, None)])
-def test_environment_variable(word, expected, monkeypatch):
+def test_environment_variable_sets_initial_choice(word, expected, monkeypatch):
     monkeypatch.setattr(dispatch, "_setting", "unread")
     if word is None:
         monkeypatch.delenv("FOCALNETS_OPTIMIZED", raising=False)
@@ -308,14 +310,14 @@ def test_environment_variable(word, expected, monkeypatch):
     assert dispatch.optimized_setting() is expected
 
 
-def test_wrong_environment_variable(monkeypatch):
+def test_environment_variable_rejects_other_values(monkeypatch):
     monkeypatch.setattr(dispatch, "_setting", "unread")
     monkeypatch.setenv("FOCALNETS_OPTIMIZED", "yes")
     with pytest.raises(ValueError, match="FOCALNETS_OPTIMIZED must be auto, 1 or 0; got 'yes'"):
         dispatch.optimized_setting()
 
 
-def test_dropout_masks_have_the_rate_and_differ_from_call_to_call(setting):
+def test_dropout_mask_has_rate_and_differs_between_calls(setting):
     from focalnets.layers.drop_path import dropout_mask
 
     found = {}
@@ -328,9 +330,9 @@ def test_dropout_masks_have_the_rate_and_differ_from_call_to_call(setting):
         for mask in (first, second):
             np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7], rtol=1e-6)
             assert abs((mask == 0).mean() - 0.3) < 0.01  # 7 standard deviations
-            # Neighbours share a random word, and must not know of each other.
-            pairs = np.corrcoef((mask == 0).ravel()[:-1], (mask == 0).ravel()[1:])[0, 1]
-            assert abs(pairs) < 0.02
+            # Neighbors come from the same random integer, and must not be correlated.
+            correlation = np.corrcoef((mask == 0).ravel()[:-1], (mask == 0).ravel()[1:])[0, 1]
+            assert abs(correlation) < 0.02
         assert 0.4 < (first != second).mean() < 0.44  # 2 * 0.3 * 0.7
         again = dropout_mask(keras.layers.Dropout(0.3, seed=7), (50, 40, 51), "float32")
         np.testing.assert_array_equal(ops.convert_to_numpy(again), first)
@@ -338,9 +340,9 @@ def test_dropout_masks_have_the_rate_and_differ_from_call_to_call(setting):
     assert found[None].shape == found[False].shape
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the setting is glibc's")
-def test_freed_memory_is_kept():
-    """Faults of the second half of forty maps of 64 MB, each freed before the next is made."""
+@pytest.mark.skipif(sys.platform != "linux", reason="the setting exists in glibc")
+def test_keep_freed_memory_avoids_page_faults():
+    """Counts faults of the last 20 of 40 arrays of 64 MB, each of which is freed before the next."""
     code = """
 import resource, sys
 sys.argv = ["focalnets"]

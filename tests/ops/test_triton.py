@@ -1,9 +1,8 @@
-"""The Triton kernels: against float64 in Triton's interpreter, on a GPU where there is one, and compiled.
+"""Triton kernels, compared with float64 in Triton's interpreter or on a GPU, and compiled.
 
-Triton decides between compiling and interpreting when a kernel is defined, so once in the life of a
-process: the interpreter gets a process of its own, started by `test_in_the_interpreter`, which runs this
-file again. The compiler accepts less than the interpreter does; so what would be launched on a GPU is also
-compiled for one, which needs none.
+Triton chooses between compiler and interpreter when a kernel is defined, once per process. Therefore
+`test_kernels_pass_in_interpreter` runs this file again in a new process. The compiler accepts less than the
+interpreter, so the kernels are also compiled for a GPU, which does not require a GPU.
 """
 
 import os
@@ -17,10 +16,10 @@ import numpy as np
 import pytest
 from reference import Reference, relative_error
 
-torch = pytest.importorskip("torch", reason="the Triton kernels are torch's")
+torch = pytest.importorskip("torch", reason="the Triton kernels need torch")
 triton = pytest.importorskip("triton", reason="triton is not installed")
 if keras.backend.backend() != "torch":
-    pytest.skip("the Triton kernels are torch's", allow_module_level=True)
+    pytest.skip("the Triton kernels need torch", allow_module_level=True)
 
 from focalnets.ops import triton_kernels  # noqa: E402
 from focalnets.ops.triton_kernels import focal_context, unsupported  # noqa: E402
@@ -29,26 +28,26 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
 runs_kernels = pytest.mark.skipif(
     not INTERPRETED and not torch.cuda.is_available(),
-    reason="no GPU; test_in_the_interpreter runs it in a process of its own",
+    reason="no GPU; test_kernels_pass_in_interpreter runs it in a new process",
 )
-compiles = pytest.mark.skipif(INTERPRETED, reason="kernels were defined for the interpreter")
+compiles = pytest.mark.skipif(INTERPRETED, reason="the kernels are defined for the interpreter")
 
 # (B, H, W, C), kernel sizes
 CASES = {
-    "blocks and tiles cut off": ((2, 3, 5, 5), (3,)),
+    "partial blocks and tiles": ((2, 3, 5, 5), (3,)),
     "one level": ((1, 4, 3, 4), (3,)),
     "three levels, one channel": ((1, 3, 2, 1), (3, 5, 7)),
-    "four levels, larger than the map": ((1, 1, 2, 2), (3, 5, 7, 9)),
-    "one place": ((2, 1, 1, 3), (3,)),
+    "four kernels larger than the map": ((1, 1, 2, 2), (3, 5, 7, 9)),
+    "one position": ((2, 1, 1, 3), (3,)),
     "shrinking windows": ((1, 3, 2, 8), (5, 3)),
     "more than one group of tiles": ((1, 5, 5, 2), (3,)),
-    "several blocks in the passes without neighbors": ((1, 1, 3, 130), (3,)),
+    "several blocks in the elementwise kernels": ((1, 1, 3, 130), (3,)),
 }
 
 
 @pytest.fixture(autouse=True)
 def _poisoned():
-    """What is allocated is full of NaN: whoever reads an element before writing it is found out."""
+    """Fill allocated memory with NaN, so that reading an element before it is written is detected."""
     assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     assert torch.empty(1).isnan().all()
@@ -58,7 +57,7 @@ def _poisoned():
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Several tiles, blocks and groups on maps that an interpreter can cope with."""
+    """Several tiles, blocks and groups on maps that are small enough for the interpreter."""
     small = {"ROWS": 2, "COLUMNS": 4, "CHANNELS": 4, "num_warps": 1}
     monkeypatch.setattr(
         triton_kernels, "_tile", lambda channels: small | {"CHANNELS": 64 if channels > 9 else 4}
@@ -68,7 +67,7 @@ def small_tiles(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def _quicker_interpreter():
-    """It patches the whole of `triton.language` at each call of a helper; once is enough."""
+    """Patch `triton.language` once instead of at each call of a helper."""
     patch = pytest.MonkeyPatch()
     if INTERPRETED:
         from triton.runtime import interpreter
@@ -87,7 +86,7 @@ def _quicker_interpreter():
 
 
 def tensors(shape, sizes, dtype=torch.float32, seed=0):
-    """(projection (B, H, W, 2C + L + 1), kernels, gradient of the output), of order 1, with gradients."""
+    """Projection (B, H, W, 2C + L + 1), kernels, and gradient of the output, all of order 1."""
     generator = torch.Generator().manual_seed(seed)
     *places, channels = shape
 
@@ -100,7 +99,7 @@ def tensors(shape, sizes, dtype=torch.float32, seed=0):
 
 
 def run(operation, wide, kernels, d_out):
-    """Output, and gradients of the projection and of every kernel."""
+    """List of the output and the gradients of the projection and of every kernel."""
     channels = d_out.shape[-1]
     context, gates = wide[..., channels : 2 * channels], wide[..., 2 * channels :]
     out = operation(context, gates, kernels)
@@ -108,7 +107,7 @@ def run(operation, wide, kernels, d_out):
 
 
 def definition(context, gates, kernels):
-    """In plain torch; `test_values` holds it against the NumPy of `reference.py`."""
+    """Definition in plain torch, which a test compares with `reference`."""
     total = 0
     for level, kernel in enumerate(kernels):
         weight, margin = kernel.permute(2, 3, 0, 1), len(kernel) // 2
@@ -126,7 +125,7 @@ def truth(wide, kernels, d_out):
 
 
 def reference(wide, kernels):
-    """The output in float64 NumPy."""
+    """Output in float64 NumPy."""
     plain, total = Reference(), 0
     channels = kernels[0].shape[2]
     context, gates = wide[..., channels : 2 * channels], wide[..., 2 * channels :]
@@ -140,45 +139,45 @@ def numpy(tensor):
     return tensor.detach().cpu().double().numpy()
 
 
-def errors(found, wanted):
-    return [relative_error(numpy(a), numpy(b)) for a, b in zip(found, wanted, strict=True)]
+def errors(found, expected):
+    return [relative_error(numpy(a), numpy(b)) for a, b in zip(found, expected, strict=True)]
 
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case):
+def test_kernels_give_reference_values_and_gradients(case):
     shape, sizes = CASES[case]
     wide, kernels, d_out = tensors(shape, sizes)
-    found, wanted = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
-    by_hand = reference(numpy(wide), [numpy(kernel) for kernel in kernels])
-    assert relative_error(numpy(wanted[0]), by_hand) < 1e-12
-    assert max(errors(found, wanted)) < 1e-5
+    found, expected = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
+    in_numpy = reference(numpy(wide), [numpy(kernel) for kernel in kernels])
+    assert relative_error(numpy(expected[0]), in_numpy) < 1e-12
+    assert max(errors(found, expected)) < 1e-5
 
 
 @runs_kernels
 @pytest.mark.parametrize(("shape", "size"), [((1, 9, 10, 2), 3), ((1, 2, 3, 33), 3)])
-def test_the_tiles_of_a_gpu(shape, size):
+def test_kernels_with_tiles_for_gpu_give_reference_values(shape, size):
     wide, kernels, d_out = tensors(shape, (size,))
-    found, wanted = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
-    assert max(errors(found, wanted)) < 1e-5
+    found, expected = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
+    assert max(errors(found, expected)) < 1e-5
 
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision(dtype):
+def test_kernels_in_half_precision_are_close_to_float64(dtype):
     wide, kernels, d_out = tensors((1, 3, 4, 6), (3, 5), dtype)
-    found, wanted = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
+    found, expected = run(focal_context, wide, kernels, d_out), truth(wide, kernels, d_out)
     assert all(tensor.dtype == dtype for tensor in found)
-    # The interpreter cuts bfloat16 off where a GPU rounds to nearest: twice the error, and one-sided.
-    cut_off = INTERPRETED and dtype == torch.bfloat16
-    assert max(errors(found, wanted)) < (2e-2 if cut_off else 1e-2)
+    # The interpreter truncates to bfloat16, while a GPU rounds to nearest. This doubles the error.
+    truncated = INTERPRETED and dtype == torch.bfloat16
+    assert max(errors(found, expected)) < (2e-2 if truncated else 1e-2)
 
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
-def test_gradients_equal_finite_differences():
+def test_kernel_gradients_equal_finite_differences():
     wide, kernels, d_out = tensors((1, 3, 4, 3), (3, 5))
     _, *gradients = run(focal_context, wide, kernels, d_out)
     values = [numpy(tensor) for tensor in (wide, *kernels)]
@@ -195,7 +194,7 @@ def test_gradients_equal_finite_differences():
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
-def test_two_runs_give_the_same_bits():
+def test_kernels_are_deterministic():
     wide, kernels, d_out = tensors((1, 3, 3, 5), (3,))
     first, second = (run(focal_context, wide, kernels, d_out) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -203,8 +202,8 @@ def test_two_runs_give_the_same_bits():
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
-def test_any_strides():
-    """A context that repeats one row and one image, gates and kernels that lie the other way round."""
+def test_kernels_accept_any_strides():
+    """Uses a context that repeats one row and one image, and gates and kernels with reversed strides."""
     kernels = tensors((2, 3, 4, 5), (3,))[1]
     context, gates = tensors((1, 1, 4, 5), ())[2].expand(2, 3, 4, 5), tensors((2, 3, 4, 2), ())[2]
     gates = gates.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
@@ -222,7 +221,7 @@ def test_any_strides():
 
 @runs_kernels
 @pytest.mark.usefixtures("small_tiles")
-def test_one_opaque_operation_to_the_compiler():
+def test_torch_compile_does_not_trace_into_kernels():
     @torch.compile(backend="aot_eager", fullgraph=True)
     def compiled(wide, kernels):
         context, gates = wide[..., 2:4], wide[..., 4:]
@@ -237,7 +236,7 @@ def test_one_opaque_operation_to_the_compiler():
     torch.library.opcheck(triton_kernels._forward, (*leaves, kernels))
 
 
-def test_unsupported_says_why(monkeypatch):
+def test_unsupported_gives_reason(monkeypatch):
     def reason(context=None, gates=None, kernels=None):
         context = torch.ones(1, 4, 5, 3) if context is None else context
         gates = torch.ones(1, 4, 5, 2, dtype=context.dtype) if gates is None else gates
@@ -260,15 +259,15 @@ def test_unsupported_says_why(monkeypatch):
     assert "not installed" in reason()
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"it needs \[\(1, 4, 5, 2\), \(3, 3, 3, 1\)\]"):
+def test_focal_context_rejects_inconsistent_shapes():
+    with pytest.raises(ValueError, match=r"expected \[\(1, 4, 5, 2\), \(3, 3, 3, 1\)\]"):
         focal_context(torch.ones(1, 4, 5, 3), torch.ones(1, 4, 5, 3), [torch.ones(3, 3, 3, 1)])
-    with pytest.raises(ValueError, match="it needs"):
+    with pytest.raises(ValueError, match="expected"):
         focal_context(torch.ones(1, 4, 5, 3), torch.ones(1, 4, 5, 2), [torch.ones(3, 3, 2, 1)])
 
 
 class _Compile:
-    """Stands in for a kernel: compiles what it would launch, for a GPU that need not be there."""
+    """Replacement of a kernel that compiles it for a GPU instead of launching it."""
 
     def __init__(self, kernel, compiled):
         self.kernel, self.compiled = kernel, compiled
@@ -285,7 +284,7 @@ class _Compile:
             if isinstance(value, torch.Tensor):
                 short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
                 signature[name] = f"*{short[value.dtype]}"
-            elif name in constants or value in (None, 1):  # Triton makes constants of ones
+            elif name in constants or value in (None, 1):  # Triton makes ones constant
                 signature[name], fixed[(place,)] = "constexpr", value
         source = triton.compiler.ASTSource(self.kernel, signature, fixed)
         target = triton.backends.compiler.GPUTarget("cuda", 80, 32)
@@ -299,7 +298,7 @@ class _Compile:
     [((2, 9, 10, 96), (3, 3), torch.bfloat16), ((1, 1, 1, 1), (3,), torch.float32)],
     ids=str,
 )
-def test_compiles_for_a_gpu(shape, sizes, dtype, monkeypatch):
+def test_kernels_compile_for_gpu(shape, sizes, dtype, monkeypatch):
     compiled = []
     for name in ("_level", "_aggregate", "_gates_gradient", "_map_gradient", "_weight_gradient"):
         monkeypatch.setattr(triton_kernels, name, _Compile(getattr(triton_kernels, name), compiled))
@@ -313,11 +312,11 @@ def test_compiles_for_a_gpu(shape, sizes, dtype, monkeypatch):
     assert all(size > 1000 for _, size in compiled)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is it")
-def test_in_the_interpreter():
+@pytest.mark.skipif(INTERPRETED, reason="runs in the interpreter already")
+def test_kernels_pass_in_interpreter():
     here = pathlib.Path(__file__)
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(here)]
     done = subprocess.run(command, cwd=here.parents[2], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16, "the kernels' own tests were left out"
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16, "tests of the kernels were skipped"
