@@ -19,11 +19,12 @@ from PIL import Image
 
 import focalnets  # noqa: F401  isort: skip  it chooses an installed backend
 from focalnets import FocalNetImageConverter, open_dataset
-from focalnets._io import cores, parallel_map
 from focalnets.data.cache import square, write_cache
 from focalnets.data.loader import Loader
 from focalnets.images.augment import Augmentation
 from focalnets.images.transforms import crop_box
+from focalnets.threads import cores, parallel_map
+from focalnets.training.task import ImageClassification
 
 SIZE = (224, 224)
 BATCH = 32
@@ -81,7 +82,7 @@ def pillow_crop(path):
 
 
 def through(split, augmentation):
-    loader = Loader(split, 2, BATCH, True, augmentation, SIZE)
+    loader = Loader(split, ImageClassification(2), BATCH, True, augmentation, SIZE)
     for index in range(len(loader)):
         loader[index]
 
@@ -131,7 +132,14 @@ def stream_an_epoch(folder, count):
         str(folder), prepare=FocalNetImageConverter(SIZE).prepare, cache_images="stream"
     ).splits["train"]
     checked = time.perf_counter() - start
-    loader = Loader(split, 2, BATCH, True, Augmentation(random_resized_crop=(0.08, 1.0), flip=True), SIZE)
+    loader = Loader(
+        split,
+        ImageClassification(2),
+        BATCH,
+        True,
+        Augmentation(random_resized_crop=(0.08, 1.0), flip=True),
+        SIZE,
+    )
     rows, start = [], time.perf_counter()
     for index in range(len(loader)):
         loader[index]

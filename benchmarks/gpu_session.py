@@ -35,10 +35,10 @@ import numpy as np
 from gpu_contenders import synchronize
 
 import focalnets
-from focalnets._io import machine
 from focalnets.ops.backend import accelerator, bfloat16_supported
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.presets.load import build_architecture
+from focalnets.threads import machine
 
 BACKEND = keras.backend.backend()
 FIT_STEPS = 10

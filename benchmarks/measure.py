@@ -300,8 +300,8 @@ class _Interpreters(dict):
 def machine():
     """A word for this machine. By the file: a peer's environment, or the one that only compares, may have no
     focalnets installed."""
-    path = pathlib.Path(__file__).parents[1] / "focalnets" / "_io.py"
-    spec = importlib.util.spec_from_file_location("focalnets_io", path)
+    path = pathlib.Path(__file__).parents[1] / "focalnets" / "threads.py"
+    spec = importlib.util.spec_from_file_location("focalnets_threads", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.machine()

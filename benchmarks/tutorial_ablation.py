@@ -31,6 +31,7 @@ from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.training.adamw import AdamW
 from focalnets.training.muon import Muon, weight_matrices
+from focalnets.training.task import ImageClassification
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ def run(setup, data, updates, batch, seed):
     training, validation = split_validation(train, 0.2, 0)
     backbone = focalnets.FocalNetBackbone(**setup.backbone, image_shape=(*size, 3), seed=seed)
     net = focalnets.FocalNetImageClassifier(backbone, 10, converter)
-    loader = Loader(training, 10, batch, True, setup.augmentation, size, seed)
+    loader = Loader(training, ImageClassification(10), batch, True, setup.augmentation, size, seed)
     dead = round(setup.dead_updates * updates / 1000)
     schedule = Schedule(setup.learning_rate, updates, dead)
     if setup.decay_everything:
@@ -130,7 +131,7 @@ def run(setup, data, updates, batch, seed):
         history = net.fit(loader, steps_per_epoch=batches, epochs=1, shuffle=False, verbose=0).history
         done += batches
     seconds = time.perf_counter() - start
-    loss, accuracy = net.evaluate(Loader(validation, 10, 250), verbose=0)
+    loss, accuracy = net.evaluate(Loader(validation, ImageClassification(10), 250), verbose=0)
     return {
         "validation_accuracy": round(accuracy, 4),
         "validation_loss": round(loss, 4),

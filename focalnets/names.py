@@ -82,6 +82,32 @@ def sibling_names(path):
         return []
 
 
+def listed(names, most=10):
+    """The first of some names for a message, the rest counted.
+
+    >>> from focalnets.names import listed
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    text = ", ".join(names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def plural(count, one, several=None):
+    """The noun for a number of things, without the number.
+
+    Args:
+        count: int.
+        one: str. The noun for 1.
+        several: str or None. The noun for all other numbers. Defaults to None, which adds an s.
+
+    >>> from focalnets.names import plural
+    >>> [f"{count} {plural(count, 'class', 'classes')}" for count in (0, 1, 2)]
+    ['0 classes', '1 class', '2 classes']
+    """
+    return one if count == 1 else several or f"{one}s"
+
+
 def printable(text):
     r"""`text` with everything that could steer a terminal replaced by a backslash escape.
 

@@ -1,11 +1,10 @@
 """`focalnets cache`."""
 
-from focalnets._io import plural
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset
 from focalnets.data.find import report_skipped
 from focalnets.data.inputs import data_paths
-from focalnets.names import say
+from focalnets.names import plural, say
 
 
 def run(arguments):

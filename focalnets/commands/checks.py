@@ -8,7 +8,6 @@ import glob
 import importlib.util
 import os
 
-from focalnets._io import expanded, read_json
 from focalnets.commands.train import asked_recipe, check_resume_options
 from focalnets.commands.words import check_no_presets, means_images
 from focalnets.conversion.options import check_combinations, checked_out, read_config_overrides
@@ -20,14 +19,17 @@ from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
 from focalnets.data.sources import read_source
 from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
 from focalnets.explanation.blocks import chosen_blocks
+from focalnets.files import expanded
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.output.directories import check_output_directory, check_run_directory
 from focalnets.output.in_use import refuse_in_use
 from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.output.replace import check_new_directory
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
-from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT, bundled_directory
-from focalnets.presets.resolve import check_preset
+from focalnets.presets.checkpoints import DEFAULT
+from focalnets.presets.files import CONFIG
+from focalnets.presets.resolve import resolve, resolve_weights
+from focalnets.schema import read_json
 from focalnets.training.recipe import data_for
 from focalnets.training.run_directory import check_run, read_recipe, read_run
 
@@ -74,7 +76,7 @@ def _check_train(arguments):
     if recipe.architecture:
         find_architecture(recipe.architecture)
     if recipe.preset:
-        check_preset(recipe.preset)
+        resolve_weights(recipe.preset)
     data = data_for(recipe, arguments.data)
     _check_data(data)
     data_inputs = data_paths(data)
@@ -86,7 +88,7 @@ def _check_train(arguments):
 
 
 def _check_evaluate(arguments):
-    check_preset(arguments.preset)
+    resolve_weights(arguments.preset)
     if split_for(arguments.split) is None and arguments.split != ALL:
         raise ValueError(unknown_name("split", arguments.split, (*SPLITS, ALL)))
     _check_data(arguments.data)
@@ -107,12 +109,12 @@ def _check_predict(arguments):
             f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
             "give one of them."
         )
-    _check_preset_and_images(arguments)
+    _check_preset_and_images(arguments, is_prediction=True)
 
 
 def _check_explain(arguments):
     preset = _check_preset_and_images(arguments)
-    blocks = _blocks(preset)
+    blocks = _blocks(resolve_weights(preset))
     if blocks:
         chosen_blocks(blocks, arguments.block, arguments.stage)
     inputs = paths_among([preset, *arguments.images])
@@ -120,7 +122,7 @@ def _check_explain(arguments):
 
 
 def _check_convert(arguments):
-    check_preset(arguments.source)
+    resolve_weights(arguments.source)
     out = checked_out(arguments.source, arguments.out, arguments.to)
     refuse_in_use(out)
     if out.exists() and not arguments.force:
@@ -137,7 +139,7 @@ def _check_convert(arguments):
 
 
 def _check_export(arguments):
-    check_preset(arguments.preset)
+    resolve_weights(arguments.preset)
     check_new_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
     if not usable_runtimes():
         raise ImportError(NO_RUNTIME)
@@ -177,12 +179,12 @@ def _check_data(spec):
         distinct_class_names(getattr(read_source(spec), "class_names", None) or ())
 
 
-def _check_preset_and_images(arguments):
+def _check_preset_and_images(arguments, is_prediction=False):
     """The preset, once it and the images have been found; folders and patterns are not searched yet."""
     preset, images = arguments.preset, arguments.images
     if preset is None or means_images(preset):
         preset, images = DEFAULT, (*([preset] if preset else []), *images)
-    check_preset(preset)
+    resolve(preset) if is_prediction else resolve_weights(preset)
     check_no_presets(images)
     missing = [word for word in images if not _may_lead_somewhere(word)]
     if missing or not images:
@@ -195,14 +197,13 @@ def _may_lead_somewhere(word):
     return word == "-" or glob.has_magic(word) or (os.path.lexists(path) and not kind_of_data_file(path))
 
 
-def _blocks(preset):
-    """Names of the blocks of each stage of a preset. [] if its configuration does not tell."""
-    directory = bundled_directory(preset) or expanded(preset)
+def _blocks(source):
+    """Names of the blocks of each stage of a network. [] if its configuration does not tell."""
     try:
-        if preset in CHECKPOINTS and bundled_directory(preset) is None:
-            depths = ARCHITECTURES[CHECKPOINTS[preset].architecture].backbone["depths"]
+        if source.kind == "preset":
+            depths = read_json(source.place / CONFIG)["backbone"]["depths"]
         else:
-            depths = read_json(directory / "config.json")["backbone"]["depths"]
+            depths = ARCHITECTURES[source.architecture].backbone["depths"]
         return [[f"stage{i}_block{j + 1}" for j in range(depth)] for i, depth in enumerate(depths, 1)]
     except (OSError, ValueError, TypeError, LookupError):  # loading it says what is wrong
         return []

@@ -69,7 +69,7 @@ def _word(kind, extras):
 
 
 def _kinds():
-    published = [name for name, row in CHECKPOINTS.items() if row.sources or bundled_directory(name)]
+    published = [name for name, row in CHECKPOINTS.items() if row.source or bundled_directory(name)]
     return {
         "PRESET": Word("paths", tuple(published)),
         "DATA": Word("paths", NAMES),

@@ -31,10 +31,10 @@ def run(arguments):
             f"{row['image_size']:>8}{row['num_classes']:>9}"
         )
     print("\ntrained weights, by name; top-1 is published, or measured by us on the test images of the data:")
-    print(f"{'name':<34}{'data':<14}{'top-1':>6}  first source")
+    print(f"{'name':<34}{'data':<14}{'top-1':>6}  source")
     for name, row in CHECKPOINTS.items():
         top1 = row.published_top1 or row.measured_top1
-        source = row.sources[0] if row.sources else "none left"
+        source = row.source or "none left"
         if bundled_directory(name) is not None:
             source = "comes with focalnets"
         print(f"{name:<34}{row.data:<14}{f'{top1:.1f}' if top1 else '':>6}  {source}")

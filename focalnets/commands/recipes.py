@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 
-from focalnets._io import expanded
+from focalnets.files import expanded
 from focalnets.names import say
 from focalnets.output.paths import make_directory
 from focalnets.training.recipe import load_recipe, recipe_file, recipe_names

@@ -6,8 +6,8 @@ import shlex
 import sys
 import time
 
-from focalnets._io import expanded
 from focalnets.data.find import report_skipped
+from focalnets.files import expanded
 from focalnets.names import say
 from focalnets.training.recipe import change, load_recipe
 from focalnets.training.run_directory import read_run

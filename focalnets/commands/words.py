@@ -5,12 +5,12 @@ import glob
 import logging
 import shlex
 
-from focalnets._io import expanded
-from focalnets.conversion.sources import is_checkpoint_name
 from focalnets.data.files import has_image_suffix, head_of_file, holds_images, is_image_file
 from focalnets.data.names import kind_of_data_file
+from focalnets.files import expanded
 from focalnets.presets.checkpoints import CHECKPOINTS, DEFAULT
-from focalnets.presets.files import WEIGHTS
+from focalnets.presets.files import CONFIG, RUN, WEIGHTS
+from focalnets.presets.resolve import is_checkpoint_name
 
 _log = logging.getLogger("focalnets")
 
@@ -52,7 +52,7 @@ def means_images(word):
         head = functools.partial(head_of_file, path)
         return kind_of_data_file(path) is not None or is_image_file(path.name, head)
     if path.is_dir():
-        if any((path / name).is_file() for name in ("config.json", "run.json")):  # a preset, or a run
+        if any((path / name).is_file() for name in (CONFIG, RUN)):  # a preset, or a run
             return False
         if any(is_checkpoint_name(child) for child in path.iterdir()):
             return False
@@ -71,8 +71,8 @@ def check_no_presets(words):
     """
     for word in words:
         path = expanded(word)
-        is_run = (path / "run.json").is_file()
-        is_preset = (path / "config.json").is_file() and _holds_weights(path)
+        is_run = (path / RUN).is_file()
+        is_preset = (path / CONFIG).is_file() and _holds_weights(path)
         if is_run or is_preset or (path.is_file() and is_checkpoint_name(path)):
             raise ValueError(
                 f"{word!r} is a preset, not an image. Expected one preset, and images after it. Give the "

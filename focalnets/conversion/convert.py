@@ -5,24 +5,24 @@ Whatever is written is read back and compared before it gets its name: a wrong f
 
 import gc
 import hashlib
-import pathlib
 
 import keras
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import expanded
 from focalnets.conversion.foreign import THEIR_ACTIVATION
-from focalnets.conversion.sources import Source, read_source
+from focalnets.conversion.sources import LoadedCheckpoint, read_source
 from focalnets.conversion.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
+from focalnets.files import expanded
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.output.files import write_json, writing
 from focalnets.output.inputs import refuse_inputs
 from focalnets.output.paths import make_directory
 from focalnets.output.replace import new_directory
-from focalnets.presets.load import load_any
+from focalnets.presets.files import read_preset_files
+from focalnets.presets.load import load_any, make_converter
 from focalnets.presets.preprocessing import transformers_preprocessing
-from focalnets.presets.store import is_preset_directory, read_config, write_preset_files
+from focalnets.presets.store import write_preset_files
 
 REPORT = "conversion.json"
 
@@ -41,7 +41,7 @@ def convert_checkpoint(
     """Write the preset directory of a checkpoint.
 
     Args:
-        source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `Source`.
+        source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `LoadedCheckpoint`.
         out: preset directory to make.
         variant, config_overrides, entry, published: see `from_tensors`.
         labels: function from the number of classes to their names; None for the checkpoint's own.
@@ -59,14 +59,14 @@ def convert_checkpoint(
     >>> import tempfile
     >>> from focalnets import FocalNetBackbone, FocalNetImageClassifier
     >>> from focalnets.conversion.convert import convert_checkpoint
-    >>> from focalnets.conversion.sources import Source
+    >>> from focalnets.conversion.sources import LoadedCheckpoint
     >>> from focalnets.conversion.tensors import to_tensors
     >>> net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
     >>> state = to_tensors(net, "timm")  # or timm's own: {key: tensor.numpy() for ...}
-    >>> convert_checkpoint(Source(state), tempfile.mkdtemp() + "/preset")[0]
+    >>> convert_checkpoint(LoadedCheckpoint(state), tempfile.mkdtemp() + "/preset")[0]
     'format: timm'
     """
-    in_memory = isinstance(source, Source)
+    in_memory = isinstance(source, LoadedCheckpoint)
     inputs = [*inputs, *([] if in_memory else [source])]
     name = "arrays in memory" if in_memory else str(source)
     source = source if in_memory else read_source(source, entry)
@@ -135,10 +135,11 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
         raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
     if is_file:
         refuse_inputs(out, [preset, *inputs])
-    network = _network_for(preset)
+    network = load_any(preset)
     tensors, digests = to_tensors(network, library), _digests(network)
     config, notes = transformers_config(network), differences_elsewhere(network, library)
-    _, converter = read_config(pathlib.Path(preset))
+    _, preprocessing, _ = read_preset_files(preset)
+    converter = make_converter(preprocessing, preset)
     del network  # the largest take 3 GB, and the writer copies
     gc.collect()
     if is_file:
@@ -150,9 +151,9 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
     else:
         with new_directory(out, "checkpoint", force, [preset, *inputs]) as partial:
             write_json(partial / "config.json", config)
-            preprocessing = None if converter is None else transformers_preprocessing(converter)
-            if preprocessing is not None:
-                write_json(partial / "preprocessor_config.json", preprocessing)
+            theirs = None if converter is None else transformers_preprocessing(converter)
+            if theirs is not None:
+                write_json(partial / "preprocessor_config.json", theirs)
             elif converter is not None:
                 notes.append("its image processor knows square images of 1 or 3 channels: none is written")
             _write_tensors(partial / "model.safetensors", tensors)
@@ -206,12 +207,6 @@ def _image_side(network):
     converter = getattr(network, "image_converter", None)
     size = None if converter is None else converter.image_size
     return 224 if size is None else size[0]
-
-
-def _network_for(preset):
-    if not is_preset_directory(preset):
-        raise ValueError(f"{str(preset)!r} is no preset directory; convert it to one first.")
-    return load_any(preset)
 
 
 def _outputs(network):

@@ -32,7 +32,7 @@ def expand_focal_windows(network, focal_window=None, focal_levels=None):
     Raises:
         ValueError: if a window or a number of levels would shrink.
 
-    Source: `load_checkpoint` in `detection/mmcv_custom/checkpoint.py` of microsoft/FocalNet.
+    LoadedCheckpoint: `load_checkpoint` in `detection/mmcv_custom/checkpoint.py` of microsoft/FocalNet.
 
     >>> from focalnets import FocalNetBackbone, expand_focal_windows
     >>> net = FocalNetBackbone(embed_dim=8, depths=(1, 1))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from focalnets._io import listed, plural
+from focalnets.names import listed, plural
 from focalnets.schema import checked
 
 _HINT = "Copy or download the file anew, or remove it and use --set."

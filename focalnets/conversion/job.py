@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from focalnets.conversion.architecture import is_doubtful
 from focalnets.conversion.convert import convert_checkpoint, export_checkpoint
 from focalnets.conversion.expand import expand_focal_windows
-from focalnets.conversion.open import checkpoint_file, dropping_damaged, ready_preset
+from focalnets.conversion.open import local_checkpoint
 from focalnets.conversion.options import checked_out
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import new_directory
+from focalnets.presets.files import read_preset_files
 from focalnets.presets.labels import read_labels
-from focalnets.presets.load import load_any
-from focalnets.presets.store import copy_preset, halve, read_config, save_preset
+from focalnets.presets.load import load_any, make_converter
+from focalnets.presets.resolve import resolve_weights
+from focalnets.presets.store import copy_preset, halve, save_preset
 
 
 @dataclass(frozen=True)
@@ -137,17 +139,17 @@ class _Job:
             with new_directory(out, "preset", force, self.inputs) as partial:
                 copy_preset(ready, partial)
             return ["copied: it is a preset already"]
-        file, published = checkpoint_file(self.source)
-        with dropping_damaged(self.source, file):
+        source = resolve_weights(self.source)
+        with local_checkpoint(source) as file:
             return convert_checkpoint(
                 file,
                 out,
-                self.variant or published,
+                self.variant or source.architecture,
                 self.config_overrides,
                 None if self.labels is None else lambda num_classes: read_labels(self.labels, num_classes),
                 force,
                 self.entry,
-                published is not None,
+                source.architecture is not None,
                 self.inputs,
             )
 
@@ -160,7 +162,8 @@ class _Job:
 
     def _ready(self):
         """The source if it is a preset, which knows what the other arguments would say."""
-        ready = ready_preset(self.source)
+        source = resolve_weights(self.source)
+        ready = source.place if source.kind == "preset" else None
         if ready is not None and (self.config_overrides or self.labels or self.variant or self.entry):
             raise ValueError(
                 f"{self.source} is a preset already: --set, --labels, --variant and --entry are for "
@@ -170,7 +173,8 @@ class _Job:
 
 
 def _expanded(preset, folder, focal_window, focal_levels):
-    _, image_converter = read_config(preset)
+    _, preprocessing, _ = read_preset_files(preset)
+    image_converter = make_converter(preprocessing, preset)
     network = expand_focal_windows(load_any(preset), focal_window, focal_levels)
     save_preset(network, folder, image_converter=image_converter)
     return folder

@@ -1,58 +1,55 @@
-"""A name, directory, file, URL or hub id -> a local preset directory: downloaded and converted once."""
+"""A source of a network -> a Keras model, or a local preset directory: downloaded and converted once."""
 
 import contextlib
 import hashlib
-import importlib.util
 import logging
 import os
 import pathlib
 
-from focalnets._io import locked
 from focalnets.conversion.architecture import is_doubtful
 from focalnets.conversion.convert import convert_checkpoint
-from focalnets.conversion.sources import is_checkpoint_name
 from focalnets.conversion.unpickle import DamagedError
-from focalnets.hub import download, fetch_hugging_face, hub_address, local_file, private_directory
-from focalnets.hub.transfer import file_sha256
-from focalnets.presets import store
-from focalnets.presets.architectures import ARCHITECTURES
-from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
-from focalnets.presets.load import load_backbone, load_preset
+from focalnets.files import file_sha256, locked
+from focalnets.hub import fetch_hugging_face, hub_address, local_file, private_directory
+from focalnets.presets.files import CONFIG
+from focalnets.presets.load import load_backbone, load_preset, new_classifier
 from focalnets.presets.overrides import check_arguments
-from focalnets.presets.resolve import check_preset, located
+from focalnets.presets.resolve import is_checkpoint_name, resolve, resolve_weights
 
 _log = logging.getLogger("focalnets")
 
 
 def open_classifier(preset, load_weights=True, **arguments):
-    """A classifier from anything that `preset_directory` takes; see `FocalNetImageClassifier.from_preset`."""
+    """Implementation of `FocalNetImageClassifier.from_preset`."""
     check_arguments(arguments, load_weights, ("num_classes", "class_names", "name"))
-    preset, load_weights = _resolved(located(preset), load_weights)
-    return load_preset(preset, load_weights, **arguments)
+    source = resolve_weights(preset) if load_weights else resolve(preset)
+    if source.architecture and not load_weights:
+        return new_classifier(source.architecture, **arguments)
+    return load_preset(local_preset(source), load_weights, **arguments)
 
 
 def open_backbone(preset, load_weights=True, **arguments):
-    """Its backbone; see `FocalNetBackbone.from_preset`."""
+    """Implementation of `FocalNetBackbone.from_preset`."""
     check_arguments(arguments, load_weights)
-    preset, load_weights = _resolved(located(preset), load_weights)
-    return load_backbone(preset, load_weights, **arguments)
+    source = resolve_weights(preset) if load_weights else resolve(preset)
+    if source.architecture and not load_weights:
+        return new_classifier(source.architecture, **arguments).backbone
+    return load_backbone(local_preset(source), load_weights, **arguments)
 
 
-def preset_directory(source):
-    """The local preset directory of a source, made if need be.
+def preset_directory(preset):
+    """Return the local preset directory of a network, downloaded and converted if necessary.
 
     Args:
-        source: a preset or run directory; a name in `CHECKPOINTS`; a checkpoint of microsoft/FocalNet, timm
-            or transformers as a file, a directory, an https:// URL or hf://organization/name. Conversions
-            are kept in the cache (`focalnets.hub.cache_directory`).
+        preset: str or path, as for `resolve`. Conversions are kept in `focalnets.hub.cache_directory()`.
 
     Returns:
         `pathlib.Path`.
 
     Raises:
-        ValueError: if it is none of these, or no FocalNet's weights.
+        ValueError: if it is not a network, or not a FocalNet.
         OSError: if it cannot be downloaded.
-        ImportError: naming what is to be installed to read it.
+        ImportError: if a package that is needed to read it is not installed.
 
     >>> import tempfile
     >>> from focalnets import FocalNetImageClassifier
@@ -62,124 +59,43 @@ def preset_directory(source):
     >>> str(preset_directory(folder)) == folder
     True
     """
-    source = located(source)
-    if (ready := ready_preset(source)) is not None:
-        return ready
-    file, variant = checkpoint_file(source)
-    with dropping_damaged(source, file):
-        return _converted(file, variant, pathlib.Path(str(source)).name)
+    return local_preset(resolve_weights(preset))
+
+
+def local_preset(source):
+    """The preset directory of a `Source`, see `preset_directory`."""
+    if source.kind == "preset":
+        return source.place
+    with local_checkpoint(source) as file:
+        return _converted(file, source.architecture, pathlib.Path(str(source.place)).name)
 
 
 @contextlib.contextmanager
-def dropping_damaged(source, file):
-    """Remove the download `file` of `source` if it turns out to be damaged: the next run fetches it anew."""
+def local_checkpoint(source):
+    """Yield the local file or directory of a `Source` of the kind "checkpoint".
+
+    If it is a download that turns out to be damaged in the block, it is removed, so that the next use
+    downloads it again.
+    """
+    file = source.place if source.is_local else _downloaded(source.place)
     try:
-        yield
+        yield file
     except DamagedError as error:
-        if os.path.exists(source):  # the user's own file
+        if source.is_local:  # the user's own file
             raise
         for path in (file.resolve(), file):  # the hub's client has a link to a blob
             path.unlink(missing_ok=True)
         raise ValueError(f"{error} It was removed from the cache: run again to download it anew.") from error
 
 
-def ready_preset(source):
-    """The preset directory that a source is as it stands, None if it must be converted.
-
-    Args:
-        source: as for `preset_directory`.
-
-    Returns:
-        `pathlib.Path` or None.
-    """
-    source = located(source)
-    if (bundled := bundled_directory(str(source))) is not None:
-        return bundled
-    is_ours = store.is_preset_directory(source) and not _is_foreign(source)
-    return pathlib.Path(source) if is_ours and str(source) not in CHECKPOINTS else None
-
-
-def checkpoint_file(source):
-    """The checkpoint of a source that is no preset, downloaded if need be.
-
-    Args:
-        source: as for `preset_directory`.
-
-    Returns:
-        (`pathlib.Path` of a file or directory, the architecture's name or None if it is not known).
-    """
-    source = located(source)
-    if str(source) in CHECKPOINTS:
-        return _of_checkpoint(str(source)), CHECKPOINTS[str(source)].architecture
-    return _download(source), None
-
-
-def _resolved(preset, load_weights):
-    """(what `load_preset` takes, whether to load weights)."""
-    name = str(preset)
-    if not load_weights and name in CHECKPOINTS:
-        return CHECKPOINTS[name].architecture, False
-    if name in ARCHITECTURES or (not _is_foreign(preset) and name not in CHECKPOINTS):
-        return preset, load_weights  # whatever is wrong with it, `load_preset` says it best
-    check_preset(preset)
-    return preset_directory(preset), load_weights
-
-
-def _is_foreign(source):
-    """Whether it is something to be downloaded or converted."""
-    text, path = str(source), pathlib.Path(source)
-    if text.startswith(("hf://", "http://", "https://")):
-        return True
-    if path.is_dir():
-        is_ours = (path / store.WEIGHTS).is_file() or (path / "run.json").is_file()
-        return not is_ours and any(is_checkpoint_name(one) for one in path.iterdir())
-    return is_checkpoint_name(path)
-
-
-def _of_checkpoint(name):
-    row = CHECKPOINTS[name]
-    if not row.sources:
-        raise ValueError(
-            f"No copy of the weights of {name} is known to be left. If you have the file: focalnets convert "
-            f"FILE OUT --variant {row.architecture}."
-        )
-    usable = [source for source in row.sources if not _lacks(source)]
-    if not usable:
-        needs = "; or ".join(_lacks(source) for source in row.sources)
-        raise ImportError(f"To read the weights of {name}: {needs}.")
-    for source in usable:
-        try:
-            sha256 = row.sha256 if source == row.sources[0] else None
-            file = _download(source, sha256)
-            break
-        except OSError as error:
-            if source == usable[-1]:
-                raise
-            _log.warning("%s Trying %s.", error, usable[usable.index(source) + 1])
-    if sha256 is None and not source.startswith("hf://"):
-        _log.warning("nobody has published a hash of %s; it is checked by its size and arrays", source)
-    return file
-
-
-def _lacks(source):
-    """What has to be installed to use a source, "" if nothing."""
-    if source.startswith("hf://"):
-        missing = [one for one in ("huggingface_hub", "safetensors") if not importlib.util.find_spec(one)]
-        return "pip install 'focalnets[hub]'" if missing else ""
-    return "" if importlib.util.find_spec("torch") else "pip install torch"
-
-
-def _download(source, sha256=None):
-    text = str(source)
-    if not text.startswith("hf://"):
-        return local_file(source) if sha256 is None else download(text, sha256=sha256)
-    file = local_file(text)
-    address = hub_address(text)
-    for name in ("config.json", "preprocessor_config.json"):
-        try:  # they lie beside the weights then, and say what weights cannot
-            fetch_hugging_face(address["repository"], name, address["revision"])
-        except OSError:
-            _log.debug("%s has no %s", source, name)
+def _downloaded(address):
+    file = local_file(address)
+    if (parts := hub_address(address)) is not None:
+        for name in ("config.json", "preprocessor_config.json"):
+            try:  # beside the weights, these say what weights cannot
+                fetch_hugging_face(parts["repository"], name, parts["revision"])
+            except OSError:
+                _log.debug("%s has no %s", address, name)
     return file
 
 
@@ -190,9 +106,9 @@ def _converted(file, variant, name):
     key = "\n".join((*lines, str(variant)))
     digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
     directory = private_directory("presets") / f"{name}-{digest}"
-    if not store.is_preset_directory(directory):
+    if not (directory / CONFIG).is_file():
         with locked(directory.with_name(f".{directory.name}.lock"), f"converting {name}"):
-            if not store.is_preset_directory(directory):
+            if not (directory / CONFIG).is_file():
                 for line in convert_checkpoint(file, directory, variant, published=variant is not None):
                     _log.warning(line) if is_doubtful(line) else _log.info(line)
     return directory

@@ -1,8 +1,8 @@
 """The options of `focalnets convert`, read without Keras."""
 
-from focalnets._io import expanded
 from focalnets.conversion.architecture import CONFIG_OVERRIDES
 from focalnets.conversion.foreign import THEIR_ACTIVATION
+from focalnets.files import expanded
 from focalnets.names import did_you_mean
 from focalnets.output.paths import file_suffix, output_path
 
@@ -74,7 +74,7 @@ def checked_out(source, out, to):
     """The path of OUT; ValueError if it is the name of a file that `convert` does not write.
 
     Args:
-        source: str. Source of the conversion, for the message.
+        source: str. LoadedCheckpoint of the conversion, for the message.
         out: str. Path to write.
         to: str. Library whose format is written. None for a preset.
 

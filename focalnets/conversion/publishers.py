@@ -46,7 +46,7 @@ def claims_for(library, source, keys, found, channels, num_classes, published=Fa
 
     Args:
         library: str. "official", "timm" or "transformers".
-        source: `Source`.
+        source: `LoadedCheckpoint`.
         keys: the keys of its tensors.
         found: dict. Arguments of `FocalNetBackbone` that the weights tell.
         channels, num_classes: int or None. Those of the weights.

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import listed
 from focalnets.conversion.unpickle import damaged, read_pickle
 from focalnets.conversion.wrappers import Chosen, chosen_tensors, flattened, is_tensor, members
+from focalnets.names import listed
+from focalnets.presets.resolve import SUFFIXES
 from focalnets.schema import checked, read_json
 
-# Names of files with weights, and what a directory is searched for, best first.
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+# What a directory is searched for, best first.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"  # of weights in several files
 
@@ -31,7 +31,7 @@ _MOST_NUMBERS = 2**28  # of one array that its file stores in another form
 
 
 @dataclass(frozen=True)
-class Source:
+class LoadedCheckpoint:
     """A checkpoint of another library.
 
     Attributes:
@@ -54,17 +54,6 @@ class Source:
     stored: dict = field(default_factory=dict)
 
 
-def is_checkpoint_name(path):
-    """Whether a file is called like weights of another library.
-
-    >>> from focalnets.conversion.sources import is_checkpoint_name
-    >>> is_checkpoint_name("runs/model_best.pth.tar"), is_checkpoint_name("photos.tar")
-    (True, False)
-    """
-    name = pathlib.Path(path).name.lower()
-    return name.endswith(SUFFIXES) or name.endswith(tuple(suffix + _INDEX for suffix in SUFFIXES))
-
-
 def read_source(path, entry=None):
     """Read a `.pth` or `.safetensors` file, a directory that holds one, or weights in several files.
 
@@ -74,7 +63,7 @@ def read_source(path, entry=None):
         entry: see `chosen_tensors`.
 
     Returns:
-        A `Source`.
+        A `LoadedCheckpoint`.
 
     Raises:
         ValueError: if the file is damaged, cut short, of another kind, or holds no weights of a FocalNet.
@@ -98,7 +87,7 @@ def read_source(path, entry=None):
         config = {}
     preprocessing = beside.get("preprocessor_config.json", {}) if config else {}
     stored = {str(key): value for key, value in members(content).items() if not is_tensor(value)}
-    return Source(tensors, config, preprocessing, chosen.notes, chosen.prefix, chosen.left, stored)
+    return LoadedCheckpoint(tensors, config, preprocessing, chosen.notes, chosen.prefix, chosen.left, stored)
 
 
 def _chosen(path, content, entry):

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from focalnets._io import listed
 from focalnets.conversion.architecture import recognize, variable_shapes
 from focalnets.conversion.foreign import checked_preprocessing
 from focalnets.conversion.mapping import FORMATS, our_path, their_key
 from focalnets.conversion.publishers import claims_for
-from focalnets.conversion.sources import Source
+from focalnets.conversion.sources import LoadedCheckpoint
 from focalnets.conversion.wrappers import chosen_tensors
 from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
+from focalnets.names import listed
 from focalnets.presets.labels import class_names_for
 from focalnets.presets.preprocessing import converter_for
 
@@ -46,8 +46,8 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
     """The network whose weights a checkpoint holds.
 
     Args:
-        source: a `Source`, or a dict from key to array: the state dict of microsoft/FocalNet, timm's
-            `focalnet_*` or transformers' `FocalNet*` models.
+        source: a `LoadedCheckpoint`, or a dict from key to array: the state dict of microsoft/FocalNet,
+            timm's `focalnet_*` or transformers' `FocalNet*` models.
         variant: name in `ARCHITECTURES`; None to have it recognized from keys and shapes.
         config_overrides: dict of `convert.architecture.CONFIG_OVERRIDES`, for what the weights cannot tell.
         labels: function from the number of classes to their names; None for those that belong to the
@@ -70,7 +70,9 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
     >>> from_tensors(theirs).network.depths
     (1, 1)
     """
-    source = _unwrapped(source if isinstance(source, Source) else Source(dict(source)), entry)
+    source = _unwrapped(
+        source if isinstance(source, LoadedCheckpoint) else LoadedCheckpoint(dict(source)), entry
+    )
     library, arrays, keys, notes = _our_arrays(source.tensors)
     shapes = {path: array.shape for path, array in arrays.items()}
 

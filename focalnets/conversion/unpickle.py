@@ -17,7 +17,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING
 
-from focalnets._io import listed
+from focalnets.names import listed
 
 # What of Python's own library is data and not a function that acts.
 _DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid"}

@@ -8,7 +8,7 @@ import collections
 import re
 from dataclasses import dataclass
 
-from focalnets._io import listed
+from focalnets.names import listed
 
 # A key of a block, after its prefix: official and timm, timm's features_only, transformers.
 _BLOCK = re.compile(

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import plural
 from focalnets.data.left_out import OTHER_SPLITS, LeftOut, count
 from focalnets.data.names import KERAS_DATASETS
 from focalnets.data.naming import named_splits, split_for
 from focalnets.data.splits import stratified_draw
+from focalnets.names import plural
 from focalnets.npz import read_npz
 
 # Classes of an .npz without class names: each costs a name, a row of the head and one of the figures.

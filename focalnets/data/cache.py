@@ -9,12 +9,14 @@ import msgspec
 import numpy as np
 from PIL import Image, ImageOps
 
-from focalnets._io import cores, parallel_map, progress, reason
+from focalnets.files import reason
 from focalnets.images.decode import as_image, as_pixels
 from focalnets.output.files import write_json
 from focalnets.output.paths import output_path
 from focalnets.output.replace import check_new_directory, new_directory
+from focalnets.progress import progress
 from focalnets.schema import read_json, read_record
+from focalnets.threads import cores, parallel_map
 
 _INDEX = "cache.json"
 _LARGEST_INDEX = 2**28  # bytes: it lists the unreadable images

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from focalnets._io import cores, listed, parallel_map, plural, progress
 from focalnets.data import arrays
 from focalnets.data.files import Listing, file_name
 from focalnets.data.find import describe_bad
@@ -18,6 +17,9 @@ from focalnets.data.sources import read_source
 from focalnets.data.splits import FileImages, Split, join, stratified_draw
 from focalnets.data.survey import SAMPLE, survey_array, survey_files
 from focalnets.images.decode import as_pixels
+from focalnets.names import listed, plural
+from focalnets.progress import progress
+from focalnets.threads import cores, parallel_map
 
 # Share of the images that becomes the test split where a folder or table does not name splits.
 TEST_FRACTION = 0.2

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from focalnets._io import open_regular
 from focalnets.data.layout import read_layout
 from focalnets.data.left_out import LINKS, NOT_IMAGES, SYSTEM, UNREADABLE, LeftOut, LeftOutCounter
 from focalnets.data.naming import is_system_name
+from focalnets.files import open_regular
 from focalnets.images.formats import HEAD, IMAGE_SUFFIXES, is_image
 
 # Files with these suffixes are not opened to find out whether they are images: data sets have many of them.

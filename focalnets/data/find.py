@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import cores, expanded, parallel_map, plural, progress
 from focalnets.data.files import has_image_suffix, head_of_file, sort_out, walk
 from focalnets.data.left_out import LeftOutCounter, report
 from focalnets.data.names import kind_of_data_file
+from focalnets.files import expanded
 from focalnets.images.decode import as_pixels, open_image
-from focalnets.names import did_you_mean, printable, sibling_names
+from focalnets.names import did_you_mean, plural, printable, sibling_names
+from focalnets.progress import progress
+from focalnets.threads import cores, parallel_map
 
 _log = logging.getLogger("focalnets")
 

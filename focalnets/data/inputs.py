@@ -2,10 +2,10 @@
 
 import os
 
-from focalnets._io import expanded
 from focalnets.data.cache import is_cache
 from focalnets.data.names import NAMES, TABLE_SUFFIXES
 from focalnets.data.tables import list_table
+from focalnets.files import expanded
 
 
 def data_paths(spec):

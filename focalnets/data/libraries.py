@@ -8,11 +8,11 @@ import pathlib
 
 import numpy as np
 
-from focalnets._io import open_regular
 from focalnets.data.arrays import first_line
 from focalnets.data.files import Listing
 from focalnets.data.left_out import NO_CONTENT, NO_LABEL, OTHER_SPLITS, LeftOutCounter, count
 from focalnets.data.naming import class_name, named_splits
+from focalnets.files import open_regular
 
 
 def list_hugging_face(spec):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from focalnets._io import cores
 from focalnets.images import augment
 from focalnets.images.augment import Augmentation
 from focalnets.images.decode import as_image, as_pixels
 from focalnets.images.transforms import transform
+from focalnets.threads import cores
 
 
 class Loader(keras.utils.PyDataset):
@@ -20,7 +20,7 @@ class Loader(keras.utils.PyDataset):
 
     Args:
         split: a `Split`.
-        num_classes: width of the one-hot targets.
+        task: The task, which makes targets of labels, such as `training.task.ImageClassification`.
         batch_size: images a batch; the last one of an epoch may be smaller.
         shuffle: a new order every epoch.
         augmentation: an `Augmentation`; None for none.
@@ -28,8 +28,6 @@ class Loader(keras.utils.PyDataset):
         seed: of order and augmentation.
         threads: compute batches ahead of their turn in so many threads; 0 to compute each when it is
             asked for; None to choose. The batches are the same.
-        class_weights: (classes,) factors on the loss of an image; a batch then has them, (B,) float32, for a
-            third member, as `fit` takes it. None for none.
 
     Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
     resumed run sees what an uninterrupted one would have seen. Set `first_batch` to leave out the batches
@@ -42,24 +40,22 @@ class Loader(keras.utils.PyDataset):
     def __init__(
         self,
         split,
-        num_classes,
+        task,
         batch_size,
         shuffle=False,
         augmentation=None,
         image_size=None,
         seed=0,
         threads=None,
-        class_weights=None,
     ):
         super().__init__()
         self.split = split
-        self.num_classes = num_classes
+        self.task = task
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augmentation = Augmentation() if augmentation is None else augmentation
         self.image_size = image_size
         self.seed = seed
-        self.class_weights = class_weights
         if self.augmentation.needs_originals and image_size is None:
             raise ValueError("An augmentation that crops or resizes needs image_size.")
         if threads is None:
@@ -131,14 +127,12 @@ class Loader(keras.utils.PyDataset):
             images = augment.flip(images, draws.flips[rows])
         if changes.erasing:
             images = np.stack([self._erased(draws.epoch, *item) for item in zip(rows, images, strict=True)])
-        targets = np.zeros((len(rows), self.num_classes), "float32")
-        targets[np.arange(len(rows)), self.split.labels[rows]] = 1
+        targets = self.task.targets(self.split.labels[rows])
         if changes.mixup or changes.cutmix:
             generator = augment.generator_for(self.seed, draws.epoch, "mix", index)
             images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)
-        if self.class_weights is not None:
-            return images, targets, targets @ np.asarray(self.class_weights, "float32")
-        return images, targets
+        weights = self.task.sample_weights(targets)
+        return (images, targets) if weights is None else (images, targets, weights)
 
     def _varied(self, epoch, rows):
         if self.augmentation.needs_originals:

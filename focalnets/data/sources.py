@@ -5,10 +5,10 @@ import os
 import shlex
 import zipfile
 
-from focalnets._io import expanded
 from focalnets.data import arrays, cache, files, libraries, tars, zips
 from focalnets.data.names import NAMES, TABLE_SUFFIXES, TAR_SUFFIXES, kind_of_data_file
 from focalnets.data.tables import list_table
+from focalnets.files import expanded
 from focalnets.names import did_you_mean, sibling_names
 
 _EXPECTED = (

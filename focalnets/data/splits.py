@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from focalnets._io import cores, parallel_map, plural, progress, reason
 from focalnets.data.find import describe_bad
+from focalnets.files import reason
 from focalnets.images.decode import as_image, as_pixels, check_image, open_image
+from focalnets.names import plural
+from focalnets.progress import progress
+from focalnets.threads import cores, parallel_map
 
 
 class FileImages:

@@ -5,10 +5,10 @@ import io
 import os
 import re
 
-from focalnets._io import open_regular
 from focalnets.data.files import Listing, head_of_file, list_tree, path_parts
 from focalnets.data.left_out import REPEATED, LeftOutCounter
 from focalnets.data.naming import SPLITS, class_name, split_for
+from focalnets.files import open_regular
 
 _DELIMITERS = ",;\t|"
 

@@ -2,8 +2,7 @@
 
 import collections
 
-from focalnets._io import plural
-from focalnets.names import printable
+from focalnets.names import plural, printable
 
 _FOLDERS = 6
 _DEPTH = 3

@@ -5,7 +5,7 @@ import hashlib
 import os
 import stat
 
-from focalnets._io import no_links
+from focalnets.files import no_links
 from focalnets.output.files import write_json
 from focalnets.schema import read_record
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets import __version__
-from focalnets._io import expanded
 from focalnets.conversion.open import open_classifier
 from focalnets.deployment.onnx_graph import onnx_model
 from focalnets.deployment.record import FORMAT, FORMAT_VERSION, GRAPH, RECORD, WEIGHTS
 from focalnets.deployment.runtimes import NO_RUNTIME, RUNTIMES, usable_runtimes
+from focalnets.files import expanded
 from focalnets.output.files import write_json
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import new_directory

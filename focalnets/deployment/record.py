@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from focalnets.presets.files import Preprocessing
+from focalnets.presets.files import EXPORT, Preprocessing
 from focalnets.schema import read_record
 
 FORMAT, FORMAT_VERSION = "focalnets export", 1
-GRAPH, WEIGHTS, RECORD = "model.onnx", "model.data", "export.json"
+GRAPH, WEIGHTS, RECORD = "model.onnx", "model.data", EXPORT
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 

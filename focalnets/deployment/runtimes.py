@@ -4,8 +4,8 @@ import contextlib
 import importlib.util
 import sys
 
-from focalnets._io import cores
 from focalnets.deployment.cached_files import checked_files
+from focalnets.threads import cores
 
 
 def missing_packages(runtime):

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, by its own client, which is imported only here."""
+"""Files of the Hugging Face hub, downloaded by its client, which is imported only here."""
 
 import contextlib
 import logging
@@ -6,36 +6,35 @@ import os
 import pathlib
 import re
 
-from focalnets.hub import transfer
-from focalnets.hub.addresses import in_words
+from focalnets.hub.urls import in_words
 
-_NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or a commit: hexadecimal digits, with quotes
-_LARGEST_LISTING = 2**26  # bytes
+_SAFE_NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or a commit, with or without quotes
+_LARGEST_FILE, _LARGEST_LISTING = 2**34, 2**26  # bytes; the largest published network has 3 * 2**30
 _MOST_ANSWERS = 1000
 _FIRST_CHOICES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".bin", ".pth.tar")
 
 
 def fetch(repository, filename, revision, cache, offline):
-    """See `focalnets.hub.fetch_hugging_face`, the public way here.
+    """Implementation of `focalnets.hub.fetch_hugging_face`.
 
     Args:
-        repository: "organization/name".
-        filename: path in it, None to choose the weights.
-        revision: branch, tag or commit, None for the main branch.
-        cache: directory, None for the client's own.
-        offline: name of the environment variable that forbids to use the network, None if none does.
+        repository: str. "organization/name".
+        filename: str or None. Path in the repository. `None` chooses the weights.
+        revision: str or None. Branch, tag or commit. `None` is the main branch.
+        cache: Directory, or None for the client's own.
+        offline: str or None. Name of the environment variable that forbids to use the network.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
-        raise ValueError(f"{repository!r} is no repository of the hub: expected organization/name.")
+        raise ValueError(f"{repository!r} is not a repository of the hub. Expected organization/name.")
     for path in (filename, revision):  # the client makes paths in its cache of both
         _refuse_outside(path)
     try:
         from huggingface_hub import HfApi, constants  # the package itself has not imported its modules
     except ImportError as error:
-        raise ImportError("hf:// needs Hugging Face's client: pip install 'focalnets[hub]'.") from error
+        raise ImportError("hf:// needs the hub's client: pip install 'focalnets[hub]'.") from error
     cache = pathlib.Path(constants.HF_HUB_CACHE) if cache is None else cache
-    # Asked for each time: the client itself reads the variable only when it is imported.
+    # The client itself reads the variable only when it is imported.
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     where = {"repo_id": repository, "revision": revision}
     if filename is None:
@@ -66,21 +65,23 @@ def _weights_among(names, repository):
     shown = [ascii(name)[1:-1] for name in sorted(weights or names)]
     more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
     raise ValueError(
-        f"hf://{repository} has {len(weights) or 'no'} files of weights, and which is meant is not clear. "
-        f"Name one, as in hf://{repository}/<file>; there are: {', '.join(shown[:20]) or 'none'}{more}."
+        f"hf://{repository} has {len(weights) or 'no'} files of weights; expected one. Choose a file, as in "
+        f"hf://{repository}/<file>. Its files: {', '.join(shown[:20]) or 'none'}{more}."
     )
 
 
 def _refuse_outside(path):
-    """The client forbids what leads out of its cache as well, in some versions and not in others."""
+    """Refuse a name that leads out of the cache: not every version of the client does."""
     parts = [] if path is None else re.split(r"[/\\:]", path)
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
-        raise ValueError(f"{path!r} is no file or revision of a repository; expected such as deep/model.bin.")
+        raise ValueError(
+            f"{path!r} is not a file or revision of a repository. Expected, e.g., deep/model.bin."
+        )
 
 
 @contextlib.contextmanager
 def _explained(where, filename, cache, offline):
-    """Turn the client's errors into ours: they are of many lines, and of another library in each version."""
+    """Replace the client's errors, which have many lines and other types in each version."""
     try:
         with _guarded():
             yield
@@ -92,7 +93,7 @@ def _explained(where, filename, cache, offline):
 def _guarded():
     """Check each response before the client uses it, and keep its reports of retries from the terminal.
 
-    The client makes file names of the ETag and the commit that a server sends, as they come.
+    The client makes file names of the ETag and the commit that a server sends, without checking them.
     """
     from huggingface_hub.utils import get_session
 
@@ -101,17 +102,17 @@ def _guarded():
     def check(response):
         answers.append(response.url)
         if len(answers) > _MOST_ANSWERS:
-            raise OSError("the server sends more and more pages")
+            raise OSError(f"the server sent more than {_MOST_ANSWERS} pages")
         for name in ("ETag", "X-Linked-ETag", "X-Repo-Commit"):
             value = response.headers.get(name)
-            if value is not None and not _NAME.fullmatch(value):
-                raise OSError(f"the server sent {name} {value[:60]!r}, which must not become a file name")
+            if value is not None and not _SAFE_NAME.fullmatch(value):
+                raise OSError(f"the server sent {name} {value[:60]!r}, which is not a safe file name")
         if "/api/" in response.url.path or response.status_code >= 300:
             _limit_body(response, _LARGEST_LISTING)
         elif response.request.method == "GET":
             length = response.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > transfer.LARGEST:
-                raise OSError("the server does not say how long the file is, or it is too long")
+            if not length.isdecimal() or int(length) > _LARGEST_FILE:
+                raise OSError("the server does not state the size of the file, or the file is too large")
 
     hooks, level = session.event_hooks, logger.level
     session.event_hooks = {**hooks, "response": [*hooks.get("response", []), check]}
@@ -135,7 +136,7 @@ def _limit_body(response, most):
             for block in stream:
                 count += len(block)
                 if count > most:
-                    raise OSError(f"the server sends more than {most} bytes of text")
+                    raise OSError(f"the server sent more than {most} bytes of text")
                 yield block
 
         def close(self):
@@ -148,25 +149,25 @@ def _explanation(error, name, where, filename, cache, offline):
     from huggingface_hub import errors
 
     if isinstance(error, errors.HFValidationError):
-        return ValueError(f"{name} is no repository of the hub: {in_words(error)}.")
+        return ValueError(f"{name} is not a repository of the hub: {in_words(error)}.")
     if offline and isinstance(error, errors.LocalEntryNotFoundError):
         return OSError(
-            f"{filename} of {name} is not in the cache {cache}, and {offline} forbids to download it. "
-            "Unset it, or copy that folder from a machine that has the file, or give a path instead of hf://."
+            f"{filename} of {name} is not in the cache {cache}, and {offline} forbids to download it. Unset "
+            f"{offline}, or copy that directory from a machine that has the file."
         )
     login = "log in with `hf auth login` or HF_TOKEN"
     if not isinstance(error, errors.LocalEntryNotFoundError):  # which is an EntryNotFoundError, too
-        for kind, text in (  # the first is a kind of the second
-            (errors.GatedRepoError, f"is gated: accept its conditions on its page, then {login}."),
-            (errors.RepositoryNotFoundError, f"is not there, or private: check the name, or {login}."),
-            (errors.RevisionNotFoundError, f"has no revision {where['revision']!r}: see its page."),
-            (errors.EntryNotFoundError, f"has no file {filename!r}: see its page, or leave the file out."),
+        for kind, text in (  # the first is a subclass of the second
+            (errors.GatedRepoError, f"is gated. Accept its conditions on its page, then {login}."),
+            (errors.RepositoryNotFoundError, f"does not exist or is private. Check the name, or {login}."),
+            (errors.RevisionNotFoundError, f"has no revision {where['revision']!r}. Its page lists them."),
+            (errors.EntryNotFoundError, f"has no file {filename!r}. Its page lists the files."),
         ):
             if isinstance(error, kind):
                 return OSError(f"{name} {text}")
     elif error.__cause__ is not None:
-        error = error.__cause__  # why it did not look further than the cache
+        error = error.__cause__  # the reason why the client looked only in the cache
     return OSError(
-        f"{filename} of {name} could not be fetched: {in_words(error)}. Check the connection and "
+        f"{filename} of {name} could not be downloaded: {in_words(error)}. Check the connection and "
         f"HF_ENDPOINT, try again later, or set FOCALNETS_OFFLINE=1 if it is in the cache {cache}."
     )

@@ -7,7 +7,7 @@ import os
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
-from focalnets._io import open_regular, reason
+from focalnets.files import open_regular, reason
 from focalnets.images.formats import HEAD, describe, identify
 from focalnets.images.metadata import orientation, without_metadata
 from focalnets.images.samples import UnsupportedError, as_8_bits, examine

@@ -1,9 +1,9 @@
-"""One process at a time writes an output directory: it holds a lock that the system takes back when it ends.
+"""Locks of output directories: one process at a time writes a directory.
 
+The system frees a lock when its process ends.
 A run, an evaluation or an explanation is written in place, under a lock file inside the directory. A preset,
-cache or export is made in a workplace beside its name, under a lock file beside it. Who has taken one lock
-looks at the other, so that of a writer in place and one beside it, at most one continues. A lock file holds
-the process ID, for messages.
+cache or export is made in a workplace beside its name, under a lock file beside it. After locking one file, a
+writer checks the other, so that only one of two writers continues. The lock file holds the process ID.
 """
 
 import contextlib
@@ -12,18 +12,16 @@ import os
 import pathlib
 import platform
 import re
-import stat
-import time
 
-from focalnets._io import lock, no_links, reason
+from focalnets.files import reason
 from focalnets.output.known import PREFIX
 
 _NAME = "in-use"
-_ATTEMPTS, _PAUSE = 3, 0.03  # seconds: another process may hold a free lock for an instant, to look at it
+_PATIENCE = 0.1  # seconds: another process may hold a free lock for an instant, to check it
 
 
 def tag_for(target):
-    """Part of the names of workplaces and lock file beside a directory, short whatever its name is."""
+    """Part of the names of workplaces and lock file beside a directory, short for names of any length."""
     return hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8] + "-"
 
 
@@ -42,27 +40,24 @@ def only_writer(directory, in_place):
         in_place: bool. Whether files are written into the directory, or it is replaced as a whole.
 
     Raises:
-        FileExistsError: if another process writes it, naming that process.
+        FileExistsError: if another process writes it. The text gives the process ID.
         OSError: if the lock file cannot be made.
     """
     own, other = _inside(directory), _beside(directory)
     if not in_place:
         own, other = other, own
-    with _locked_file(directory, own) as file:
+    with _locked(directory, own, on_acquired=_write_holder):
         try:
-            file.truncate()
-            file.write(f" {os.getpid()} on {platform.node() or 'localhost'}".encode())
             _refuse_locked(directory, other)
             yield
         finally:
-            _remove(file, own)
+            _remove(own)
 
 
 def remove_left(path):
     """Remove a lock file that a killed process left."""
-    with open(path, "r+b", opener=no_links) as file:
-        if lock(file):
-            _remove(file, path)
+    with contextlib.suppress(OSError), _locked(path, path):
+        _remove(path)
 
 
 def is_lock(path):
@@ -80,63 +75,45 @@ def _beside(directory):
 
 
 def _refuse_locked(directory, path):
+    if not path.is_file() or path.is_symlink() or not os.access(path, os.W_OK):
+        return  # not a lock, or one that the writer itself cannot take
+    with _locked(directory, path):
+        pass
+
+
+def _locked(directory, path, on_acquired=None):
+    """The `filelock.FileLock` of a lock file, acquired."""
+    import filelock  # here, because it takes 0.1 s to import
+
     try:
-        file = open(path, "r+b", buffering=0, opener=no_links)  # noqa: SIM115 - closed below
-    except OSError:  # there is none, or it cannot be used, which its writer is told
-        return
-    with file:
-        _take(file, directory)
+        lock = filelock.FileLock(path, timeout=_PATIENCE, on_acquired=on_acquired)
+        return lock.acquire()
+    except filelock.Timeout as error:
+        if not path.is_file():
+            raise _unwritable(directory, error) from error
+        found = re.fullmatch(rb" (\d+ on [\w.-]+)", path.read_bytes()[:300])
+        who = f"process {found[1].decode()}" if found else "another process"
+        raise FileExistsError(
+            f"{directory} is being written by {who}. Wait until it ends, stop it, or choose another "
+            "directory."
+        ) from None
+    except OSError as error:
+        raise _unwritable(directory, error) from error
 
 
-def _locked_file(directory, path):
-    while True:
-        try:
-            file = open(path, "r+b", buffering=0, opener=_create)  # noqa: SIM115 - the caller closes it
-        except OSError as error:
-            raise OSError(
-                f"{directory} cannot be written to ({reason(error)}). Choose another place, or make it "
-                "writable."
-            ) from error
-        try:
-            state = os.fstat(file.fileno())
-            if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:  # it will be written
-                raise OSError(f"{path} is not a lock file of focalnets. Move it away.")
-            _take(file, directory)
-            if _is_at(file, path):
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # the process that held the lock has just removed the file
-
-
-def _take(file, directory):
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_PAUSE)
-        if lock(file):
-            return
-    file.seek(1)  # Windows does not read the byte that is locked
-    found = re.fullmatch(rb"\d+ on [\w.-]+", file.read(300))
-    who = f"process {found[0].decode()}" if found else "another process"
-    raise FileExistsError(
-        f"{directory} is being written by {who}. Wait until it ends, stop it, or choose another directory."
+def _unwritable(directory, error):
+    return OSError(
+        f"{directory} cannot be written to ({reason(error)}). Choose another place, or make it writable."
     )
 
 
-def _create(path, flags):
-    return no_links(path, flags | os.O_CREAT)
+def _write_holder(descriptor):
+    if os.fstat(descriptor).st_nlink > 1:  # another name of a user's file
+        raise OSError("its lock file is a hard link to another file")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f" {os.getpid()} on {platform.node() or 'localhost'}".encode())
 
 
-def _is_at(file, path):
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _remove(file, path):
-    """Remove a lock file that is locked; not that of another process which has its name meanwhile."""
+def _remove(path):
     with contextlib.suppress(OSError):  # Windows removes no open file, and a free lock does no harm
-        if _is_at(file, path):
-            os.unlink(path)
+        path.unlink()

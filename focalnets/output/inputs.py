@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 
-from focalnets._io import expanded
+from focalnets.files import expanded
 
 
 def refuse_inputs(directory, inputs):

@@ -15,15 +15,14 @@ A directory that an earlier focalnets wrote has no manifest. `known.files_of_ear
 
 import contextlib
 import functools
-import hashlib
 import json
 import os
 import pathlib
 import stat
 from dataclasses import asdict, dataclass, replace
 
-from focalnets._io import listed
-from focalnets.names import printable
+from focalnets.files import file_sha256
+from focalnets.names import listed, printable
 from focalnets.output.known import PREFIX, WHOLLY_OURS, files_of_earlier_version, is_known
 from focalnets.output.workplace import workplace
 from focalnets.schema import read_record
@@ -177,7 +176,7 @@ def _is_ours(directory, name, entry):
         return is_known(entry.kind, name)
     size = path.stat().st_size
     digests = [one.sha256 for one in (entry, entry.previous) if one is not None and one.size == size]
-    return None in digests or (bool(digests) and _sha256(path) in digests)
+    return None in digests or (bool(digests) and file_sha256(path) in digests)
 
 
 def remove_files(directory, names):
@@ -233,12 +232,7 @@ def next_entry(directory, name, entry, kind, new):
 
 def _content(path):
     size = path.stat().st_size
-    return Content(size, _sha256(path) if size <= _HASHED_BYTES else None)
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Content(size, file_sha256(path) if size <= _HASHED_BYTES else None)
 
 
 def all_files(directory):

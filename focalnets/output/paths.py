@@ -4,7 +4,8 @@ import mimetypes
 import os
 import pathlib
 
-from focalnets._io import expanded, listed, reason
+from focalnets.files import expanded, reason
+from focalnets.names import listed
 from focalnets.output.known import is_known, is_partial, shallow_files
 
 # Types of files that Python's table does not have: weights and exports, arrays and tables, texts, archives.

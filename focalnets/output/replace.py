@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 
-from focalnets._io import reason
+from focalnets.files import reason
 from focalnets.output.in_use import only_writer, refuse_in_use, tag_for
 from focalnets.output.inputs import refuse_inputs
 from focalnets.output.known import WHOLLY_OURS

@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import tempfile
 
-from focalnets._io import lock, reason
+from focalnets.files import reason
 from focalnets.output.in_use import is_lock, remove_left
 from focalnets.output.known import PREFIX
 
@@ -30,8 +30,8 @@ def workplace(parent, tag="", settle=shutil.rmtree):
     Raises:
         OSError: if it cannot be made.
     """
-    folder, file = _locked_folder(parent, tag)
-    with file:
+    folder, lock = _locked_folder(parent, tag)
+    with lock:
         try:
             yield folder
         finally:
@@ -39,26 +39,28 @@ def workplace(parent, tag="", settle=shutil.rmtree):
 
 
 def _locked_folder(parent, tag):
-    """(folder, its open and locked lock file)."""
+    """(folder, its acquired lock)."""
+    import filelock  # here, because it takes 0.1 s to import
+
     while True:
         try:
             folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{tag}", dir=parent))
-            file = open(folder / LOCK, "ab")  # noqa: SIM115 - the lock is held until it is closed
-        except FileNotFoundError:
-            if os.path.isdir(parent):
-                continue  # another process settled the folder before it was locked
-            raise
         except OSError as error:
             raise OSError(
                 f"{parent} cannot be written to ({reason(error)}). Choose another place, or make it writable."
             ) from error
-        if lock(file) and folder.is_dir():
-            return folder, file
-        file.close()
+        # Another process may settle the folder before it is locked.
+        with contextlib.suppress(filelock.Timeout, FileNotFoundError):
+            lock = filelock.FileLock(folder / LOCK, timeout=0).acquire()
+            if (folder / LOCK).is_file():
+                return folder, lock
+            lock.lock.release()
 
 
 def settle_left(parent, tag="", settle=shutil.rmtree):
     """Settle the workplaces that killed processes left in `parent`. Others' and those in use stay."""
+    import filelock
+
     for folder in pathlib.Path(parent).glob(f"{PREFIX}{tag}*"):
         with contextlib.suppress(OSError):
             if is_lock(folder):
@@ -69,6 +71,5 @@ def settle_left(parent, tag="", settle=shutil.rmtree):
                 continue
             if hasattr(os, "geteuid") and state.st_uid != os.geteuid():
                 continue
-            with open(folder / LOCK, "ab") as file:
-                if lock(file):
-                    settle(folder)
+            with contextlib.suppress(filelock.Timeout), filelock.FileLock(folder / LOCK, timeout=0):
+                settle(folder)

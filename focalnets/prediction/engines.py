@@ -12,12 +12,11 @@ import msgspec
 import numpy as np
 
 from focalnets.data.find import NO_PREPROCESSING
-from focalnets.deployment.record import GRAPH, RECORD, read_export
+from focalnets.deployment.record import GRAPH, read_export
 from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes
 from focalnets.prediction.export_cache import cached_export
-from focalnets.presets.checkpoints import CHECKPOINTS, bundled_directory
-from focalnets.presets.files import read_preset_files
-from focalnets.presets.resolve import located
+from focalnets.presets.files import WEIGHTS, read_preset_files
+from focalnets.presets.resolve import resolve, resolve_weights
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -59,22 +58,18 @@ def open_engine(preset, engine="auto"):
                 "give the directory."
             )
         return KerasEngine(preset)
-    preset = bundled_directory(str(preset)) or located(preset)
-    if _is_export(preset):
-        return _open_export(pathlib.Path(preset), engine)
+    source = resolve(preset)
+    if source.kind == "export":
+        return _open_export(source.place, engine)
+    source = resolve_weights(preset)
     if engine == "auto":
-        return _automatic(preset)
+        return _automatic(source)
     if engine == "keras":
-        return KerasEngine.of(preset)
+        return KerasEngine.load(source)
     missing = missing_packages(engine)
     if missing:
         raise ImportError(f"The engine {engine} needs {missing}: pip install 'focalnets[{engine}]'.")
-    return ExportEngine(_exported(preset, engine), engine, cached=True)
-
-
-def _is_export(preset):
-    """Whether it is a directory that `focalnets.export` wrote; the name of published weights goes first."""
-    return str(preset) not in CHECKPOINTS and (pathlib.Path(preset) / RECORD).is_file()
+    return ExportEngine(_exported(source, engine), engine, cached=True)
 
 
 def _open_export(directory, engine):
@@ -90,16 +85,16 @@ def _open_export(directory, engine):
     return ExportEngine(directory, usable[0])
 
 
-def _automatic(preset):
+def _automatic(source):
     usable = usable_runtimes()
-    if usable and not pathlib.Path("/dev/nvidia0").exists() and _has_image_size(preset):
+    if usable and not pathlib.Path("/dev/nvidia0").exists() and _has_image_size(source):
         try:
-            return ExportEngine(_exported(preset, usable[0]), usable[0], cached=True)
+            return ExportEngine(_exported(source, usable[0]), usable[0], cached=True)
         except (OSError, ValueError) as error:  # the cache cannot be written, or the export is wrong
-            engine = KerasEngine.of(preset)  # which says the same itself if the preset is damaged
+            engine = KerasEngine.load(source)  # which says the same itself if the preset is damaged
             _log.warning("%s Predicting with Keras.", error)
             return engine
-    return KerasEngine.of(preset)
+    return KerasEngine.load(source)
 
 
 def _as_it_is(image):
@@ -119,10 +114,11 @@ class KerasEngine:
         self.num_classes, self.class_names = classifier.num_classes, classifier.class_names
 
     @classmethod
-    def of(cls, preset):
-        from focalnets.conversion.open import open_classifier  # which imports Keras
+    def load(cls, source):
+        from focalnets.conversion.open import local_preset  # which imports Keras
+        from focalnets.presets.load import load_preset
 
-        return cls(open_classifier(preset))
+        return cls(load_preset(local_preset(source)))
 
     def prepare(self, image, crop=True):
         converter = self.classifier.image_converter
@@ -149,36 +145,30 @@ class ExportEngine:
         return resize_and_crop(image, **self._preprocessing, crop=crop)
 
 
-def _is_local_preset(preset):
-    if str(preset) in CHECKPOINTS:  # names go before directories
+def _has_image_size(source):
+    """Whether it is a local classifier's preset whose images have one size. Read without Keras."""
+    if source.kind != "preset" or not (source.place / WEIGHTS).is_file():
         return False
-    directory = pathlib.Path(preset)
-    return (directory / "config.json").is_file() and (directory / "model.weights.h5").is_file()
-
-
-def _has_image_size(preset):
-    """Whether it is a local classifier's preset whose images have one size; read without Keras."""
-    if not _is_local_preset(preset):
-        return False
-    config, preprocessing, _ = read_preset_files(preset)
+    config, preprocessing, _ = read_preset_files(source.place)
     if config["num_classes"] is None:
         return False
     size = None if preprocessing is None else preprocessing.get("image_size")
     return size is not None or None not in config["backbone"].get("image_shape", [None])
 
 
-def _exported(preset, runtime):
+def _exported(source, runtime):
     """The export directory of a preset: from the cache, or made and compared with the network."""
-    if not _is_local_preset(preset):
-        from focalnets.conversion.open import preset_directory  # which imports Keras
+    preset = source.place
+    if source.kind != "preset":
+        from focalnets.conversion.open import local_preset  # which imports Keras
 
-        preset = preset_directory(preset)
-    preset = pathlib.Path(preset).absolute()
+        preset = local_preset(source)
+    preset = preset.absolute()
     return cached_export(preset, runtime, lambda *where: _export(preset, runtime, *where))
 
 
 def _export(preset, runtime, directory, origin):
-    from focalnets.conversion.open import open_classifier  # which imports Keras
-    from focalnets.deployment.export import write_verified
+    from focalnets.deployment.export import write_verified  # which imports Keras
+    from focalnets.presets.load import load_preset
 
-    write_verified(open_classifier(preset), directory, runtime, origin, cached=True)
+    write_verified(load_preset(preset), directory, runtime, origin, cached=True)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from focalnets._io import listed
 from focalnets.data.datasets import open_dataset
 from focalnets.data.naming import ALL, distinct_class_names, split_for
 from focalnets.images.corruptions import SEVERITIES, corrupt, corruptions_for
+from focalnets.names import listed
 from focalnets.prediction.evaluation import ConfidentErrors, evaluate_logits
 from focalnets.prediction.predictor import Predictor, softmax
 from focalnets.prediction.tta import VIEWS

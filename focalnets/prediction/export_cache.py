@@ -9,9 +9,9 @@ import hashlib
 import os
 
 from focalnets import __version__
-from focalnets._io import locked
 from focalnets.deployment.cached_files import HASHES, own_sha256, remember_files
 from focalnets.deployment.record import read_export
+from focalnets.files import file_sha256, locked
 from focalnets.hub import private_directory
 from focalnets.output.replace import new_directory
 from focalnets.presets.files import CONFIG, LABELS, PREPROCESSING, WEIGHTS
@@ -34,11 +34,11 @@ def cached_export(preset, runtime, export):
         OSError: if the cache cannot be written.
         ValueError: what `export` raises.
     """
-    files = {name: _sha256(preset / name) for name in (CONFIG, PREPROCESSING, LABELS, WEIGHTS)}
+    present = [name for name in (CONFIG, PREPROCESSING, LABELS, WEIGHTS) if (preset / name).is_file()]
     origin = {
         "preset": str(preset),
         "runtime": runtime,
-        "files": {name: digest for name, digest in files.items() if digest is not None},
+        "files": {name: file_sha256(preset / name) for name in present},
         "focalnets_version": __version__,
     }
     key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
@@ -60,10 +60,3 @@ def _is_export_for(directory, origin):
         return is_whole and read_export(directory).origin == origin
     except (OSError, ValueError):
         return False
-
-
-def _sha256(path):
-    if not path.is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,8 +9,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from focalnets._io import reason
 from focalnets.data.find import NO_PREPROCESSING, find_images
+from focalnets.files import reason
 from focalnets.images.decode import image_orientation, open_image, upright
 from focalnets.pixel_range import holds_numbers, range_problem, sample_pixels
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from focalnets._io import cores, parallel_map
 from focalnets.data.find import NO_PREPROCESSING, describe_bad, report_skipped
 from focalnets.names import printable
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.prediction.predictor import Prediction, Predictor, check_count
+from focalnets.threads import cores, parallel_map
 
 
 @dataclass(frozen=True, repr=False)

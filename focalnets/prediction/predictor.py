@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets._io import cores, parallel_map, progress
 from focalnets.data.find import NO_PREPROCESSING, read_images
 from focalnets.names import printable
 from focalnets.prediction.engines import open_engine
 from focalnets.prediction.tta import VIEWS
+from focalnets.progress import progress
+from focalnets.threads import cores, parallel_map
 
 # Pixels of a batch: as many as 64 images of 512 x 512.
 _MOST_PIXELS = 2**24

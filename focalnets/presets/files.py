@@ -17,9 +17,13 @@ from focalnets.presets.cost import count_parameters
 from focalnets.resizing import INTERPOLATIONS
 from focalnets.schema import checked, read_json, read_record
 
-FORMAT, FORMAT_VERSION = "focalnets preset", 1
+FORMAT, FORMAT_VERSION = "focalnets preset", 2  # 1 has no `task`
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
+RUN, EXPORT = "run.json", "export.json"  # by which a run and an export are recognized
+
+# Values of `task`; None stands for a backbone without a head.
+IMAGE_CLASSIFICATION = "image_classification"
 
 MOST_PARAMETERS = 2_000_000_000  # 8 GB of weights; FOCALNETS_MAX_PARAMETERS sets another limit
 _HINT = "Copy or write the preset anew."
@@ -109,6 +113,7 @@ class Config(msgspec.Struct):
     """config.json."""
 
     files: list[Literal[WEIGHTS, PREPROCESSING, LABELS]]
+    task: Literal[IMAGE_CLASSIFICATION] | None
     num_classes: _int(1, 10_000_000) | None
     backbone: Backbone
     focalnets_version: _Text = "unknown"
@@ -157,17 +162,20 @@ def _checked_config(config, path):
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by focalnets: it is another library's.")
     version, wrote = config.get("format_version"), str(config.get("focalnets_version", "unknown"))[:40]
-    if version != FORMAT_VERSION:
+    if version not in (1, FORMAT_VERSION):
         raise ValueError(
             f"{path} has preset format version {str(version)[:40]}; this focalnets ({__version__}) reads "
-            f"version {FORMAT_VERSION}. Install the focalnets that wrote it: {wrote}."
+            f"versions 1 and {FORMAT_VERSION}. Install the focalnets that wrote it: {wrote}."
         )
+    if version == 1 and "num_classes" in config:
+        config["task"] = None if config["num_classes"] is None else IMAGE_CLASSIFICATION
     known = {WEIGHTS, PREPROCESSING, LABELS}
     files = config.get("files")
     names_known = isinstance(files, list) and all(isinstance(name, str) and name in known for name in files)
-    if not names_known or not {"num_classes", "backbone"} <= set(config):
+    if not names_known or not {"num_classes", "backbone", "task"} <= set(config):
         raise ValueError(
-            f"{path} is damaged: it needs files (of {', '.join(sorted(known))}), num_classes and backbone."
+            f"{path} is damaged: it needs files (of {', '.join(sorted(known))}), task, num_classes and "
+            "backbone."
         )
     checked(config, Config, path, f"focalnets {wrote} wrote it. {_HINT}")
     check_size(config["backbone"], config["num_classes"], path)

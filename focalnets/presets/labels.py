@@ -12,7 +12,8 @@ import functools
 import pathlib
 import re
 
-from focalnets._io import expanded, plural
+from focalnets.files import expanded
+from focalnets.names import plural
 
 IMAGENET_1K, IMAGENET_22K = 1000, 21842
 

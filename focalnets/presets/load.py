@@ -1,45 +1,35 @@
-"""Networks from a preset directory, see `presets.store`, or from an architecture's row."""
+"""Networks from a preset directory, or from the name of an architecture."""
 
 import contextlib
 import logging
 import pathlib
 import warnings
 
-from focalnets._io import plural
 from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
-from focalnets.presets.architectures import ARCHITECTURES, find_architecture
-from focalnets.presets.files import CONFIG, WEIGHTS, check_size, read_preset_files
+from focalnets.models.image_converter import FocalNetImageConverter
+from focalnets.names import plural
+from focalnets.presets.architectures import find_architecture
+from focalnets.presets.files import CONFIG, PREPROCESSING, WEIGHTS, check_size, read_preset_files
 from focalnets.presets.hdf5 import check_hdf5
-from focalnets.presets.resolve import (
-    missing_preset,
-    no_trained_weights,
-    other_kind_of_file,
-)
-from focalnets.presets.store import is_preset_directory, make_converter, read_config
 
 _log = logging.getLogger("focalnets")
 
 
-def load_preset(preset, load_weights=True, num_classes=None, class_names=None, name=None, **arguments):
-    """A classifier from a preset directory or an architecture's name.
-
-    See `FocalNetImageClassifier.from_preset`, which is the public way here and also knows other sources.
-    """
+def load_preset(directory, load_weights=True, num_classes=None, class_names=None, name=None, **arguments):
+    """A classifier from a preset directory, with the arguments of `FocalNetImageClassifier.from_preset`."""
     if class_names is not None:
         class_names = tuple(class_names)
         num_classes = len(class_names) if num_classes is None else num_classes
     chosen = {"class_names": class_names, "name": name}
-    if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, num_classes, arguments, **chosen)
-    directory = pathlib.Path(preset)
+    directory = pathlib.Path(directory)
     config, preprocessing, labels = read_preset_files(directory)
     image_converter = make_converter(preprocessing, directory)
     saved = config["num_classes"]
     if saved is None and num_classes is None:
         raise ValueError(
-            f"The preset {directory} is a backbone without a head: give num_classes for a new head, or load "
+            f"The preset {directory} is a backbone without a head. Give num_classes for a new head, or load "
             "it with FocalNetBackbone.from_preset."
         )
     if load_weights:
@@ -58,12 +48,10 @@ def load_preset(preset, load_weights=True, num_classes=None, class_names=None, n
             of_preset = {"class_names": labels} if new_head or class_names is None else {}
             of_preset["name"] = None if new_head else name
             classifier = FocalNetImageClassifier(backbone, saved, image_converter, **{**chosen, **of_preset})
-    if saved is None:
-        if load_weights:
-            _load_weights(backbone, directory / WEIGHTS)
-        return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
     if load_weights:
-        _load_weights(classifier, directory / WEIGHTS)
+        _load_weights(backbone if saved is None else classifier, directory / WEIGHTS)
+    if saved is None:
+        return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
     if not new_head:
         return classifier
     classes = plural(num_classes, "class", "classes")
@@ -71,8 +59,58 @@ def load_preset(preset, load_weights=True, num_classes=None, class_names=None, n
     return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
 
 
+def load_backbone(directory, load_weights=True, **arguments):
+    """The backbone of a preset directory, with or without a head."""
+    config, *_ = read_preset_files(directory)
+    head = {} if config["num_classes"] is not None else {"num_classes": 1}
+    return load_preset(directory, load_weights, **head, **arguments).backbone
+
+
+def load_any(directory):
+    """The classifier of a preset directory, or the backbone where it holds no head."""
+    config, *_ = read_preset_files(directory)
+    return load_backbone(directory) if config["num_classes"] is None else load_preset(directory)
+
+
+def new_classifier(architecture, num_classes=None, class_names=None, name=None, **arguments):
+    """A classifier with random weights from the name of an architecture.
+
+    Its arguments are those of `FocalNetImageClassifier.from_preset`.
+    """
+    chosen = {"class_names": class_names, "name": name}
+    if class_names is not None and num_classes is None:
+        num_classes = len(class_names)
+    if num_classes is not None:
+        chosen["num_classes"] = num_classes
+    return build_architecture(find_architecture(architecture), arguments, **chosen)
+
+
+def build_architecture(architecture, backbone_arguments=None, **arguments):
+    """A classifier with random weights from an `Architecture`.
+
+    Args:
+        architecture: An `Architecture`.
+        backbone_arguments: dict. Arguments of `FocalNetBackbone` that replace the architecture's. Defaults to
+            None.
+        arguments: Arguments of `FocalNetImageClassifier`. `num_classes` defaults to the architecture's.
+    """
+    shape = {"image_shape": (None, None, architecture.channels)}
+    backbone = FocalNetBackbone(**{**architecture.backbone, **shape, **(backbone_arguments or {})})
+    return FocalNetImageClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
+
+
+def make_converter(preprocessing, directory):
+    """The `FocalNetImageConverter` of the preprocessing that `read_preset_files` returned, or None."""
+    if preprocessing is None:
+        return None
+    try:
+        return FocalNetImageConverter(**preprocessing)
+    except ValueError as error:
+        raise ValueError(f"{pathlib.Path(directory) / PREPROCESSING}: {error}") from error
+
+
 def _fit_image_shape(shape, backbone, image_converter, load_weights):
-    """Check the channels of an `image_shape`, and let the preprocessing deliver its size."""
+    """Check the channels of an `image_shape`, and let the preprocessing produce its size."""
     height, width, channels = shape
     trained = backbone.get("image_shape", (None, None, 3))[-1]
     if load_weights and channels != trained:
@@ -82,60 +120,6 @@ def _fit_image_shape(shape, backbone, image_converter, load_weights):
         )
     if image_converter is not None and height is not None and width is not None:
         image_converter.image_size = (int(height), int(width))
-
-
-def load_backbone(preset, load_weights=True, **arguments):
-    """The backbone of a preset directory, with a head or without, or of an architecture's name."""
-    if not _is_meant(preset, load_weights):
-        return _new_network(preset, load_weights, None, arguments).backbone
-    config, _ = read_config(pathlib.Path(preset))
-    if config["num_classes"] is not None:
-        return load_preset(preset, load_weights, **arguments).backbone
-    return load_preset(preset, load_weights, num_classes=1, **arguments).backbone
-
-
-def load_any(directory):
-    """The classifier of a preset directory, or the backbone where it holds no head."""
-    config, _ = read_config(pathlib.Path(directory))
-    return load_backbone(directory) if config["num_classes"] is None else load_preset(directory)
-
-
-def _is_meant(preset, load_weights):
-    """Whether a preset directory is meant, not an architecture, whose name goes before the directory's."""
-    return is_preset_directory(preset) and (load_weights or str(preset) not in ARCHITECTURES)
-
-
-def _new_network(preset, load_weights, num_classes, arguments, **chosen):
-    path = pathlib.Path(preset)
-    if str(preset) not in ARCHITECTURES:
-        if (other := other_kind_of_file(path)) is not None:
-            raise ValueError(other)
-        if path.exists():
-            raise ValueError(
-                f"{str(preset)!r} is not a preset directory: it holds no {CONFIG}. A run that has not "
-                "ended its training has none yet."
-            )
-        raise ValueError(missing_preset(str(preset)))
-    architecture = find_architecture(str(preset))
-    if load_weights:
-        raise ValueError(no_trained_weights(str(preset)))
-    if num_classes is not None:
-        chosen["num_classes"] = num_classes
-    return build_architecture(architecture, arguments, **chosen)
-
-
-def build_architecture(architecture, backbone_arguments=None, **arguments):
-    """A classifier with random weights from an `Architecture`.
-
-    Args:
-        architecture: an `Architecture`.
-        backbone_arguments: dict of arguments of `FocalNetBackbone`, replacing the architecture's. Defaults to
-            None.
-        arguments: of `FocalNetImageClassifier`, replacing the architecture's own `num_classes`.
-    """
-    shape = {"image_shape": (None, None, architecture.channels)}
-    backbone = FocalNetBackbone(**{**architecture.backbone, **shape, **(backbone_arguments or {})})
-    return FocalNetImageClassifier(backbone, **{"num_classes": architecture.num_classes, **arguments})
 
 
 def _check_weights(directory, config):

@@ -1,107 +1,117 @@
-"""What can be said about the source of a preset without Keras: names, paths and addresses."""
+"""The one decision about what a text is that stands for a network: a name, directory, file or address.
 
+Free of Keras, so that the command line and the runtimes use it, too.
+"""
+
+import os
 import pathlib
 import re
+from dataclasses import dataclass
 
-from focalnets._io import expanded
+from focalnets.files import expanded
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.presets.architectures import ALL_NAMES, ARCHITECTURES
-from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.presets.checkpoints import BUNDLED, CHECKPOINTS
+from focalnets.presets.files import CONFIG, EXPORT, RUN, WEIGHTS
+
+# Suffixes of files with weights of other libraries.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
+_INDEX = ".index.json"  # of weights in several files
 
 
-def located(source):
-    """The source of a preset with ~ expanded where it is a path. Names and addresses stay as they are.
+@dataclass(frozen=True)
+class Source:
+    """A network, as `resolve` found it.
+
+    Attributes:
+        kind: str. "preset" (a directory that focalnets wrote, also a run), "checkpoint" (of another library),
+            "export" (a directory that `focalnets.export` wrote) or "architecture" (a name without weights).
+        place: `pathlib.Path` of a file or directory, or str for an address (hf://, https://, http://). None
+            for an architecture, and for published weights of which no copy is known.
+        architecture: str or None. Name in `ARCHITECTURES`, where the text is a name.
+    """
+
+    kind: str
+    place: pathlib.Path | str | None
+    architecture: str | None = None
+
+    @property
+    def is_local(self):
+        """Whether the source is a path."""
+        return isinstance(self.place, pathlib.Path)
+
+
+def resolve(source):
+    """Decide what a source of a network is. Nothing is read but directory listings.
+
+    Published names come first, then addresses, then paths, then architectures.
 
     Args:
-        source: str or path, as for `check_preset`.
+        source: str or path. A name in `CHECKPOINTS` or `ARCHITECTURES`; a preset, run or export directory; a
+            checkpoint of another library as a file, a directory, a URL or hf://organization/name.
+
+    Returns:
+        A `Source`.
 
     Raises:
-        ValueError: if no file can have that name.
+        ValueError: if it is neither of these, with the nearest names.
 
-    >>> from focalnets.presets.resolve import located
-    >>> located("hf://timm/focalnet_tiny_srf.ms_in1k")
+    >>> from focalnets.presets.resolve import resolve
+    >>> resolve("focalnet_pico")
+    Source(kind='architecture', place=None, architecture='focalnet_pico')
+    >>> resolve("focalnet_tiny_srf_imagenet1k").place
     'hf://timm/focalnet_tiny_srf.ms_in1k'
     """
-    if "://" in str(source):
-        return source
+    text = os.fspath(source) if isinstance(source, os.PathLike) else str(source)
+    if text in CHECKPOINTS:
+        row, bundled = CHECKPOINTS[text], BUNDLED / text
+        if bundled.is_dir():
+            return Source("preset", bundled, row.architecture)
+        return Source("checkpoint", row.source, row.architecture)
+    if "://" in text:
+        return Source("checkpoint", text)
     path = expanded(source)
-    return path if str(source).startswith("~") else source
+    architecture = text if text in ARCHITECTURES else None
+    if path.is_dir() and (kind := _kind(path)):
+        return Source(kind, path, architecture)
+    if path.is_file() and is_checkpoint_name(path):
+        return Source("checkpoint", path)
+    if architecture:
+        return Source("architecture", None, architecture)
+    raise ValueError(_problem(text, path))
 
 
-def check_preset(source):
-    """Refuse what can be no preset, before anything is imported, downloaded or converted.
-
-    Args:
-        source: str. A preset or run directory, a name in `CHECKPOINTS`, a checkpoint file, a URL or
-            hf://organization/name.
+def resolve_weights(source):
+    """`resolve` for a network that must have weights and be loadable by Keras.
 
     Raises:
-        ValueError: if it is a path that does not exist, an unknown name, or an architecture, which has no
-            trained weights.
-
-    >>> from focalnets.presets.resolve import check_preset
-    >>> check_preset("focalnet_tiny_srf_imagenet1k")
+        ValueError: if it is an architecture, published weights that were removed, or an exported network.
     """
-    text = str(source)
-    if text in CHECKPOINTS or "://" in text:
-        return
-    if (other := other_kind_of_file(expanded(text))) is not None:
-        raise ValueError(other)
-    if expanded(text).exists():
-        return
-    if text in ARCHITECTURES:
-        raise ValueError(no_trained_weights(text))
-    raise ValueError(missing_preset(text))
+    found = resolve(source)
+    if found.kind == "architecture":
+        raise ValueError(no_trained_weights(found.architecture))
+    if found.place is None:
+        raise ValueError(
+            f"The weights of {source} were removed by their authors, and no copy is known. If you have the "
+            f"file, convert it: focalnets convert FILE OUT --variant {found.architecture}."
+        )
+    if found.kind == "export":
+        raise ValueError(
+            f"{str(source)!r} is an exported network, which Keras cannot load. Give the preset that it was "
+            "exported from. `focalnets predict` can use an export."
+        )
+    return found
 
 
-def other_kind_of_file(path):
-    """The error message for a file that holds a model in another form than a preset; None for others.
+def is_checkpoint_name(path):
+    """Whether the name of a file is that of weights of another library.
 
-    >>> import pathlib, tempfile
-    >>> from focalnets.presets.resolve import other_kind_of_file
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "model.keras")
-    >>> path.touch()
-    >>> other_kind_of_file(path).endswith("and give the directory.")
-    True
+    >>> from focalnets.presets.resolve import is_checkpoint_name
+    >>> is_checkpoint_name("runs/model_best.pth.tar"), is_checkpoint_name("photos.tar")
+    (True, False)
     """
-    if not path.is_file():
-        return None
-    for suffix, kind in _OTHER_FILES.items():
-        if path.name.lower().endswith(suffix):
-            return f"{str(path)!r} is {kind}"
-    return None
-
-
-_KERAS_MODEL = (
-    "a model saved by Keras, not a preset. In Python: keras.saving.load_model(path).save_to_preset"
-    '("directory"), and give the directory.'
-)
-_OTHER_FILES = {
-    ".weights.h5": "a file of weights alone, without the network that they belong to. Give the preset "
-    "directory that it was part of, or, in Python, build the classifier, load_weights(path), save_to_preset.",
-    ".keras": _KERAS_MODEL,
-    ".h5": _KERAS_MODEL,
-    ".hdf5": _KERAS_MODEL,
-    ".onnx": "an exported network, not a preset. Give the preset directory that it was exported from.",
-    ".tflite": "an exported network, not a preset. Give the preset directory that it was exported from.",
-}
-
-
-def missing_preset(text):
-    """The error message for a word that is no name of ours and no path that exists.
-
-    >>> from focalnets.presets.resolve import missing_preset
-    >>> missing_preset("weights.pth")
-    "File not found: 'weights.pth'. Check the path."
-    """
-    path = pathlib.Path(text)
-    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):  # not that of focalnet_v1.2
-        return f"File not found: {str(path)!r}. Check the path.{did_you_mean(path, sibling_names(path))}"
-    if path.name != str(text):
-        hint = did_you_mean(path, sibling_names(path))
-        return f"There is no preset directory {str(path)!r}; check the path.{hint}"
-    listing = f"There is no directory of that name either. {ALL_NAMES}"
-    return unknown_name("preset", text, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(path)], listing)
+    name = pathlib.Path(path).name.lower()
+    return name.endswith(SUFFIXES) or name.endswith(tuple(suffix + _INDEX for suffix in SUFFIXES))
 
 
 def no_trained_weights(name):
@@ -112,3 +122,51 @@ def no_trained_weights(name):
         f"{name!r} is an architecture: it has no trained weights. Give the name of published weights{hint}, "
         "or the path of a preset or run directory (or, in Python, load_weights=False for random weights)."
     )
+
+
+def _kind(directory):
+    if (directory / EXPORT).is_file():
+        return "export"
+    is_ours = (directory / WEIGHTS).is_file() or (directory / RUN).is_file()
+    if not is_ours and any(is_checkpoint_name(one) for one in directory.iterdir()):
+        return "checkpoint"
+    return "preset" if (directory / CONFIG).is_file() else None
+
+
+_KERAS_MODEL = (
+    "a model saved by Keras, not a preset. In Python: keras.saving.load_model(path).save_to_preset"
+    '("directory"), and give the directory.'
+)
+_OTHER_FILES = {
+    ".weights.h5": "a file of weights without the network. Give the preset directory that it was part of, "
+    "or, in Python, build the classifier, then load_weights(path) and save_to_preset.",
+    ".keras": _KERAS_MODEL,
+    ".h5": _KERAS_MODEL,
+    ".hdf5": _KERAS_MODEL,
+    ".onnx": "an exported network, not a preset. Give the preset directory that it was exported from.",
+    ".tflite": "an exported network, not a preset. Give the preset directory that it was exported from.",
+}
+
+
+def _problem(text, path):
+    """The error message for a text that is no source."""
+    if path.is_file():
+        for suffix, kind in _OTHER_FILES.items():
+            if path.name.lower().endswith(suffix):
+                return f"{str(path)!r} is {kind}"
+        return (
+            f"{text!r} is not a preset: it is a file. Expected a preset directory, or a file of weights "
+            f"({', '.join(SUFFIXES)})."
+        )
+    if path.exists():
+        return (
+            f"{text!r} is not a preset directory: it holds no {CONFIG}. A run whose training has not ended "
+            "has none yet."
+        )
+    hint = did_you_mean(path, sibling_names(path))
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):  # not that of focalnet_v1.2
+        return f"File not found: {str(path)!r}. Check the path.{hint}"
+    if path.name != text:
+        return f"There is no preset directory {str(path)!r}. Check the path.{hint}"
+    listing = f"There is no directory of that name either. {ALL_NAMES}"
+    return unknown_name("preset", text, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(path)], listing)

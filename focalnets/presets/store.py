@@ -1,6 +1,6 @@
 """The preset directory: the one artifact in which a network travels.
 
-    config.json           format version, backbone arguments, number of classes (null: a backbone alone)
+    config.json           format version, task, backbone arguments, number of classes (null: no head)
     model.weights.h5      Keras weights, the same file on every backend
     preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs come normalized
     labels.json           list of class names; absent if there are none
@@ -17,13 +17,13 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets.models.classifier import FocalNetImageClassifier
-from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.output.files import write_json, writing
 from focalnets.output.replace import new_directory
 from focalnets.presets.files import (
     CONFIG,
     FORMAT,
     FORMAT_VERSION,
+    IMAGE_CLASSIFICATION,
     LABELS,
     PREPROCESSING,
     WEIGHTS,
@@ -85,6 +85,7 @@ def write_preset_files(network, directory, image_converter=None):
         "format_version": FORMAT_VERSION,
         "focalnets_version": __version__,
         "files": [name for name, present in files.items() if present],
+        "task": IMAGE_CLASSIFICATION if network is not backbone else None,
         "num_classes": getattr(network, "num_classes", None),
         "parameters": network.count_params(),
         "backbone": _stored(backbone.get_config()),
@@ -127,7 +128,7 @@ def halve(source, directory):
     True
     """
     source, directory = pathlib.Path(source), pathlib.Path(directory)
-    config, _ = read_config(source)
+    config, *_ = read_preset_files(source)
     check_hdf5(source / WEIGHTS)
     with h5py.File(source / WEIGHTS) as whole, h5py.File(directory / WEIGHTS, "w") as half:
 
@@ -159,7 +160,7 @@ def copy_preset(source, directory):
         ValueError: if `source` is none, or damaged.
     """
     source, directory = pathlib.Path(source), pathlib.Path(directory)
-    config, _ = read_config(source)
+    config, *_ = read_preset_files(source)
     if (source / WEIGHTS).exists():
         check_hdf5(source / WEIGHTS)
     beside = [name for name in _BESIDE if (source / name).is_file()]
@@ -169,27 +170,6 @@ def copy_preset(source, directory):
 def _copy_files(source, directory, names):
     for name in names:
         shutil.copyfile(source / name, directory / name)
-
-
-def is_preset_directory(preset):
-    """Whether focalnets, or something that looks like it, wrote a preset there."""
-    return (pathlib.Path(preset) / CONFIG).is_file()
-
-
-def read_config(directory):
-    """(config, `FocalNetImageConverter` or None) of a preset directory, checked."""
-    config, preprocessing, _ = read_preset_files(directory)
-    return config, make_converter(preprocessing, directory)
-
-
-def make_converter(preprocessing, directory):
-    """The `FocalNetImageConverter` of a preset's checked preprocessing, None without one."""
-    if preprocessing is None:
-        return None
-    try:
-        return FocalNetImageConverter(**preprocessing)
-    except ValueError as error:
-        raise ValueError(f"{pathlib.Path(directory) / PREPROCESSING}: {error}") from error
 
 
 def _stored(config):

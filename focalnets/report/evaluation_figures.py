@@ -3,7 +3,7 @@
 import matplotlib.figure
 import numpy as np
 
-from focalnets._io import plural
+from focalnets.names import plural
 from focalnets.report.figures import label, save_figure
 
 

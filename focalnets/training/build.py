@@ -5,10 +5,10 @@ import logging
 
 import numpy as np
 
-from focalnets._io import listed
 from focalnets.data.splits import split_validation
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.image_converter import FocalNetImageConverter
+from focalnets.names import listed
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.labels import in_words
 from focalnets.presets.load import build_architecture

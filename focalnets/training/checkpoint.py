@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 from keras import ops
 
-from focalnets._io import reason
+from focalnets.files import reason
 from focalnets.npz import read_npz
 from focalnets.output.files import writing
 from focalnets.schema import checked, parse_json
+from focalnets.training.task import ImageClassification
 
 _META = "meta"
 
@@ -99,7 +100,7 @@ def read_snapshot(path):
     meta = parse_json(str(arrays.pop(_META)), path, finite=False)  # a loss may be NaN
     checked(meta, _Meta, path, _HINT)
     columns = {frozenset(row) for row in meta["rows"]}
-    if len(columns) > 1 or not all(names >= {"epoch", "val_loss", "val_accuracy"} for names in columns):
+    if len(columns) > 1 or not all(names >= {"epoch", *ImageClassification.monitored} for names in columns):
         raise ValueError(f"{path} is damaged: the rows of its history lack columns. {_HINT}")
     return Snapshot(arrays=[arrays[key] for key in sorted(arrays)], **meta)
 

@@ -15,7 +15,6 @@ from focalnets.presets.store import write_preset_files
 from focalnets.report.figures import draw_panels
 from focalnets.report.run_page import write_report
 from focalnets.training.checkpoint import read_weights
-from focalnets.training.run_recorder import best_row
 
 PANEL_IMAGES = 8
 
@@ -65,7 +64,7 @@ def finalize(trainer, directory, recorder):
     shown, kind = (trainer.validation, "validation") if test is None else (test, "test")
     panels = _draw_panels(classifier, shown, kind, directory / "panels")
     found = evaluate_logits(
-        _logits(classifier, shown, recipe.batch_size),
+        _logits(trainer, shown),
         shown.labels,
         classifier.class_names,
         data=trainer.settings["data"],
@@ -74,7 +73,7 @@ def finalize(trainer, directory, recorder):
     write_evaluation(directory, found)
     test_accuracy = None if test is None else found.top1
     rows = recorder.rows
-    best = best_row(rows, recipe.class_weights == "balanced")
+    best = trainer.task.best_row(rows)
     kept = best if recipe.keep_weights == "best" else rows[-1]
     facts = {
         "validation accuracy": f"{kept['val_accuracy']:.4f} in epoch {kept['epoch']}",
@@ -113,6 +112,6 @@ def _draw_panels(classifier, split, kind, folder):
     return paths
 
 
-def _logits(classifier, split, batch_size):
-    loader = Loader(split, classifier.num_classes, batch_size)
-    return np.concatenate([classifier.predict_on_batch(images) for images, _ in loader])
+def _logits(trainer, split):
+    loader = Loader(split, trainer.task, trainer.recipe.batch_size)
+    return np.concatenate([trainer.classifier.predict_on_batch(images) for images, *_ in loader])

@@ -6,7 +6,7 @@ import time
 import keras
 from keras import ops
 
-from focalnets._io import plural
+from focalnets.names import plural
 
 WORTH_SAYING_MINUTES = 10.0
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from focalnets._io import expanded
+from focalnets.files import expanded
 from focalnets.images.augment import Augmentation
 from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.schema import check_fields

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from focalnets.presets.files import RUN
 from focalnets.schema import checked, read_json
 from focalnets.training.recipe import recipe_from_json
 
-RECIPE, RUN = "recipe.json", "run.json"
+RECIPE = "recipe.json"
 
 _Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 

@@ -39,9 +39,9 @@ class RunRecorder(keras.callbacks.Callback):
     Args:
         directory: run directory.
         loader: training `Loader`, which is told the epoch.
+        task: The task, which chooses the best epoch.
         schedule: learning rate by step.
         averaged: whether the weights to keep are the optimizer's averages.
-        balanced: whether classes are weighed, see `best_row`.
         snapshot: `Snapshot` the run starts from, or None.
         max_minutes: stop by raising `OutOfTime`, after a snapshot; None for no limit.
         signals: `HeldSignals`. A signal that it holds is delivered after a snapshot. None for no signals.
@@ -51,9 +51,9 @@ class RunRecorder(keras.callbacks.Callback):
         self,
         directory,
         loader,
+        task,
         schedule,
         averaged,
-        balanced,
         snapshot=None,
         max_minutes=None,
         signals=None,
@@ -61,9 +61,9 @@ class RunRecorder(keras.callbacks.Callback):
         super().__init__()
         self.directory = directory
         self.loader = loader
+        self.task = task
         self.schedule = schedule
         self.averaged = averaged
-        self.balanced = balanced
         self.resumed = snapshot
         self.rows = [] if snapshot is None else list(snapshot.rows)
         self.minutes_before = 0.0 if snapshot is None else snapshot.minutes
@@ -129,7 +129,7 @@ class RunRecorder(keras.callbacks.Callback):
             "minutes": round(self.minutes, 3),
         }
         self.rows.append(row)
-        if best_row(self.rows, self.balanced) is row:
+        if self.task.best_row(self.rows) is row:
             write_weights(self.directory / "best.npz", self._weights())
         self._snapshot(epoch + 1, 0)
         write_history(self.directory / "history.csv", self.rows)
@@ -150,24 +150,6 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _rate(self, step):
         return float(ops.convert_to_numpy(self.schedule(step)))
-
-
-def best_row(rows, balanced):
-    """The epoch of the highest validation accuracy, of those the one of the lowest loss.
-
-    With balanced class weights, which the validation loss has then, that of the lowest loss: accuracy may be
-    highest where the rare classes are found least.
-
-    >>> from focalnets.training.run_recorder import best_row
-    >>> rows = [{"epoch": i, "val_accuracy": a, "val_loss": l} for i, a, l in ((1, 0.9, 0.5), (2, 0.9, 0.4))]
-    >>> best_row(rows, balanced=False)["epoch"]
-    2
-    >>> best_row([*rows, {"epoch": 2, "val_accuracy": 0.1, "val_loss": 0.3}], balanced=True)["val_loss"]
-    0.3
-    """
-    if balanced:
-        return min(rows, key=lambda row: row["val_loss"])
-    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
 
 
 def write_history(path, rows):

@@ -8,14 +8,16 @@ import pathlib
 import keras
 
 from focalnets import __version__
-from focalnets._io import expanded, machine, plural
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
+from focalnets.files import expanded
+from focalnets.names import plural
 from focalnets.ops.backend import accelerator, bfloat16_supported, prefer_bfloat16
 from focalnets.output.directories import check_run_directory, new_run_directory, resumed_directory
 from focalnets.output.files import seal, write_json
 from focalnets.output.inputs import paths_among, refuse_inside
 from focalnets.presets.checkpoints import CHECKPOINTS
+from focalnets.threads import machine
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.finalize import TrainResult, finalize
 from focalnets.training.recipe import Recipe, data_for, load_recipe, replace_fields

@@ -23,6 +23,7 @@ from focalnets.training.forecast import Forecast
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
 from focalnets.training.run_recorder import Averages, OutOfTime, RunRecorder, write_history
 from focalnets.training.signals import HeldSignals
+from focalnets.training.task import ImageClassification
 
 
 class Trainer:
@@ -56,15 +57,15 @@ class Trainer:
             keras.config.set_dtype_policy(policy)
         freeze(self.classifier, recipe.frozen_stages)
         weights = class_weights(recipe, self.training, self.classifier.num_classes)
+        self.task = ImageClassification(self.classifier.num_classes, weights, recipe.label_smoothing)
         self.loader = Loader(
             self.training,
-            self.classifier.num_classes,
+            self.task,
             recipe.batch_size,
             shuffle=True,
             augmentation=recipe.augmentation,
             image_size=self.converter.image_size,
             seed=recipe.seed,
-            class_weights=weights,
         )
         self.total_steps = recipe.epochs * self.loader.batches
         if self.total_steps < recipe.accumulation:
@@ -72,13 +73,10 @@ class Trainer:
                 f"The run has {self.total_steps} batches, fewer than accumulation={recipe.accumulation}: the "
                 "weights would never be updated. Use more epochs, or a smaller batch_size or accumulation."
             )
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
         optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
-        self.classifier.compile(optimizer=optimizer, loss=loss, metrics=["accuracy"])
+        self.classifier.compile(optimizer=optimizer, loss=self.task.loss(), metrics=self.task.metrics())
         self.classifier.optimizer.build(self.classifier.trainable_variables)
-        self.validation_loader = Loader(
-            self.validation, self.classifier.num_classes, recipe.batch_size, class_weights=weights
-        )
+        self.validation_loader = Loader(self.validation, self.task, recipe.batch_size)
 
     def fingerprint(self):
         """A text that changes when the data do, or what becomes of them: a preset to start from may have been
@@ -103,11 +101,10 @@ class Trainer:
         """
         schedule = learning_rate_schedule(self.recipe, self.total_steps)
         averaged = self.recipe.ema_decay > 0
-        balanced = self.recipe.class_weights == "balanced"
         complete = True
         with HeldSignals() as signals:
             recorder = RunRecorder(
-                directory, self.loader, schedule, averaged, balanced, snapshot, max_minutes, signals
+                directory, self.loader, self.task, schedule, averaged, snapshot, max_minutes, signals
             )
             try:
                 self._fit(directory, recorder, snapshot, verbose)

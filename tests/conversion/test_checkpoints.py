@@ -23,11 +23,12 @@ from focalnets.conversion.architecture import recognize, variable_shapes
 from focalnets.conversion.convert import convert_checkpoint
 from focalnets.conversion.foreign import checked_preprocessing
 from focalnets.conversion.publishers import claims_for
-from focalnets.conversion.sources import Source, is_checkpoint_name, read_source
+from focalnets.conversion.sources import LoadedCheckpoint, read_source
 from focalnets.conversion.tensors import from_tensors, our_arrays, to_tensors
 from focalnets.conversion.wrappers import chosen_tensors, flattened
 from focalnets.presets.load import build_architecture
 from focalnets.presets.preprocessing import converter_for
+from focalnets.presets.resolve import is_checkpoint_name
 
 TORCH = keras.backend.backend() == "torch"
 torch_only = pytest.mark.skipif(not TORCH, reason="the files are torch's")
@@ -376,9 +377,9 @@ def test_timm_decides_about_its_own_networks(monkeypatch):
     assert not found.network.backbone.normalize_modulator
     assert from_tensors(tensors, published=True).network.backbone.normalize_modulator
     settings = {"architecture": "focalnet_large_fl4", "model_args": {"normalize_modulator": True}}
-    assert from_tensors(Source(tensors, settings)).network.backbone.normalize_modulator
+    assert from_tensors(LoadedCheckpoint(tensors, settings)).network.backbone.normalize_modulator
     stored = {"args": {"model_kwargs": {"normalize_modulator": True}}}
-    assert from_tensors(Source(tensors, stored=stored)).network.backbone.normalize_modulator
+    assert from_tensors(LoadedCheckpoint(tensors, stored=stored)).network.backbone.normalize_modulator
 
 
 def test_features_only_of_timm():
@@ -429,7 +430,7 @@ def test_activation_of_transformers(name):
     theirs = transformers.FocalNetForImageClassification(config).eval()
     shapes = {key: tuple(tensor.shape) for key, tensor in theirs.state_dict().items()}
     theirs.load_state_dict({key: torch.from_numpy(array) for key, array in drawn(shapes).items()})
-    ours = from_tensors(Source(drawn(shapes), json.loads(config.to_json_string(use_diff=False))))
+    ours = from_tensors(LoadedCheckpoint(drawn(shapes), json.loads(config.to_json_string(use_diff=False))))
     image = their_image()
     with torch.no_grad():
         expected = theirs(torch.from_numpy(image).permute(0, 3, 1, 2)).logits.numpy()
@@ -530,11 +531,13 @@ def test_settings_of_any_type_are_used_or_refused_in_words():
         library = "timm" if arrays is tensors else "transformers"
         found = next(backbone for one, backbone in recognized if one is arrays)
         try:
-            claims_for(library, Source(arrays, config), arrays, found, 3, 5 if arrays is tensors else 3)
+            claims_for(
+                library, LoadedCheckpoint(arrays, config), arrays, found, 3, 5 if arrays is tensors else 3
+            )
             checked_preprocessing(config, preprocessing)
             converter_for(None, None, 3, config, preprocessing)
             if index % 7 == 0:  # to build a network takes longest
-                from_tensors(Source(arrays, config, preprocessing))
+                from_tensors(LoadedCheckpoint(arrays, config, preprocessing))
         except ValueError as error:
             refused.append(str(error))
     assert len(refused) > len(cases) / 2
@@ -550,11 +553,11 @@ def test_settings_of_another_network_are_refused():
         ({"id2label": {"0": "cat"}}, "say id2label = 1 name, but the weights have 3 classes"),
     ):
         with pytest.raises(ValueError, match=words):
-            from_tensors(Source(theirs, {"model_type": "focalnet", **settings}))
-    found = from_tensors(Source(theirs, {"model_type": "focalnet", "new_field": 1}))
+            from_tensors(LoadedCheckpoint(theirs, {"model_type": "focalnet", **settings}))
+    found = from_tensors(LoadedCheckpoint(theirs, {"model_type": "focalnet", "new_field": 1}))
     assert "fields of config.json that are not used: new_field" in found.notes
     timm = drawn(known_shapes("timm plain"))
-    found = from_tensors(Source(timm, {"architecture": "x", "model_args": {"norm_layer": "rms"}}))
+    found = from_tensors(LoadedCheckpoint(timm, {"architecture": "x", "model_args": {"norm_layer": "rms"}}))
     assert "timm's model_args that are not used: norm_layer" in found.notes
 
 
@@ -568,7 +571,7 @@ def test_rescaling_of_transformers_is_used():
         ({"do_normalize": False}, 0.0, 1.0),
     ):
         converter = from_tensors(
-            Source(theirs, {"model_type": "focalnet"}, {**settings, **more})
+            LoadedCheckpoint(theirs, {"model_type": "focalnet"}, {**settings, **more})
         ).image_converter
         np.testing.assert_allclose([converter.mean[0], converter.std[0]], [mean, std], rtol=1e-6)
 
@@ -774,7 +777,7 @@ def test_patch_norm_false_and_video_networks_are_refused(weights):
 
 
 def test_set_takes_an_activation(tmp_path, weights, capsys):
-    convert_checkpoint(Source(weights), tmp_path / "relu", config_overrides={"activation": "relu"})
+    convert_checkpoint(LoadedCheckpoint(weights), tmp_path / "relu", config_overrides={"activation": "relu"})
     assert FocalNetBackbone.from_preset(tmp_path / "relu").activation == "relu"
     assert main(["convert", "x.pth", str(tmp_path / "out"), "--set", "activation=mish"]) == 2
     assert "x.pth" in (text := capsys.readouterr().err) or "activation is one of gelu" in text

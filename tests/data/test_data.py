@@ -18,6 +18,7 @@ from focalnets.data.loader import Loader
 from focalnets.data.splits import Split, split_validation
 from focalnets.images.augment import Augmentation
 from focalnets.images.decode import read_image
+from focalnets.training.task import ImageClassification
 
 
 @pytest.fixture
@@ -203,7 +204,14 @@ def test_batches_are_functions_of_seed_and_epoch():
 
     def batches(seed, epoch):
         changes = Augmentation(pad_crop=1, flip=True)
-        loader = Loader(dataset.splits["train"], 10, 100, shuffle=True, augmentation=changes, seed=seed)
+        loader = Loader(
+            dataset.splits["train"],
+            ImageClassification(10),
+            100,
+            shuffle=True,
+            augmentation=changes,
+            seed=seed,
+        )
         loader.epoch = epoch
         return [loader[i] for i in range(len(loader))]
 

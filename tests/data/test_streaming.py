@@ -13,12 +13,13 @@ from PIL import Image
 
 import focalnets.data.datasets
 from focalnets import FocalNetImageConverter, open_dataset
-from focalnets._io import parallel_map
 from focalnets.cli import main
 from focalnets.data.cache import square, write_cache
 from focalnets.data.loader import Loader
 from focalnets.images.augment import Augmentation
 from focalnets.images.decode import as_pixels, check_image, open_image, read_image
+from focalnets.threads import parallel_map
+from focalnets.training.task import ImageClassification
 
 
 def photo(height, width, seed):
@@ -72,7 +73,7 @@ def test_the_same_batches_from_any_number_of_threads(photos, augmentation):
     assert not training.in_memory
 
     def loader(threads, seed=3):
-        return Loader(training, 2, 7, True, augmentation, (24, 24), seed, threads)
+        return Loader(training, ImageClassification(2), 7, True, augmentation, (24, 24), seed, threads)
 
     expected = batches(loader(0), epoch=5)
     assert expected[0][0].shape == (7, 24, 24, 3)
@@ -93,7 +94,7 @@ def test_streaming_gives_what_memory_gives(photos, monkeypatch):
     loaders = []
     for cache_images in ("memory", "stream"):
         dataset = open_dataset(str(photos), prepare=prepare, cache_images=cache_images)
-        loaders.append(Loader(dataset.splits["train"], 2, 8, True, EVERYTHING))
+        loaders.append(Loader(dataset.splits["train"], ImageClassification(2), 8, True, EVERYTHING))
         assert dataset.splits["test"].images.shape == (6, 24, 24, 3)
     assert_equal_batches(batches(loaders[0], 1), batches(loaders[1], 1))
     assert open_dataset(str(photos), prepare=prepare).splits["train"].in_memory
@@ -216,7 +217,7 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
     raw = open_dataset(
         str(tmp_path / "cache"), prepare=FocalNetImageConverter((12, 12)).prepare, cache_images="stream"
     )
-    loader = Loader(raw.splits["train"], 2, 8, augmentation=crops, image_size=(12, 12))
+    loader = Loader(raw.splits["train"], ImageClassification(2), 8, augmentation=crops, image_size=(12, 12))
     assert loader[0][0].shape == (8, 12, 12, 3)
 
     command = ["cache", str(photos), "--out", str(tmp_path / "again"), "--image-size", "20"]
@@ -253,6 +254,7 @@ def test_a_stream_holds_little_memory(tmp_path):
 import os, sys
 import focalnets
 from focalnets.data.loader import Loader
+from focalnets.training.task import ImageClassification
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -260,7 +262,7 @@ def resident():
 
 prepare = focalnets.FocalNetImageConverter((64, 64)).prepare
 dataset = focalnets.open_dataset(sys.argv[1], prepare=prepare, cache_images="stream")
-loader = Loader(dataset.splits["train"], 1, 16, threads=2)
+loader = Loader(dataset.splits["train"], ImageClassification(1), 16, threads=2)
 loader[0]
 before, most = resident(), 0
 for index in range(len(loader)):

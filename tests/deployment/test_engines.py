@@ -219,7 +219,7 @@ def test_exports_of_another_user_are_not_used(tmp_path, cache, monkeypatch, capl
         assert file.stat().st_uid == 0
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert isinstance(engines.open_engine(tmp_path / "preset"), engines.KerasEngine)
-    assert "belongs to another user: set FOCALNETS_CACHE" in caplog.text
+    assert "belongs to another user. Set FOCALNETS_CACHE" in caplog.text
 
 
 @pytest.mark.skipif("openvino" not in RUNTIMES, reason="OpenVINO is not installed")

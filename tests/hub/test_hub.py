@@ -1,68 +1,50 @@
-"""Downloads from real servers on this machine, each with a script of what it does wrong."""
+"""Downloads from real servers on this machine. A script says what each server does wrong."""
 
-import functools
 import hashlib
 import http.server
-import io
-import itertools
 import json
 import os
 import pathlib
 import random
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 
 import numpy as np
 import pytest
 from reference import randomize
 
 import focalnets
-from focalnets import _io
 from focalnets.cli import main
 from focalnets.commands import presets
-from focalnets.hub import (
-    addresses,
-    cache_directory,
-    download,
-    fetch_hugging_face,
-    hugging_face,
-    local_file,
-    transfer,
-)
-from focalnets.output.files import write_json
+from focalnets.files import locked
+from focalnets.hub import cache_directory, download, fetch_hugging_face, hugging_face, local_file, urls
 
 CONTENT = random.Random(0).randbytes(600_001)
 OTHER = random.Random(1).randbytes(600_001)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-DAY = "Sat, 01 Mar 2025"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers the first request as the first of `script` says, and so on; the last of it stays.
+    """A server that answers the first request by the first function of `script`, and so on; the last one
+    stays.
 
-    `asked` are the requests, as (path, headers). An answer that waits goes on after `go_on.set()`.
+    `asked` are the requests, as (path, headers). An answer that waits continues after `proceed.set()`.
     """
 
     def __init__(self, *script):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.asked, self.go_on = list(script), [], threading.Event()
+        self.script, self.asked, self.proceed = list(script), [], threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/weights.pth"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
-    def ranges(self):
-        return [headers.get("Range") for _, headers in self.asked]
-
     def handle_error(self, *_):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client went away, as is its right
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # the client may close the connection
             super().handle_error(*_)
 
     def stop(self):
-        self.go_on.set()
+        self.proceed.set()
         self.shutdown()
         self.server_close()
 
@@ -88,35 +70,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def file(content=CONTENT, version='"one"', ranges=True, if_range=True, cut=None, wait=False, length=True):
-    """A server of one file.
+def file(content=CONTENT, cut=None, wait=False, length=True):
+    """A function that sends one file.
 
     Args:
-        version: its ETag, or the date of its last change.
-        ranges: whether Range is obeyed.
-        if_range: whether If-Range is.
-        cut: bytes after which it closes the connection, or waits with it open if `wait`.
-        length: whether it says how long the file is; or a lie about that.
+        cut: bytes after which it closes the connection, or waits if `wait`.
+        length: whether it states the size of the file, or another size.
     """
 
     def answer(handler):
-        asked, condition = handler.headers.get("Range"), handler.headers.get("If-Range")
-        start = 0
-        if asked and ranges and (condition == version or not if_range):
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        if start and start >= len(content):
-            handler.send(416, {"Content-Length": 0})
-            return
-        body = content[start:]
-        claimed = len(content) if length is True else length
-        word = "Last-Modified" if (version or "").endswith("GMT") else "ETag"
-        headers = {word: version, "Content-Length": None if length is False else claimed - start}
-        if start:
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{claimed or '*'}"
-        handler.send(206 if start else 200, headers, body[:cut])
+        size = len(content) if length is True else length or None
+        handler.send(200, {"Content-Length": size}, content[:cut])
         if wait:
-            handler.server.go_on.wait(10)
-            handler.wfile.write(body[cut:])
+            handler.server.proceed.wait(10)
+            handler.wfile.write(content[cut:])
 
     return answer
 
@@ -127,13 +94,12 @@ def status(code, **headers):
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """`serve(*script)` -> Server; short waits, an empty cache in tmp_path / "cache", no proxies."""
+    """`serve(*script)` -> Server. The cache is tmp_path / "cache" and empty; there are no proxies."""
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")
     for name in ("FOCALNETS_OFFLINE", "HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(transfer, "WAITS", (0.01, 0.02))
     servers = []
 
     def start(*script):
@@ -146,12 +112,12 @@ def serve(tmp_path, monkeypatch):
 
 
 def files(folder):
-    """All files below a folder, without lock files."""
+    """Names of all files below a folder, without lock files."""
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
 
 
 def raised(kind, function, *arguments, **options):
-    """The text of the error that must come: one line, fit for a terminal."""
+    """The text of the expected error, which must be one line that is safe to print."""
     with pytest.raises(kind) as caught:
         function(*arguments, **options)
     text = str(caught.value)
@@ -161,266 +127,124 @@ def raised(kind, function, *arguments, **options):
 
 
 def child(code, *arguments):
-    """Another process that runs `code`; its program is called focalnets, so that it needs no keras."""
+    """Another process that runs `code`. Its program is called focalnets, so that it imports no Keras."""
     start = "import sys; sys.argv[0] = 'focalnets'; from focalnets.hub import download; "
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(focalnets.__file__).parents[1])}
     command = [sys.executable, "-c", start + code, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-# From the server to the cache
+# URLs
 
 
-def test_a_file_is_downloaded_once(serve, tmp_path):
+def test_download_fetches_a_file_once(serve, tmp_path):
     server = serve(file())
-    path = download(server.url, sha256=SHA256.upper(), size=len(CONTENT))
+    path = download(server.url)
     assert path.read_bytes() == CONTENT
     assert path.name == "weights.pth"
     assert path.is_relative_to(tmp_path / "cache")
-    assert download(server.url, sha256=SHA256) == path
+    assert download(server.url) == path
     assert files(tmp_path / "cache") == ["weights.pth"]
     assert len(server.asked) == 1
     assert server.asked[0][1]["User-Agent"] == f"focalnets/{focalnets.__version__}"
+    assert download(serve(file(b"")).url).read_bytes() == b""
 
 
-def test_a_file_in_the_cache_must_be_the_one_that_is_asked_for(serve, tmp_path):
-    server = serve(file(OTHER, '"old"'), file())
-    path = download(server.url, tmp_path)
-    assert path.read_bytes() == OTHER
-    assert raised(ValueError, download, server.url, tmp_path, sha256="0" * 64)
-    assert path.read_bytes() == OTHER, "a wrong hash of the user's must not cost a good file"
-    assert download(server.url, tmp_path, sha256=SHA256) == path
-    assert path.read_bytes() == CONTENT
-    path.write_bytes(b"cut")
-    assert download(server.url, tmp_path, size=len(CONTENT)).read_bytes() == CONTENT
-
-
-def test_equal_names_of_two_urls_do_not_collide(serve):
+def test_download_separates_equal_names_of_different_urls(serve):
     first, second = serve(file()), serve(file(OTHER))
     paths = [download(first.url), download(second.url), download(first.url + "?v=2")]
     assert len(set(paths)) == 3
     assert [path.read_bytes() for path in paths] == [CONTENT, OTHER, CONTENT]
 
 
-def test_without_a_length_the_file_goes_to_the_end(serve):
-    assert download(serve(file(length=False)).url).read_bytes() == CONTENT
-    assert download(serve(file(b"")).url).read_bytes() == b""
-
-
-# Broken connections
-
-
-@pytest.mark.parametrize("version", ['"one"', f"{DAY} 00:00:00 GMT"])
-@pytest.mark.parametrize("length", [True, False])
-def test_a_broken_download_goes_on_where_it_was(serve, version, length):
-    server = serve(file(version=version, cut=250_000), file(version=version, length=length))
-    assert download(server.url).read_bytes() == CONTENT
-    assert server.ranges() == [None, "bytes=250000-"]
-    assert server.asked[1][1]["If-Range"] == version
-
-
-def test_a_server_without_ranges_is_asked_for_all_of_it(serve):
-    server = serve(file(cut=250_000), file(ranges=False))
+def test_download_keeps_no_part_of_a_broken_download(serve, tmp_path):
+    server = serve(file(cut=250_000), file())
+    assert "could not be downloaded" in raised(OSError, download, server.url)
+    assert files(tmp_path) == []
     assert download(server.url).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("if_range", [True, False])
-@pytest.mark.parametrize("versions", [('"one"', '"two"'), (f"{DAY} 00:00:00 GMT", f"{DAY} 00:00:09 GMT")])
-def test_a_file_that_changed_meanwhile_is_fetched_anew(serve, versions, if_range):
-    server = serve(file(version=versions[0], cut=250_000), file(OTHER, versions[1], if_range=if_range))
-    assert download(server.url).read_bytes() == OTHER
-
-
-@pytest.mark.parametrize("version", [None, 'W/"weak"', '"a"\r\n b'])
-def test_without_a_usable_version_nothing_is_continued(serve, version):
-    server = serve(file(version=version, cut=250_000), file(version=version))
-    assert download(server.url).read_bytes() == CONTENT
-    assert server.ranges() == [None, None]
-
-
-def test_attempts_that_bring_much_are_not_counted(serve, monkeypatch):
-    monkeypatch.setattr(transfer, "_ADVANCE", 50_000)
-    server = serve(file(cut=60_000))
-    assert download(server.url).read_bytes() == CONTENT
-    assert len(server.asked) == 11
-    server = serve(file(cut=60_000, ranges=False))
-    assert "in 3 attempts" in raised(OSError, download, server.url)
-
-
-def test_a_body_shorter_than_said_is_no_file(serve, tmp_path):
-    server = serve(file(length=len(CONTENT) + 5))
-    text = raised(OSError, download, server.url)
-    assert "600001" in text
-    assert "600006" in text
-    assert "600001 bytes are kept for the next" in text
-    assert files(tmp_path) == ["weights.pth.part", "weights.pth.part.json"]
-
-
-def test_a_stalled_server_counts_as_broken(serve, monkeypatch):
-    monkeypatch.setattr(addresses, "STALL", 0.2)
+def test_download_gives_up_on_a_server_that_stalls(serve, monkeypatch, tmp_path):
+    monkeypatch.setattr(urls, "STALL", 0.2)
     start = time.monotonic()
-    server = serve(file(cut=250_000, wait=True), file())
-    assert download(server.url).read_bytes() == CONTENT
-    assert server.ranges() == [None, "bytes=250000-"]
-    silent = serve(lambda handler: handler.server.go_on.wait(10))
-    assert "no byte came for 0.2 s" in raised(OSError, download, silent.url)
+    for answer in (file(cut=250_000, wait=True), lambda handler: handler.server.proceed.wait(10)):
+        assert "no byte came for 0.2 s" in raised(OSError, download, serve(answer).url)
     assert time.monotonic() - start < 5
+    assert files(tmp_path) == []
 
 
-def test_a_killed_process_leaves_what_another_goes_on_with(serve, tmp_path):
+def test_download_after_a_killed_process_removes_its_part(serve, tmp_path):
     server = serve(file(cut=300_000, wait=True), file())
     killed = child("download(sys.argv[1])", server.url)
-    part = None
-    for _ in range(1000):
-        part = next((tmp_path / "cache").rglob("*.part"), None)
-        if part and part.stat().st_size > 250_000:
-            break
+    while not (part := next((tmp_path / "cache").rglob("tmp*"), None)) or not part.stat().st_size:
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
+    killed.kill()
     killed.communicate()
-    held = part.stat().st_size
-    assert held > 250_000
-    assert files(tmp_path) == ["weights.pth.part", "weights.pth.part.json"]
-    assert download(server.url, sha256=SHA256).read_bytes() == CONTENT
-    assert server.ranges() == [None, f"bytes={held}-"]
+    assert len(files(tmp_path)) == 1
+    assert download(server.url).read_bytes() == CONTENT
     assert files(tmp_path) == ["weights.pth"]
 
 
-def test_a_process_killed_before_the_renaming_needs_no_second_download(serve, tmp_path):
-    server = serve(file())
-    path = download(server.url)
-    path.rename(f"{path}.part")
-    write_json(f"{path}.part.json", {"url": server.url, "version": '"one"', "size": len(CONTENT)})
-    assert download(server.url).read_bytes() == CONTENT
-    assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize(
-    "memory",
-    [
-        "",
-        "[]",
-        '{"url": "URL"}',
-        '{"url": "URL", "version": "x\\r\\nHost: y", "size": 600001}',
-        '{"url": "http://other", "version": "\\"one\\"", "size": 600001}',
-        '{"url": "URL", "version": "\\"one\\"", "size": 7}',
-        '{"url": "URL", "version": "\\"one\\"", "size": "600001"}',
-    ],
-)
-def test_a_damaged_memory_is_not_believed(serve, memory):
-    server = serve(file())
-    path = download(server.url)
-    path.rename(f"{path}.part")
-    pathlib.Path(f"{path}.part.json").write_text(memory.replace("URL", server.url))
-    server.asked.clear()
-    assert download(server.url).read_bytes() == CONTENT
-    assert server.ranges() == [None]
-
-
-def test_two_processes_download_one_file_once(serve):
+def test_download_by_two_processes_fetches_a_file_once(serve):
     server = serve(file(cut=300_000, wait=True))
     code = "print('here', flush=True); print(download(sys.argv[1]))"
     both = [child(code, server.url), child(code, server.url)]
     assert [process.stdout.readline() for process in both] == ["here\n"] * 2
-    time.sleep(0.3)  # enough for the second to come to the lock
-    server.go_on.set()
+    time.sleep(0.5)  # enough for the second to reach the lock
+    server.proceed.set()
     paths = {process.communicate()[0].strip() for process in both}
     assert len(paths) == 1
     assert pathlib.Path(paths.pop()).read_bytes() == CONTENT
     assert len(server.asked) == 1
 
 
-def test_who_waits_for_a_lock_is_told(monkeypatch, tmp_path):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", terminal)
-    monkeypatch.setattr(_io.time, "monotonic", itertools.count().__next__)
-    held = []
+def test_locked_logs_what_it_waits_for(tmp_path, caplog):
+    entered = threading.Event()
 
     def wait():
-        with _io.locked(tmp_path / "lock", "downloading x"):
-            held.append("at last")
+        with locked(tmp_path / "lock", "downloading x"):
+            entered.set()
 
-    with _io.locked(tmp_path / "lock", "downloading x"):
+    with locked(tmp_path / "lock", "downloading x"):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while not terminal.getvalue():
-            time.sleep(0.01)
-        assert held == []
+        while not caplog.messages:
+            time.sleep(0.05)
+        assert not entered.is_set()
     waiting.join()
-    assert terminal.getvalue() == "waiting for another process that is downloading x\n"
-    assert held == ["at last"]
-
-
-def test_where_locks_are_only_pretended_the_damage_is_seen(serve, tmp_path):
-    def disturbed(handler):
-        with next(tmp_path.rglob("*.part")).open("ab") as part:
-            part.write(b"by another process")
-        file()(handler)
-
-    server = serve(file(cut=250_000), disturbed, file())
-    assert download(server.url).read_bytes() == CONTENT
-    assert server.ranges() == [None, "bytes=250000-", None]
-
-
-# Files that are not what was expected
-
-
-def test_a_wrong_hash_leaves_nothing(serve, tmp_path):
-    server = serve(file(OTHER))
-    text = raised(ValueError, download, server.url, sha256=SHA256)
-    assert SHA256 in text
-    assert hashlib.sha256(OTHER).hexdigest() in text
-    assert "run again" in text
-    assert files(tmp_path) == []
-    assert "64 hexadecimal digits" in raised(ValueError, download, server.url, sha256="abc")
-
-
-@pytest.mark.parametrize(("length", "found"), [(True, "600001"), (False, "more")])
-def test_a_wrong_size_leaves_nothing(serve, tmp_path, length, found):
-    server = serve(file(length=length))
-    text = raised(ValueError, download, server.url, size=1000)
-    assert f"expected 1000 bytes, the server has {found}" in text
-    assert files(tmp_path) == []
-    short = serve(file(length=False))
-    assert "at byte 600001 of 600002" in raised(OSError, download, short.url, size=600_002)
-
-
-# What servers say instead
+    assert caplog.messages == ["waiting for another process that is downloading x"]
+    assert entered.is_set()
 
 
 @pytest.mark.parametrize(
     ("code", "hint"),
-    [(404, "says 404 Not Found. Check the address"), (403, "says 403 Forbidden. It may ask for a login")],
+    [
+        (404, "answered 404 Not Found. Check the address"),
+        (403, "answered 403 Forbidden. It may ask for a login"),
+        (500, "answered 500 Internal Server Error. Try again later"),
+    ],
 )
-def test_a_refusal_is_not_repeated(serve, tmp_path, code, hint):
+def test_download_reports_the_status_of_a_refusal(serve, code, hint):
     server = serve(status(code))
     text = raised(OSError, download, server.url)
     assert hint in text
     assert server.url in text
-    assert f"other means to {tmp_path}" in text
     assert len(server.asked) == 1
+    assert "status 204" in raised(ValueError, download, serve(status(204)).url)
 
 
-def test_a_passing_failure_is_tried_again(serve):
-    server = serve(status(500), status(503), file())
-    assert download(server.url).read_bytes() == CONTENT
-    assert "500 Internal Server Error" in raised(OSError, download, serve(status(500)).url)
-    assert "status 204" in raised(OSError, download, serve(status(204)).url)
-
-
-def test_the_words_of_a_server_do_not_reach_the_terminal(serve):
+def test_download_prints_no_words_of_a_server(serve):
     def answer(handler):
-        handler.wfile.write(b"HTTP/1.0 404 \x1b[31mred\r\n\r\n")
+        handler.wfile.write(b"HTTP/1.0 404 \x1b[31mcrimson\r\n\r\n")
 
     def nonsense(handler):
-        handler.wfile.write(b"\x1b[31mred\r\n\r\n")
+        handler.wfile.write(b"\x1b[31mcrimson\r\n\r\n")
 
-    assert "red" not in raised(OSError, download, serve(answer).url)
-    assert "?[31mred" in raised(OSError, download, serve(nonsense).url)
+    assert "crimson" not in raised(OSError, download, serve(answer).url)
+    raised(OSError, download, serve(nonsense).url)
 
 
-def test_nobody_there(serve, monkeypatch):
+def test_download_reports_a_server_that_does_not_exist(serve, monkeypatch):
     server = serve(file())
     server.stop()
     assert "refused" in raised(OSError, download, server.url).lower()
@@ -429,56 +253,47 @@ def test_nobody_there(serve, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    text = raised(OSError, download, "http://no-such-host.invalid/weights.pth")
-    assert text.startswith(
-        "http://no-such-host.invalid/weights.pth: there is no such host. Check the address"
-    )
+    assert "Name or service not known" in raised(OSError, download, "http://no-such-host.invalid/weights.pth")
 
 
-def test_redirects_are_followed_with_the_range(serve):
-    behind = serve(file(cut=250_000), file())
-    server = serve(status(302, Location=behind.url + "?signed"))
+def test_download_follows_redirects(serve):
+    server = serve(status(302, Location="/other.pth"), file())
     path = download(server.url)
     assert path.read_bytes() == CONTENT
     assert path.name == "weights.pth"
-    assert behind.ranges() == [None, "bytes=250000-"]
-
-
-def test_redirects_in_a_circle_end(serve):
-    assert "in a circle" in raised(OSError, download, serve(status(301, Location="/weights.pth")).url)
+    assert "redirects" in raised(OSError, download, serve(status(301, Location="/weights.pth")).url)
 
 
 @pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/weights.pth"])
-def test_redirects_lead_to_http_only(serve, tmp_path, target):
-    server = serve(status(302, Location=target))
-    with pytest.raises((OSError, ValueError), match=r"something else than http|not followed"):
-        download(server.url)
+def test_download_refuses_redirects_to_other_schemes(serve, tmp_path, target):
+    assert "could not be downloaded" in raised(OSError, download, serve(status(302, Location=target)).url)
     assert files(tmp_path) == []
 
 
-def test_no_redirect_leads_from_https_to_http():
-    redirects, request = addresses._Redirects(), urllib.request.Request("https://a.example/x")
-    follow = functools.partial(redirects.redirect_request, request, io.BytesIO(), 302, "", {})
-    with pytest.raises(ValueError, match=r"https://a.example/x leads to 'http://b.example/x'"):
-        follow("http://b.example/x")
-    assert follow("https://b.example/x").full_url == "https://b.example/x"
-
-
-# Addresses
+def test_download_refuses_redirects_from_https_to_http(tmp_path):
+    requests = pytest.importorskip("requests")
+    response = requests.Response()
+    response.status_code, response.url, response.raw = 302, "https://a.example/x", open(os.devnull, "rb")  # noqa: SIM115
+    response.headers["location"] = "https://b.example/x"
+    urls._check(response, tmp_path)
+    response.headers["location"] = "http://b.example/x"
+    with pytest.raises(ValueError, match=r"https://a.example/x redirects to 'http://b.example/x'"):
+        urls._check(response, tmp_path)
+    response.raw.close()
 
 
 @pytest.mark.parametrize(
     "url", ["ftp://host/x", "file:///etc/passwd", "host/x", "http:///x", "http://h:99999/x", "http://a b/x"]
 )
-def test_other_addresses_are_refused_by_name(serve, url):
+def test_download_refuses_other_addresses(serve, url):
     assert repr(url) in raised(ValueError, download, url)
 
 
-def test_passwords_are_not_repeated():
+def test_download_does_not_repeat_passwords():
     assert "secret" not in raised(ValueError, download, "https://me:secret@host/x")
 
 
-def test_what_needs_quoting_is_quoted(serve):
+def test_download_quotes_urls(serve):
     server = serve(file())
     path = download(server.url + "/mein Gewicht ü.pth?a=b c\r\nX: y#part")
     assert path.name == "mein_Gewicht__.pth"
@@ -490,25 +305,26 @@ def test_what_needs_quoting_is_quoted(serve):
     "path",
     ["", "/", "/..", "/%2e%2e", "/a/%2e%2e%2f%2e%2e%2fb", "/..%5cb", "/.bashrc", "/%00", "/" + "x" * 999],
 )
-def test_no_address_leads_out_of_its_folder(serve, tmp_path, path):
+def test_download_stays_in_the_directory_of_the_url(serve, tmp_path, path):
     server = serve(file(b"x"))
-    found = download(server.url.removesuffix("/weights.pth") + path, tmp_path)
-    assert found.resolve().parents[1] == tmp_path / "downloads"
+    found = download(server.url.removesuffix("/weights.pth") + path)
+    assert found.resolve().parents[1] == tmp_path / "cache" / "downloads"
     assert not found.name.startswith(".")
     assert len(found.name) <= 100
 
 
 @pytest.mark.parametrize("name", ["con", "NUL.pth", "com1.tar.gz"])
-def test_names_that_windows_keeps_for_itself_are_not_used(serve, name):
+def test_download_avoids_reserved_names_of_windows(serve, name):
     url = serve(file(b"x")).url
     first, *rest = name.split(".")
     assert download(url.replace("weights.pth", name)).name == ".".join([f"{first}_", *rest])
     assert download(url.replace("weights.pth", "console.pth")).name == "console.pth"
 
 
-def test_the_name_a_server_proposes_is_ignored(serve):
+def test_download_ignores_the_name_that_a_server_proposes(serve):
     def answer(handler):
-        handler.send(200, {"Content-Disposition": 'attachment; filename="../../evil"'}, b"x")
+        headers = {"Content-Disposition": 'attachment; filename="../../evil"', "Content-Length": 1}
+        handler.send(200, headers, b"x")
 
     assert download(serve(answer).url).name == "weights.pth"
 
@@ -516,45 +332,40 @@ def test_the_name_a_server_proposes_is_ignored(serve):
 # The cache
 
 
-def test_the_cache_is_where_the_system_wants_it(monkeypatch, tmp_path):
+def test_cache_directory_follows_the_system(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("FOCALNETS_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    for platform, folder in (("linux", ".cache"), ("darwin", "Library/Caches")):
-        monkeypatch.setattr(sys, "platform", platform)
-        assert cache_directory() == tmp_path / folder / "focalnets"
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory() == tmp_path / "xdg" / "focalnets"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_directory() == tmp_path / ".cache" / "focalnets"
+    assert cache_directory().is_relative_to(tmp_path)
     monkeypatch.setenv("FOCALNETS_CACHE", "~/own")
     assert cache_directory() == tmp_path / "own"
     monkeypatch.setenv("FOCALNETS_CACHE", "~nobody-of-that-name/own")
-    assert "set FOCALNETS_CACHE" in raised(OSError, cache_directory)
+    assert "Set FOCALNETS_CACHE" in raised(OSError, cache_directory)
 
 
-def test_a_cache_that_cannot_be_written(serve, tmp_path):
+def test_download_reports_a_cache_that_cannot_be_written(serve, tmp_path):
     (tmp_path / "cache").write_text("a file")
     text = raised(OSError, download, serve(file()).url)
-    assert "set FOCALNETS_CACHE" in text
+    assert "Set FOCALNETS_CACHE" in text
 
 
-def test_links_in_the_cache_are_not_written_through(serve, tmp_path):
+def test_download_does_not_write_through_links(serve, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     server = serve(file())
     path = download(server.url)
     path.unlink()
-    pathlib.Path(f"{path}.part").symlink_to(victim)
+    path.with_name(".lock").unlink(missing_ok=True)
+    path.with_name(".lock").symlink_to(victim)
     assert "cannot be written" in raised(OSError, download, server.url)
     path.with_name(".lock").unlink()
-    path.with_name(".lock").symlink_to(victim)
-    assert "cannot be made or locked" in raised(OSError, download, server.url)
+    path.symlink_to(tmp_path / "dangling")
+    assert download(server.url).read_bytes() == CONTENT
     assert victim.read_text() == "precious"
+    assert not (tmp_path / "dangling").exists()
 
 
-def test_a_full_disk(serve, tmp_path):
+def test_download_reports_a_full_disk(serve, tmp_path):
     server = serve(file(length=10**17))
     assert "Make room" in raised(OSError, download, server.url)
     assert files(tmp_path) == []
@@ -562,17 +373,12 @@ def test_a_full_disk(serve, tmp_path):
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, {resource.RLIM_INFINITY}))"
     code = f"{limit}\ntry: download(sys.argv[1])\nexcept OSError as error: print(error)"
     server = serve(file())
-    assert "cannot be written (File too large)" in child(code, server.url).communicate()[0]
-    assert files(tmp_path) == ["weights.pth.part", "weights.pth.part.json"]
-    assert download(server.url, sha256=SHA256).read_bytes() == CONTENT
-    assert server.ranges()[1] == "bytes=200000-"
-
-
-# Offline
+    assert "(File too large). Make room" in child(code, server.url).communicate()[0]
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("variable", ["FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"])
-def test_offline_the_cache_is_used(serve, monkeypatch, variable):
+def test_download_offline_uses_the_cache(serve, monkeypatch, variable):
     server = serve(file())
     path = download(server.url)
     monkeypatch.setenv(variable, "1")
@@ -580,26 +386,25 @@ def test_offline_the_cache_is_used(serve, monkeypatch, variable):
     text = raised(OSError, download, server.url + "?other")
     for part in ("weights.pth", str(cache_directory()), f"{variable} forbids", "other means"):
         assert part in text
-    assert "has another sha256" in raised(OSError, download, server.url, sha256="0" * 64)
     assert len(server.asked) == 1
     monkeypatch.setenv(variable, "0")
     assert download(server.url + "?other").read_bytes() == CONTENT
 
 
-def test_a_file_put_by_hand_where_the_message_says(serve, monkeypatch):
+def test_download_uses_a_file_that_was_put_where_the_message_says(serve, monkeypatch):
     monkeypatch.setenv("FOCALNETS_OFFLINE", "1")
     url = "https://example.org/weights.pth"
     place = pathlib.Path(raised(OSError, download, url).rpartition("other means to ")[2].removesuffix("."))
     place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)
-    assert download(url, sha256=SHA256) == place
+    assert download(url) == place
 
 
 # The hub
 
 
 def hub(contents, commit="c" * 40):
-    """As much of the hub's interface as its client asks for: the listing, and the files of "main"."""
+    """The part of the hub's interface that its client uses: the listing, and the files of "main"."""
 
     def answer(handler):
         path, _, _ = handler.path.partition("?")
@@ -644,14 +449,14 @@ def serve_hub(serve, monkeypatch):
         (["README.md", "deep/x.pth"], "deep/x.pth"),
     ],
 )
-def test_the_weights_of_a_repository_are_chosen(serve_hub, names, chosen, tmp_path):
+def test_hub_chooses_the_weights_of_a_repository(serve_hub, names, chosen, tmp_path):
     serve_hub({name: name.encode() for name in names})
     path = local_file("hf://timm/focalnet")
     assert path.read_text() == chosen
     assert path.is_relative_to(tmp_path / "cache" / "huggingface")
 
 
-def test_a_repository_becomes_the_network_that_its_files_describe(serve_hub, tmp_path):
+def test_from_preset_builds_the_network_of_a_repository(serve_hub, tmp_path):
     pytest.importorskip("safetensors")
     backbone = focalnets.FocalNetBackbone(
         embed_dim=8,
@@ -677,42 +482,44 @@ def test_a_repository_becomes_the_network_that_its_files_describe(serve_hub, tmp
     np.testing.assert_allclose(again.predict(x, verbose=0), net.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
 
 
-def test_a_file_of_a_repository(serve_hub):
+def test_local_file_returns_a_file_of_a_repository(serve_hub):
     serve_hub({"model.safetensors": b"1", "deep/config.json": b"2"})
     for source in ("hf://timm/focalnet/deep/config.json", "hf://timm/focalnet@main/deep/config.json"):
         assert local_file(source).read_bytes() == b"2"
 
 
-def test_what_the_hub_refuses(serve_hub):
+def test_hub_explains_its_refusals(serve_hub):
     serve_hub({"b.pth": b"", "a.bin": b"", "\x1b[31m.pth": b""})
     text = raised(ValueError, fetch_hugging_face, "timm/focalnet")
-    assert "there are: \\x1b[31m.pth, a.bin, b.pth." in text
+    assert "Its files: \\x1b[31m.pth, a.bin, b.pth." in text
     for source, expected in (
-        ("hf://timm/other", "hf://timm/other is not there, or private"),
-        ("hf://gated/focalnet/x.bin", "is gated: accept its conditions"),
+        ("hf://timm/other", "hf://timm/other does not exist or is private"),
+        ("hf://gated/focalnet/x.bin", "is gated. Accept its conditions"),
         ("hf://timm/focalnet@v9", "has no revision 'v9'"),
         ("hf://timm/focalnet/no.bin", "has no file 'no.bin'"),
     ):
         assert expected in raised(OSError, local_file, source)
 
 
-def test_no_name_leads_out_of_the_hubs_cache(serve_hub, tmp_path):
+def test_hub_refuses_names_outside_its_cache(serve_hub, tmp_path):
     server = serve_hub({"../../../evil.pth": b"evil"})
-    assert "is no file or revision" in raised(ValueError, fetch_hugging_face, "timm/focalnet")
+    assert "is not a file or revision" in raised(ValueError, fetch_hugging_face, "timm/focalnet")
     server.asked.clear()
     for name in ("../evil.pth", "/etc/passwd", "a\\..\\b", "C:/x", "a//b", ""):
-        assert "is no file or revision" in raised(ValueError, fetch_hugging_face, "timm/focalnet", name)
-        assert "is no file or revision" in raised(ValueError, fetch_hugging_face, "timm/focalnet", "x", name)
+        assert "is not a file or revision" in raised(ValueError, fetch_hugging_face, "timm/focalnet", name)
+        assert "is not a file or revision" in raised(
+            ValueError, fetch_hugging_face, "timm/focalnet", "x", name
+        )
     for name in ("../focalnet", "timm/..", "timm", "timm/a/b", "timm/--x--"):
-        assert "is no repository" in raised(ValueError, fetch_hugging_face, name, "x.bin")
+        assert "is not a repository" in raised(ValueError, fetch_hugging_face, name, "x.bin")
     assert server.asked == []
     assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["ETag", "X-Linked-ETag", "X-Repo-Commit"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_the_hub_cannot_name_files_outside_of_its_cache(serve, monkeypatch, tmp_path, name, first):
-    """The client makes paths of these headers; a mirror may send good ones to whoever looks first."""
+def test_hub_refuses_headers_that_name_files_outside_its_cache(serve, monkeypatch, tmp_path, name, first):
+    """The client makes paths of these headers. A mirror may send good ones at first."""
     pytest.importorskip("huggingface_hub")
     asked = []
 
@@ -728,7 +535,7 @@ def test_the_hub_cannot_name_files_outside_of_its_cache(serve, monkeypatch, tmp_
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     for _ in range(2):
         text = raised(OSError, fetch_hugging_face, "timm/focalnet", "x.bin")
-        assert "which must not become a file name" in text
+        assert "which is not a safe file name" in text
     assert not list(tmp_path.rglob("*evil*"))
 
 
@@ -737,39 +544,38 @@ def _endless(handler, path="/"):
     for key, value in {"X-Repo-Commit": "c" * 40, "ETag": '"abc"', "Transfer-Encoding": "chunked"}.items():
         handler.send_header(key, value)
     handler.end_headers()
-    while handler.command == "GET" and not handler.server.go_on.is_set():
+    while handler.command == "GET" and not handler.server.proceed.is_set():
         handler.wfile.write(b"10000\r\n" + b"[" * 0x10000 + b"\r\n")
 
 
-def test_endless_bodies_are_cut(serve, monkeypatch, tmp_path):
-    monkeypatch.setattr(transfer, "LARGEST", 1_000_000)
+def test_endless_bodies_are_refused(serve, monkeypatch, tmp_path):
     monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
     server = serve(_endless)
     text = raised(ValueError, download, server.url)
-    assert "does not say how long the file is, and sent more than 1000000 bytes" in text
+    assert "does not state the size of a file" in text
     assert files(tmp_path) == []
     pytest.importorskip("huggingface_hub")
     monkeypatch.setattr(hugging_face, "_LARGEST_LISTING", 1_000_000)
     monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/weights.pth"))
     text = raised(OSError, fetch_hugging_face, "timm/focalnet", "x.bin")
-    assert "does not say how long the file is" in text
+    assert "does not state the size of the file" in text
     assert "more than 1000000 bytes of text" in raised(OSError, fetch_hugging_face, "timm/focalnet")
     assert not [path for path in files(tmp_path) if "abc" in path and not path.endswith(".lock")]
 
 
-def test_a_chunked_body_that_breaks_off_is_no_file(serve, monkeypatch, tmp_path):
+def test_download_refuses_a_chunked_body(serve, monkeypatch, tmp_path):
     def cut(handler):
         handler.send(200, {"Transfer-Encoding": "chunked"}, b"5\r\nhello\r\n5\r\nhe")
         handler.close_connection = True
 
     monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
-    assert "in 3 attempts" in raised(OSError, download, serve(cut).url)
+    assert "does not state the size" in raised(ValueError, download, serve(cut).url)
     assert not list(tmp_path.rglob("weights.pth"))
 
 
 @pytest.mark.parametrize("kind", ["url", "hub"])
 @pytest.mark.parametrize("verb", ["predict", "convert"])
-def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path, capsys, kind, verb):
+def test_a_damaged_download_is_removed_from_the_cache(serve, monkeypatch, tmp_path, capsys, kind, verb):
     numpy_format = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("huggingface_hub")
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
@@ -806,7 +612,7 @@ def test_a_damaged_download_is_not_cached_for_good(serve, monkeypatch, tmp_path,
     assert broken.exists(), "the user's own file"
 
 
-def test_a_whole_revision_reaches_the_hub(serve_hub, caplog):
+def test_hub_sends_the_whole_revision(serve_hub, caplog):
     server = serve_hub({"model.safetensors": b""})
     with pytest.raises(OSError, match="has no revision 'refs/pr/3'"):
         focalnets.FocalNetImageClassifier.from_preset("hf://timm/focalnet@refs/pr/3/model.safetensors")
@@ -815,7 +621,7 @@ def test_a_whole_revision_reaches_the_hub(serve_hub, caplog):
     assert all("/resolve/refs%2Fpr%2F3/" in path for path in paths)
 
 
-def test_a_failed_download_from_the_hub_is_one_line(serve, monkeypatch, capsys, caplog):
+def test_hub_reports_a_failed_download_in_one_line(serve, monkeypatch, capsys, caplog):
     pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("HF_ENDPOINT", serve(status(500)).url.removesuffix("/weights.pth"))
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -824,7 +630,7 @@ def test_a_failed_download_from_the_hub_is_one_line(serve, monkeypatch, capsys, 
     assert len(text.strip().splitlines()) == 1, text
 
 
-def test_the_hub_offline(serve_hub, monkeypatch):
+def test_hub_offline_uses_the_cache(serve_hub, monkeypatch):
     server = serve_hub({"x.pth": b"weights", "config.json": b""})
     path = local_file("hf://timm/focalnet")
     server.asked.clear()
@@ -839,7 +645,7 @@ def test_the_hub_offline(serve_hub, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"])
-def test_the_hub_offline_in_a_new_process(tmp_path, variable):
+def test_hub_offline_in_a_new_process(tmp_path, variable):
     """In this one, all modules of the client may be imported already."""
     command = [sys.executable, "-m", "focalnets", "predict", "hf://foo/bar", "docs/seven.png"]
     root = pathlib.Path(focalnets.__file__).parents[1]
@@ -851,25 +657,22 @@ def test_the_hub_offline_in_a_new_process(tmp_path, variable):
     assert f"weights of hf://foo/bar is not in the cache {tmp_path / 'hub'}, and {variable} forbids" in line
 
 
-def test_the_hub_is_not_there(serve_hub, monkeypatch):
+def test_hub_reports_a_server_that_does_not_exist(serve_hub, monkeypatch):
     serve_hub({}).stop()
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits half a minute in all
     for source in ("hf://timm/focalnet", "hf://timm/focalnet/x.bin"):
         text = raised(OSError, local_file, source)
-        assert "could not be fetched" in text
+        assert "could not be downloaded" in text
         assert "HF_ENDPOINT" in text
 
 
-def test_what_to_install_is_said(monkeypatch):
+def test_hub_reports_the_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'focalnets\[hub\]'"):
         local_file("hf://timm/focalnet")
 
 
-# All of them
-
-
-def test_local_files_are_themselves(serve, tmp_path):
+def test_local_file_returns_existing_paths(serve, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"x")
     assert local_file(tmp_path / "weights.pth") == tmp_path / "weights.pth"
     assert local_file(str(tmp_path)) == tmp_path
@@ -880,11 +683,10 @@ def test_local_files_are_themselves(serve, tmp_path):
             assert form in text
 
 
-@pytest.mark.parametrize(("options", "code"), [({}, 1), ({"size": 7}, 2)])
-def test_the_command_line_says_it(serve, monkeypatch, capsys, options, code):
-    answer = file() if options else status(404)
+@pytest.mark.parametrize(("answer", "code"), [(status(404), 1), (file(length=False), 2)])
+def test_command_line_prints_one_line(serve, monkeypatch, capsys, answer, code):
     url = serve(answer).url
-    monkeypatch.setattr(presets, "run", lambda _: download(url, **options))
+    monkeypatch.setattr(presets, "run", lambda _: download(url))
     assert main(["presets"]) == code
     printed = capsys.readouterr()
     assert printed.err.startswith(f"focalnets: {url}")
@@ -892,21 +694,7 @@ def test_the_command_line_says_it(serve, monkeypatch, capsys, options, code):
     assert printed.out == ""
 
 
-def test_the_bar_counts_bytes(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr("sys.stderr", terminal)
-    clock = iter([0.0, 1.0, 3.0])
-    monkeypatch.setattr(_io.time, "monotonic", lambda: next(clock, 4.0))
-    blocks = [b"ab", b"cde", b"f"]
-    assert list(_io.progress(blocks, "weights.pth", total=10, done=4, size=len)) == blocks
-    assert "weights.pth" in terminal.getvalue()
-    assert "9/10 bytes" in terminal.getvalue()
-    assert " 0%" not in terminal.getvalue(), "or what was there before would count as speed"
-    assert list(_io.progress(blocks, "weights.pth", size=len)) == blocks
-
-
-def test_the_module_is_light():
+def test_import_of_hub_is_light():
     code = "print([name for name in ('keras', 'torch', 'huggingface_hub', 'rich') if name in sys.modules])"
     assert child(code).communicate()[0] == "[]\n"
     assert "huggingface_hub" not in vars(hugging_face)

@@ -12,6 +12,7 @@ from focalnets.data.splits import Split
 from focalnets.images import transforms
 from focalnets.images.augment import Augmentation, erase, mix
 from focalnets.images.decode import as_image, as_pixels
+from focalnets.training.task import ImageClassification
 
 
 def rng(seed=0):
@@ -137,7 +138,7 @@ def test_mixing_through_the_loader_keeps_the_labels_of_the_pixels():
         (1, 6, 6, 1), "uint8"
     )
     split = Split(images, np.repeat(np.arange(10), 3))
-    loader = Loader(split, 10, 8, True, Augmentation(mixup=1.0, cutmix=1.0))
+    loader = Loader(split, ImageClassification(10), 8, True, Augmentation(mixup=1.0, cutmix=1.0))
     shares = set()
     for index in range(len(loader)):
         batch, targets = loader[index]
@@ -152,9 +153,9 @@ def test_erasing_and_flipping_concern_the_share_asked_for():
     split = Split(
         np.tile(np.arange(64, dtype="uint8").reshape(1, 8, 8, 1), (400, 1, 1, 1)), np.zeros(400, int)
     )
-    batch, _ = Loader(split, 1, 400, augmentation=Augmentation(erasing=0.25))[0]
+    batch, _ = Loader(split, ImageClassification(1), 400, augmentation=Augmentation(erasing=0.25))[0]
     assert 0.18 < np.mean(np.any(batch != split.images, axis=(1, 2, 3))) < 0.32
-    loader = Loader(split, 1, 400, augmentation=Augmentation(flip=True))
+    loader = Loader(split, ImageClassification(1), 400, augmentation=Augmentation(flip=True))
     batch, _ = loader[0]
     loader.epoch = 1
     np.testing.assert_array_equal(loader[0][0], batch[:, :, ::-1], "every other epoch the other way")
@@ -175,7 +176,7 @@ def test_grey_digits_pass_through_everything():
         mixup=1,
         cutmix=1,
     )
-    batch, targets = Loader(digits, 10, 32, True, everything, (12, 12))[0]
+    batch, targets = Loader(digits, ImageClassification(10), 32, True, everything, (12, 12))[0]
     assert batch.shape == (32, 12, 12, 1)
     assert targets.shape == (32, 10)
     assert as_pixels(as_image(batch[0])).shape == (12, 12, 1)
@@ -199,5 +200,9 @@ def test_values_out_of_range_are_refused(field, value):
         Augmentation(random_resized_crop=(0.1, 1), resize_crop=52)
     with pytest.raises(ValueError, match="needs image_size"):
         Loader(
-            Split(np.zeros((1, 2, 2, 1), "uint8"), np.zeros(1, int)), 1, 1, False, Augmentation(resize_crop=4)
+            Split(np.zeros((1, 2, 2, 1), "uint8"), np.zeros(1, int)),
+            ImageClassification(1),
+            1,
+            False,
+            Augmentation(resize_crop=4),
         )

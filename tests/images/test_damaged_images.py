@@ -345,7 +345,7 @@ def test_files_that_are_read_as_a_whole_have_a_limit(monkeypatch):
 # === One damaged file of each kind in every verb ===
 
 
-def test_damaged_images_are_named_and_skipped_in_every_verb(tmp_path, capsys):
+def test_damaged_images_are_named_and_skipped_in_every_verb(tmp_path, capsys, caplog):
     avif = bytearray(by_pillow(RGB, "AVIF"))
     avif[-200:-100] = bytes(100)
     bad = {
@@ -382,4 +382,4 @@ def test_damaged_images_are_named_and_skipped_in_every_verb(tmp_path, capsys):
         assert named == list(bad) or (command[0] == "cache" and named), (command, text)
         assert main([*command, "--on-bad-image", "skip"]) == 0, (command, capsys.readouterr().err)
         captured = capsys.readouterr()
-        assert all(name in captured.out + captured.err for name in bad), command
+        assert all(name in captured.out + captured.err + caplog.text for name in bad), command

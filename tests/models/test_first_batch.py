@@ -16,6 +16,7 @@ from focalnets.data.splits import Split
 from focalnets.explanation.modulation import modulation_maps
 from focalnets.pixel_range import range_problem
 from focalnets.prediction.predictor import Predictor
+from focalnets.training.task import ImageClassification
 
 IMAGENET = focalnets.models.image_converter.IMAGENET_MEAN, focalnets.models.image_converter.IMAGENET_STD
 
@@ -513,7 +514,7 @@ def test_models_without_a_network_of_ours_are_left_alone():
 def test_the_trainings_own_loader_is_left_alone(images):
     net = build()
     net.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-    loader = Loader(Split(images, LABELS), num_classes=2, batch_size=8)
+    loader = Loader(Split(images, LABELS), ImageClassification(2), batch_size=8)
     assert said(lambda: net.fit(loader, shuffle=False, verbose=0)) == []
 
 

@@ -7,6 +7,7 @@ import pytest
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.data.loader import Loader
 from focalnets.data.splits import Split
+from focalnets.training.task import ImageClassification
 
 pytestmark = pytest.mark.all_backends
 
@@ -52,7 +53,7 @@ def test_the_backends_own_data_loaders(classifier, data):
 
         batches = tensorflow.data.Dataset.from_tensor_slices(data).batch(16)
     else:  # JAX brings none of its own
-        batches = Loader(Split(*data), num_classes=2, batch_size=16)
+        batches = Loader(Split(*data), ImageClassification(2), batch_size=16)
         classifier.compile(
             keras.optimizers.AdamW(1e-2),
             keras.losses.CategoricalCrossentropy(from_logits=True),

@@ -9,6 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import time
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, open_dataset  # isort: skip - first, so that it chooses the backend
 import keras
@@ -877,7 +879,7 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, tmp_path, monkeypatch):
-    monkeypatch.setattr(in_use, "_PAUSE", 0)
+    monkeypatch.setattr(in_use, "_PATIENCE", 0)
     out = tmp_path / "out"
     WRITERS[verb](out)
     before = everything(out)
@@ -906,19 +908,24 @@ def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, 
     assert sorted(os.listdir(tmp_path)) == (["new", "out"] if in_place else ["out"])
 
 
-def test_lock_is_taken_anew_if_its_file_was_just_removed(tmp_path, monkeypatch):
-    """Between opening and locking it, by the process that held it: a lock on a removed file is none."""
-    path, lock = tmp_path / ".focalnets-work-in-use", in_use.lock
+def test_only_writer_waits_for_a_lock_that_is_being_released(tmp_path):
+    """Its holder removes the file: a lock of a removed file would not keep anybody out."""
+    (tmp_path / "run").mkdir()
+    held, released = threading.Event(), threading.Event()
 
-    def late(file):
-        monkeypatch.setattr(in_use, "lock", lock)
-        path.unlink()
-        return lock(file)
+    def hold():
+        with only_writer(tmp_path / "run", in_place=True):
+            held.set()
+            time.sleep(0.03)
+        released.set()
 
-    monkeypatch.setattr(in_use, "lock", late)
-    with only_writer(tmp_path, in_place=True), pytest.raises(FileExistsError, match="is being written"):
-        in_use.refuse_in_use(tmp_path)
-    assert os.listdir(tmp_path) == []
+    threading.Thread(target=hold).start()
+    held.wait()
+    with only_writer(tmp_path / "run", in_place=True):
+        assert released.is_set() or released.wait(1)
+        with pytest.raises(FileExistsError, match="is being written"):
+            in_use.refuse_in_use(tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])

@@ -191,14 +191,14 @@ def test_other_things_are_no_images(net):
         free.preprocess([np.zeros((8, 8, 3), "uint8"), np.zeros((9, 8, 3), "uint8")])
 
 
-def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, capsys):
+def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, caplog):
     (tmp_path / "bad.png").write_text("words")
     files = [folder / "a.png", tmp_path / "bad.png", folder / "gray.png"]
     with pytest.raises(ValueError, match=r"(?s)1 .* cannot be used.*bad.png.*with on_bad_image=\"skip\""):
         focalnets.predict(net, files)
     found = focalnets.predict(net, files, on_bad_image="skip")
     assert [one.name for one in found] == [str(files[0]), str(files[2])]
-    assert "bad.png" in capsys.readouterr().err
+    assert "bad.png" in caplog.text
     with pytest.raises(ValueError, match="on_bad_image must be"):
         focalnets.predict(net, files, on_bad_image="ignore")
     for top in (0, None, 2.5):

@@ -236,19 +236,19 @@ def test_blocks_can_be_chosen_by_stage():
 
 
 def test_a_bar_appears_on_a_terminal_after_two_seconds(monkeypatch):
-    from focalnets import _io
+    from focalnets import progress
 
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     clock = iter([0.0, 1.0, 3.0, 3.1, 3.2])
-    monkeypatch.setattr(_io.time, "monotonic", lambda: next(clock, 4.0))
-    assert list(_io.progress([1, 2, 3], "counting")) == [1, 2, 3]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock, 4.0))
+    assert list(progress.progress([1, 2, 3], "counting")) == [1, 2, 3]
     assert "counting" in terminal.getvalue()
     short = io.StringIO()
     short.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", short)
-    assert list(_io.progress([1, 2, 3], "counting")) == [1, 2, 3]
+    assert list(progress.progress([1, 2, 3], "counting")) == [1, 2, 3]
     assert short.getvalue() == ""
 
 
@@ -261,7 +261,7 @@ def test_ctrl_c_ends_with_a_word(run, images, monkeypatch, capsys):
     assert capsys.readouterr().err == "focalnets: stopped.\n"
 
 
-def test_bad_images_stop_or_are_skipped(run, images, capsys):
+def test_bad_images_stop_or_are_skipped(run, images, capsys, caplog):
     (images / "bad.png").write_text("words")
     command = ["predict", str(run.directory), str(images)]
     assert main(command) == 2
@@ -269,7 +269,7 @@ def test_bad_images_stop_or_are_skipped(run, images, capsys):
     assert main([*command, "--on-bad-image", "skip"]) == 0
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 3
-    assert "skipped 1 unreadable image" in captured.err
+    assert "skipped 1 unreadable image" in caplog.text
 
 
 def test_images_need_preprocessing(images, tmp_path, capsys):
@@ -347,13 +347,13 @@ def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, c
             resize_and_crop(np.zeros(shape, "uint8"), None)
 
 
-def test_explain_of_a_thin_image_takes_little_memory(tmp_path, capsys):
+def test_explain_of_a_thin_image_takes_little_memory(tmp_path, caplog):
     Image.new("1", (20_000, 20)).save(tmp_path / "strip.png")  # 128 bytes
     Image.effect_noise((320, 20), 60).save(tmp_path / "long.png")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     command = ["explain", "focalnet_micro_cifar10", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main([*command, "--on-bad-image", "skip"]) == 0
-    assert "strip.png: 20000 x 20 pixels are too thin" in capsys.readouterr().err
+    assert "strip.png: 20000 x 20 pixels are too thin" in caplog.text
     assert (tmp_path / "out" / "long.npz").is_file()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB; it was 4.4 GB
     assert main(["predict", "focalnet_micro_cifar10", str(tmp_path / "strip.png")]) == 0

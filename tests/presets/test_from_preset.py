@@ -179,7 +179,7 @@ def test_arguments_that_do_not_fit_are_refused(preset):
     [
         ("x.keras", "is a model saved by Keras, not a preset. In Python: keras.saving.load_model(path)"),
         ("x.h5", "is a model saved by Keras, not a preset"),
-        ("x.weights.h5", "is a file of weights alone"),
+        ("x.weights.h5", "is a file of weights without the network"),
         ("x.onnx", "is an exported network, not a preset"),
     ],
 )

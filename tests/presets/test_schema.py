@@ -102,7 +102,7 @@ def test_every_published_architecture_is_within_the_limits():
             {"backbone__norm_placement": "none"},
             '`backbone.norm_placement` is "none", expected one of mlp_only, post',
         ),
-        ({"backbone__colour": 1}, "`backbone.color` is not a known field. focalnets .* wrote it"),
+        ({"backbone__colour": 1}, "`backbone.colour` is not a known field. focalnets .* wrote it"),
         ({"backbone": None}, "`backbone` is null, expected an object"),
         ({"backbone": []}, "`backbone` is an empty list, expected an object"),
         ({"num_classes": 0}, "`num_classes` is 0, expected an integer from 1 to 10000000 or null"),

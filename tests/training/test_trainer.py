@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, open_dataset, train
-from focalnets.training import outcome, records
 from focalnets.training.build import training_splits
 from focalnets.training.recipe import change, load_recipe
+from focalnets.training.task import ImageClassification
 from focalnets.training.trainer import Trainer
 
 SHORT = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=100, warmup_fraction=0.0)
@@ -72,8 +72,7 @@ def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
     keep_weights, ema_decay, tmp_path, monkeypatch
 ):
     """The first epoch is called the best, so that best and last differ."""
-    for module in (records, outcome):
-        monkeypatch.setattr(module, "best_row", lambda rows, balanced: rows[0])
+    monkeypatch.setattr(ImageClassification, "best_row", lambda task, rows: rows[0])
     recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay)
     result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
     assert result.kept["epoch"] == (1 if keep_weights == "best" else 2)

@@ -29,6 +29,7 @@ from focalnets.training.build import class_weights, make_classifier, make_conver
 from focalnets.training.muon import Muon, orthogonalize
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
 from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json, recipe_names
+from focalnets.training.task import ImageClassification
 
 pytestmark = pytest.mark.all_backends
 on_torch = pytest.mark.skipif(
@@ -415,7 +416,7 @@ def test_rare_classes_can_count_as_much_as_frequent_ones():
     recipe = dataclasses.replace(load_recipe("digits"), class_weights="balanced")
     weights = class_weights(recipe, split, 3)
     np.testing.assert_allclose(weights, [100 / 180, 5.0, 0.0])
-    loader = Loader(split, 3, 100, shuffle=True, class_weights=weights)
+    loader = Loader(split, ImageClassification(3, weights), 100, shuffle=True)
     _, targets, factors = loader[0]
     assert factors.dtype == np.float32
     np.testing.assert_allclose(factors, np.where(targets[:, 1] == 1, 5.0, 100 / 180), rtol=1e-6)
