@@ -1,1 +1,1 @@
-"""Whole networks: backbone, classifier, and the preprocessing that belongs to a checkpoint."""
+"""Backbone, classifier, and the image preprocessing of a checkpoint."""

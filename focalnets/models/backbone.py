@@ -1,9 +1,9 @@
-"""FocalNetBackbone: image -> feature map, with the feature pyramid that detectors and segmenters need.
+"""FocalNetBackbone: images to a feature map, and to a feature pyramid for detection and segmentation.
 
-Differences from upstream's `classification/focalnet.py`: channels-last (B, H, W, C) throughout, no
-flattened token axis; sizes that the strides do not divide are padded, not cropped (`PatchEmbedding`);
-`norm_placement="mlp_only"`, separate dropout after the MLP's GELU and two norm epsilons exist so that
-the 2023 Keras tutorial's net can be built exactly; the patch size of an overlapping stem is free.
+Differences from upstream's `classification/focalnet.py`: feature maps are (B, H, W, C) and never flattened.
+Sizes that the strides do not divide are padded, not cropped (`PatchEmbedding`). An overlapping stem may have
+any patch size. `norm_placement="mlp_only"`, `mlp_hidden_dropout_rate` and `embedding_norm_epsilon` reproduce
+the network of the 2023 Keras tutorial exactly.
 """
 
 import itertools
@@ -20,44 +20,54 @@ from focalnets.models.guarded import GuardedModel, in_h5_files
 @keras.saving.register_keras_serializable(package="focalnets")
 @in_h5_files
 class FocalNetBackbone(GuardedModel):
-    """A focal modulation network without its head.
+    """Focal modulation network without a head.
 
     Args:
-        embed_dim: channels of the first stage; they double from stage to stage.
-        depths: number of blocks of each stage.
-        focal_levels, focal_window: of every block, or one value a stage.
-        focal_factor, normalize_modulator, norm_after_modulation: see `FocalModulation`.
-        patch_size: stride of the stem; each later stage halves the map.
-        overlap_embed: overlapping patches: kernel 2 * patch_size - 1 (at least 3) in the stem, 3 for
-            down-sampling.
-        stem_padding: zeros around the image before an overlapping stem; None for upstream's
-            classification nets (2 at patch size 4), 3 for its detection backbones.
-        mlp_ratio, norm_placement, layer_scale_init, dropout_rate, mlp_hidden_dropout_rate: see
-            `FocalBlock`; `dropout_rate` also applies after the stem.
-        drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
-        norm_epsilon: epsilon of the norms in the blocks.
-        embedding_norm_epsilon: epsilon of the patch embeddings' norms and of the final one; None for
-            `norm_epsilon`.
-        pyramid_norm: a norm for each stage's output in the pyramid, as upstream's detection and
-            segmentation backbones have; that of the last stage is the final norm.
-        rematerialize: see `FocalBlock`.
-        kernel_initializer: Keras initializer without a seed, for every kernel; None for upstream's rule.
-        seed: integer from which all dropout and drop path streams derive, or None to draw one.
-        image_shape: (height, width, channels); height and width may be None for any size.
-        activation: string. Activation function of the MLPs, see `FocalBlock`. Defaults to "gelu".
+        embed_dim: int. Number of channels of the first stage. Each later stage doubles it. Defaults to 96.
+        depths: int or tuple of int. Number of blocks of each stage. Defaults to (2, 2, 6, 2).
+        focal_levels: int, or one int per stage. Number of focal levels. Defaults to 2.
+        focal_window: int, or one int per stage. Kernel size of the first level, odd. Defaults to 3.
+        focal_factor: int. Increase of the kernel size from one level to the next, even. Defaults to 2.
+        normalize_modulator: bool. See `FocalModulation`. Defaults to `False`.
+        norm_after_modulation: bool. See `FocalModulation`. Defaults to `False`.
+        patch_size: int. Stride of the stem. Each later stage halves the feature map. Defaults to 4.
+        overlap_embed: bool. Use overlapping patches: kernel size 2 * patch_size - 1 (at least 3) in the stem,
+            and 3 for downsampling. Defaults to `False`.
+        stem_padding: int. Zeros around the image before an overlapping stem. Defaults to that of upstream's
+            classification networks, 2 for patch size 4. Upstream's detection backbones use 3.
+        mlp_ratio: float. Hidden width of the MLP as a multiple of its input width. Defaults to 4.
+        norm_placement: str. "pre", "post" or "mlp_only", see `FocalBlock`. Defaults to "pre".
+        layer_scale_init: float. Initial value of layer scales. Defaults to `None`, no layer scale.
+        dropout_rate: float. Dropout rate after the stem, and in each `FocalBlock`. Defaults to 0.
+        mlp_hidden_dropout_rate: float. See `FocalBlock`. Defaults to `dropout_rate`.
+        drop_path_rate: float. Drop path rate of the last block, up to which it increases linearly from 0 at
+            the first block. Defaults to 0.
+        norm_epsilon: float. Epsilon of the layer normalizations in the blocks. Defaults to 1e-5.
+        embedding_norm_epsilon: float. Epsilon of the layer normalizations of the patch embeddings, and of the
+            final one. Defaults to `norm_epsilon`.
+        pyramid_norm: bool. Normalize the pyramid output of each stage, as upstream's detection and
+            segmentation backbones do. The last stage uses the final normalization. Defaults to `False`.
+        rematerialize: bool. See `FocalBlock`. Defaults to `False`.
+        kernel_initializer: Keras initializer without a seed, or its name, for all kernels. Defaults to the
+            initializers of the original code (`layers/initializers.py`).
+        seed: int. Seed of dropout and drop path. Defaults to `None`, which draws a seed.
+        image_shape: tuple. (height, width, channels) of the images. Height and width may be None, which
+            allows any size. Defaults to (None, None, 3).
+        activation: str. Activation function of the MLPs, see `FocalBlock`. Defaults to "gelu".
 
-    Input: (B, H, W, channels), already normalized. Output: (B, ceil(H/s), ceil(W/s), C_last), after the
-    final norm, with s the product of all strides (each stage rounds up on its own).
+    Input shape:
+        (B, H, W, channels), normalized images.
+
+    Output shape:
+        (B, ceil(H / s), ceil(W / s), C_last), normalized, where s is the product of all strides.
 
     Attributes:
-        pyramid_outputs: dict "P<n>" -> symbolic output of each stage at stride 2**n, before any
-            down-sampling, without norm unless `pyramid_norm`;
-            `keras.Model(net.inputs, net.pyramid_outputs)` computes them. A patch size that is no power
-            of two rounds n down.
+        pyramid_outputs: dict. "P<n>" -> symbolic output of the stage with stride 2**n, before downsampling.
+            `keras.Model(net.inputs, net.pyramid_outputs)` computes them. If the stride is not a power of two,
+            n is rounded down.
 
     Raises:
-        ValueError: if a per-stage list has another length than `depths`, or an argument of the layers is
-            out of range.
+        ValueError: if a sequence does not have one value per stage, or an argument is out of range.
 
     Source: paper section 3.3 and table 1; `FocalNet` in upstream's `classification/focalnet.py`.
 
@@ -102,10 +112,10 @@ class FocalNetBackbone(GuardedModel):
         seed = resolve_seed(seed)
         depths = (depths,) if isinstance(depths, int) else tuple(depths)
         if not depths or min(depths) < 1:
-            raise ValueError(f"depths needs at least one block in each of its stages; got {depths}.")
+            raise ValueError(f"depths must have at least one block in each stage; got {depths}.")
         if len(image_shape) != 3 or image_shape[-1] is None:
             raise ValueError(
-                "image_shape must be (height, width, channels), of which height and width may be None; got "
+                "image_shape must be (height, width, channels), where height and width may be None; got "
                 f"{tuple(image_shape)}."
             )
         levels = per_stage("focal_levels", focal_levels, depths)
@@ -164,8 +174,8 @@ class FocalNetBackbone(GuardedModel):
             return keras.layers.LayerNormalization(epsilon=embedding_norm_epsilon, dtype=dtype, name=name)
 
         norm = norm_layer("norm")
-        last = len(depths) if pyramid_norm else 1  # stages before it have a norm of their own
-        stage_norms = [norm_layer(f"stage{stage}_norm") for stage in range(1, last)]
+        normalized = range(1, len(depths)) if pyramid_norm else ()  # the last stage has the final norm
+        stage_norms = [norm_layer(f"stage{stage}_norm") for stage in normalized]
 
         # === Functional model ===
         inputs = keras.Input(image_shape, name="images")
@@ -184,7 +194,7 @@ class FocalNetBackbone(GuardedModel):
         if pyramid_norm:
             pyramid_outputs[f"P{stride.bit_length() - 1}"] = outputs
         super().__init__(inputs=inputs, outputs=outputs, name=name)
-        if dtype is not None:  # Keras' functional models ignore the argument
+        if dtype is not None:  # functional models in Keras ignore the argument
             self.dtype_policy = keras.dtype_policies.get(dtype)
 
         # === Config ===
@@ -212,29 +222,29 @@ class FocalNetBackbone(GuardedModel):
         self.seed = seed
         self.image_shape = tuple(image_shape)
         self.activation = activation
-        self.stage_norms = stage_norms  # they stand beside the way from input to output
-        # A tuple: Keras would wrap a dict, and JAX then refuses it as the outputs of a model.
+        self.stage_norms = stage_norms  # tracked here, because they are not on the path to the output
+        # A tuple, because Keras wraps a dict, and JAX does not accept the wrapper as outputs of a model.
         self._pyramid_outputs = tuple(pyramid_outputs.items())
 
     @property
     def pyramid_outputs(self):
-        """Symbolic output of each stage by name; see the class."""
+        """Dict of "P<n>" -> symbolic output of the stage with stride 2**n."""
         return dict(self._pyramid_outputs)
 
     @property
     def blocks(self):
-        """Focal blocks in order. They are named "stage<i>_block<j>", counted from 1."""
+        """List of all focal blocks. Their names are "stage<i>_block<j>", counted from 1."""
         return [layer for layer in self.layers if isinstance(layer, FocalBlock)]
 
     @property
     def stages(self):
-        """Focal blocks of each stage: a list of lists."""
+        """List of lists of the focal blocks of each stage."""
         blocks = iter(self.blocks)
         return [list(itertools.islice(blocks, depth)) for depth in self.depths]
 
     @property
     def strides(self):
-        """Side in pixels of the square of the image that one position of each stage stands for."""
+        """List of the strides of each stage, in pixels of the image per position of the feature map."""
         return [self.patch_size * 2**stage for stage in range(len(self.depths))]
 
     def get_config(self):
@@ -265,16 +275,16 @@ class FocalNetBackbone(GuardedModel):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """The backbone of a preset directory (also a classifier's), or of another source.
+        """Load the backbone of a preset or checkpoint, also from a classifier.
 
-        See `FocalNetImageClassifier.from_preset`; of its arguments, those of the backbone.
+        See `FocalNetImageClassifier.from_preset` for the arguments. Those of the head are not accepted.
         """
         from focalnets.conversion.open import open_backbone
 
         return open_backbone(preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory):
-        """Write config and weights as a preset directory, atomically; FileExistsError if it is there."""
+        """Write configuration and weights to a preset directory, which must not exist, atomically."""
         from focalnets.presets import store
 
         store.save_preset(self, directory)

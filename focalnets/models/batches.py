@@ -1,7 +1,4 @@
-"""What a batch of images and labels must look like; the errors for others. Keras' own print the arrays.
-
-All functions return the text of an error, or None.
-"""
+"""Checks of images and labels, with errors that describe them. Keras' errors print the arrays."""
 
 import os
 
@@ -11,7 +8,7 @@ from keras import ops, tree
 from focalnets.models.compiling import INTEGER_LABELS, ONE_HOT_LABELS, identifier_name, is_kind
 from focalnets.pixel_range import holds_numbers
 
-# (channels of the images, of the network): how an array is converted.
+# (channels of the images, channels of the network) -> alternative conversion of an array.
 CONVERSIONS = {
     (1, 3): " or np.repeat(images, 3, axis=-1)",
     (4, 3): " or, without transparency, images[..., :3]",
@@ -20,14 +17,14 @@ _IMAGE_CHANNELS = (1, 3, 4)
 
 
 def first_array(x):
-    """The first array, or shape of one, in what Keras takes as x or as a batch; None if there is none."""
+    """First array or TensorSpec in `x`, which may be any data that Keras accepts, or None."""
     if isinstance(x, list | tuple | dict):
         x = next(iter(tree.flatten(x)), None)
     return x if hasattr(x, "shape") else None
 
 
 def batch_images(x):
-    """The same if it is a batch of images, (N, H, W, C)."""
+    """First array in `x` if it is a batch of images (N, H, W, C), else None."""
     array = first_array(x)
     try:
         return array if array is not None and len(array.shape) == 4 else None
@@ -36,7 +33,7 @@ def batch_images(x):
 
 
 def is_empty(x):
-    """Whether what Keras takes as x holds no image, as far as can be said without reading it."""
+    """Check whether data that Keras accepts have no images, without reading them."""
     array = first_array(x)
     if array is not None:
         return len(array.shape) > 0 and array.shape[0] == 0
@@ -47,11 +44,11 @@ def is_empty(x):
 
 
 def images_problem(x, channels):
-    """What is wrong with the images that a call gets, as far as type and shape tell.
+    """Error text about the type and shape of images, or None.
 
     Args:
-        x: whatever Keras takes as x.
-        channels: int. Number of channels that the network takes.
+        x: Any data that Keras accepts as `x`.
+        channels: int. Number of channels of the network.
 
     >>> import numpy as np
     >>> from focalnets.models.batches import images_problem
@@ -61,66 +58,64 @@ np.moveaxis(images, 1, -1).'
     """
     several = isinstance(x, list | tuple)
     one = next(iter(tree.flatten(x)), None) if several else x
-    expected = f"expected (N, height, width, {channels})"
+    expected = f"(N, height, width, {channels})"
     if (one is None and not several) or isinstance(one, str | os.PathLike) or hasattr(one, "getbands"):
         what = repr(one) if one is None or isinstance(one, str) else f"an object of type {type(one).__name__}"
         return (
-            f"{what}; expected an array (N, height, width, {channels}). For paths and PIL images: "
-            "focalnets.predict(classifier, images), or classifier.preprocess(images)."
+            f"{what}; expected an array {expected}. For paths and PIL images, use "
+            "focalnets.predict(classifier, images) or classifier.preprocess(images)."
         )
     array = first_array(x)
     if array is None:
         return None
     if several and len(x) > 1:
         return (
-            f"a {type(x).__name__} of {len(x)} arrays; {expected}, one array. Give np.stack(images), or "
-            "classifier.preprocess(images) if their sizes differ."
+            f"a {type(x).__name__} of {len(x)} arrays; expected one array {expected}. Use np.stack(images), "
+            "or classifier.preprocess(images) if the sizes differ."
         )
     if not holds_numbers(array.dtype):
         return (
-            f"an array with dtype {array.dtype}; expected numbers. If its entries are images or paths, "
-            "convert them with classifier.preprocess(list(images))."
+            f"an array of dtype {array.dtype}; expected numbers. If it holds images or paths, convert them "
+            "with classifier.preprocess(list(images))."
         )
     try:
         shape = tuple(array.shape)
     except ValueError:  # a TensorSpec of unknown rank
         return None
     advice = _advice(shape, channels)
-    if advice is None:
-        return None
-    return f"an array of shape {shape}; {expected}.{advice}"
+    return None if advice is None else f"an array of shape {shape}; expected {expected}.{advice}"
 
 
 def _advice(shape, channels):
-    """How to repair images of that shape, after a space; None if nothing is wrong."""
+    """Advice about images of this shape, after a space, or None if the shape is valid."""
     if len(shape) == 4 and shape[-1] in (None, channels):
         return " The images have no pixels." if 0 in shape[1:] else None
     if len(shape) == 4:
         if shape[1] == channels or (shape[1] in _IMAGE_CHANNELS and shape[-1] not in _IMAGE_CHANNELS):
             return " Move the channels to the end: np.moveaxis(images, 1, -1)."
         conversion = CONVERSIONS.get((shape[-1], channels), "")
-        return f" Convert the channels, with classifier.preprocess(images){conversion}."
+        return f" Convert the channels with classifier.preprocess(images){conversion}."
     if len(shape) == 3 and shape[-1] == channels:
-        return " This looks like one image: give images[None]."
+        return " This looks like one image: use images[None]."
     if len(shape) == 3 and channels == 1:
-        return None  # (N, H, W), to which Keras adds the channel
+        return None  # (N, H, W), to which Keras adds the channel axis
     if len(shape) == 2 and channels == 1:
-        return " This looks like one image: give images[None, ..., None]."
+        return " This looks like one image: use images[None, ..., None]."
     return ""
 
 
 def labels_problem(labels, loss, num_classes):
-    """What is wrong with labels for a classification loss; nothing for losses that are not known.
+    """Error text about labels for a classification loss, or None. Unknown losses are not checked.
 
     Args:
-        labels: whatever Keras takes as y.
-        loss: whatever `compile` takes.
-        num_classes: int.
+        labels: Any data that Keras accepts as `y`.
+        loss: Any loss that `compile` accepts.
+        num_classes: int. Number of classes of the classifier.
 
     >>> import numpy as np
     >>> from focalnets.models.batches import labels_problem
     >>> labels_problem(np.array([1, 2]), "sparse_categorical_crossentropy", 2)
-    'labels from 1 to 2; expected 0 to 1 for 2 classes. Count from 0: give labels - 1.'
+    'labels from 1 to 2; expected 0 to 1 for 2 classes. Classes are counted from 0: use labels - 1.'
     """
     labels, losses = first_array(labels), tree.flatten(loss)
     if labels is None or len(losses) != 1:
@@ -128,19 +123,20 @@ def labels_problem(labels, loss, num_classes):
     loss, shape = losses[0], tuple(labels.shape)
     if is_kind(loss, ONE_HOT_LABELS) and shape[1:] != (num_classes,):
         return (
-            f"labels of shape {shape}; {identifier_name(loss)} expects one-hot labels, (N, {num_classes}). "
-            f"Give keras.utils.to_categorical(labels, {num_classes}), or leave the loss out for integers."
+            f"labels of shape {shape}; {identifier_name(loss)} expects one-hot labels (N, {num_classes}). "
+            f"Use keras.utils.to_categorical(labels, {num_classes}), or omit the loss for integer labels."
         )
     if not is_kind(loss, INTEGER_LABELS):
         return None
     if not holds_numbers(labels.dtype):
-        return "labels that are names; expected integers. Give [class_names.index(name) for name in labels]."
+        fix = "Convert names with [class_names.index(name) for name in labels]."
+        return f"labels of dtype {labels.dtype}; expected integers. {fix}"
     if shape[1:] not in ((), (1,)):
         return (
-            f"labels of shape {shape}; {identifier_name(loss)} expects integers, (N,). If these are one-hot, "
-            "give labels.argmax(-1), or use keras.losses.CategoricalCrossentropy(from_logits=True)."
+            f"labels of shape {shape}; {identifier_name(loss)} expects integers (N,). For one-hot labels, "
+            "use labels.argmax(-1) or keras.losses.CategoricalCrossentropy(from_logits=True)."
         )
-    if None in shape:  # only the shape is known
+    if None in shape:  # a TensorSpec has no values
         return None
     values = ops.convert_to_numpy(labels)
     return _range_problem(values[values != getattr(loss, "ignore_class", None)], num_classes)
@@ -148,12 +144,12 @@ def labels_problem(labels, loss, num_classes):
 
 def _range_problem(values, num_classes):
     low, high = values.min(initial=0), values.max(initial=0)
-    if low >= 0 and high < num_classes:  # not if it is NaN
+    if low >= 0 and high < num_classes:  # False for NaN
         return None
-    advice = "Give the classifier as many classes, or correct the labels."
+    advice = "Increase num_classes, or correct the labels."
     if high == num_classes and values.min() == 1:
-        advice = "Count from 0: give labels - 1."
+        advice = "Classes are counted from 0: use labels - 1."
     elif low < 0:
-        advice = "Leave out images without a label, or correct the labels."
+        advice = "Remove images without a label, or correct the labels."
     low, high = np.min(values), np.max(values)
     return f"labels from {low} to {high}; expected 0 to {num_classes - 1} for {num_classes} classes. {advice}"

@@ -1,4 +1,4 @@
-"""FocalNetImageClassifier: pixels or normalized images -> logits."""
+"""FocalNetImageClassifier: images to logits."""
 
 import reprlib
 
@@ -11,45 +11,47 @@ from focalnets.models.compiling import (
     default_loss,
     default_metrics,
     default_optimizer,
+    outer_loss_problem,
     probability_problem,
-    problem_around,
 )
 from focalnets.models.guarded import GuardedModel, in_h5_files, sample, warn_user
 from focalnets.models.layers_in_front import scale_in_front
 from focalnets.names import repeated
 from focalnets.pixel_range import range_problem
 
-# Parts of the graph: to assign them would change what is saved, not what is computed.
-_SCALED = 1 / 16  # pixels that are scaled by less are no pixels anymore
+_SCALED = 1 / 16  # scale of a preceding `Rescaling` below which inputs are not pixels
+# Parts of the graph. Assigning them would change what is saved, but not what is computed.
 _FIXED = ("backbone", "num_classes", "image_converter", "pooling", "head", "to_float32")
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 @in_h5_files
 class FocalNetImageClassifier(GuardedModel):
-    """A backbone, the mean over positions, and a linear head.
+    """Image classifier: a backbone, global average pooling, and a dense head that returns logits.
+
+    `fit`, `evaluate` and `predict` warn if the pixels of the first batch are not in the range 0..255.
+    `evaluate` and `predict` also warn if its size differs from `image_converter.image_size`. `fit` sets
+    `image_converter.image_size` to the size of its images, and a preset stores it.
 
     Args:
-        backbone: a `FocalNetBackbone`; `classifier.backbone.trainable = False` freezes it.
-        num_classes: number of logits.
-        image_converter: a `FocalNetImageConverter` whose normalization becomes the first layer, so that the
-            model takes pixels 0..255 (uint8 or float); None if inputs come normalized.
-        class_names: `num_classes` different names, stored with the model, or None. They can be assigned
-            later.
+        backbone: `FocalNetBackbone`. Use `classifier.backbone.trainable = False` to freeze it.
+        num_classes: int. Number of classes.
+        image_converter: `FocalNetImageConverter`. Its normalization is the first layer, so the model takes
+            pixels 0..255 (uint8 or float). Defaults to `None`, which means that inputs are normalized.
+        class_names: list of `num_classes` different str. Names of the classes, saved with the model. They can
+            also be assigned later. Defaults to `None`.
 
-    Input: (B, H, W, channels). A network computes with any H and W unless the backbone fixes them, but
-    recognizes only what has about the size that it was trained with: `preprocess` resizes and crops.
-    Output: logits (B, num_classes), float32 also under mixed precision; `compile` without arguments
-    chooses a loss on logits.
+    Input shape:
+        (B, H, W, channels). H and W may differ from the training size, but the accuracy is lower then.
+        `preprocess` resizes and crops images to the training size.
 
-    `fit`, `evaluate` and `predict` warn, once per call, if the first batch is not in the range 0..255, and
-    the latter two if it has another size than `image_converter.image_size`. `fit` writes the size of its
-    images to `image_converter.image_size`, so that a preset records it.
+    Output shape:
+        (B, num_classes), float32 also under mixed precision.
 
     Raises:
-        ValueError: if the number of names is not `num_classes`, two names are equal, or the `image_converter`
-            normalizes another number of channels than the backbone takes.
-        TypeError: if the `backbone` is something else, or there is no such argument, saying what to write.
+        ValueError: if `class_names` does not have `num_classes` different names, or `image_converter` and
+            `backbone` differ in their number of channels.
+        TypeError: if `backbone` is not a `FocalNetBackbone`, or an argument is unknown.
 
     Source: paper section 3.3; `FocalNet` in upstream's `classification/focalnet.py`.
 
@@ -62,17 +64,9 @@ class FocalNetImageClassifier(GuardedModel):
     (2, 10)
     """
 
-    _looked_around = None  # (id of a model around this one, id of its loss)
+    _checked_outer_model = None  # (id of a model that contains this one, id of its loss)
 
-    def __init__(
-        self,
-        backbone,
-        num_classes,
-        image_converter=None,
-        class_names=None,
-        dtype=None,
-        name=None,
-    ):
+    def __init__(self, backbone, num_classes, image_converter=None, class_names=None, dtype=None, name=None):
         if not isinstance(backbone, FocalNetBackbone):
             raise TypeError(
                 f"backbone must be a FocalNetBackbone; got {reprlib.repr(backbone)}. For trained weights, "
@@ -83,21 +77,15 @@ class FocalNetImageClassifier(GuardedModel):
         if image_converter is not None and len(image_converter.mean) != channels:
             raise ValueError(
                 f"The image_converter normalizes {len(image_converter.mean)} channels, but the backbone "
-                f"takes {channels}: give mean and std one value per channel."
+                f"takes {channels}. Give mean and std one value per channel."
             )
 
         # === Layers ===
         dtype = backbone.dtype_policy if dtype is None else dtype
         pooling = keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling")
-        kernel, bias = dense_initializers(
-            keras.initializers.get(backbone.kernel_initializer)  # the tutorial's reaches the head
-        )
+        kernel, bias = dense_initializers(keras.initializers.get(backbone.kernel_initializer))
         head = keras.layers.Dense(
-            num_classes,
-            kernel_initializer=kernel,
-            bias_initializer=bias,
-            dtype=dtype,
-            name="head",
+            num_classes, kernel_initializer=kernel, bias_initializer=bias, dtype=dtype, name="head"
         )
         to_float32 = keras.layers.Identity(dtype="float32", name="logits")
 
@@ -106,7 +94,7 @@ class FocalNetImageClassifier(GuardedModel):
         x = inputs if image_converter is None else image_converter(inputs)
         outputs = to_float32(head(pooling(backbone(x))))  # as in `classify`
         super().__init__(inputs=inputs, outputs=outputs, name=name)
-        self.dtype_policy = keras.dtype_policies.get(dtype)  # Keras' functional models ignore the argument
+        self.dtype_policy = keras.dtype_policies.get(dtype)  # functional models ignore the argument
 
         # === Config ===
         self.backbone = backbone
@@ -121,14 +109,14 @@ class FocalNetImageClassifier(GuardedModel):
     def __setattr__(self, name, value):
         if name in _FIXED and getattr(self, "_complete", False):
             raise AttributeError(
-                f"{name} is part of the graph and cannot be replaced in it. Build another classifier: "
+                f"{name} is part of the graph and cannot be replaced. Build a new classifier: "
                 "FocalNetImageClassifier(classifier.backbone, num_classes, image_converter, class_names)."
             )
         super().__setattr__(name, value)
 
     @property
     def class_names(self):
-        """Tuple of `num_classes` names, or None."""
+        """Tuple of `num_classes` str, or None."""
         return self._class_names
 
     @class_names.setter
@@ -138,17 +126,17 @@ class FocalNetImageClassifier(GuardedModel):
     def compile(self, optimizer="auto", loss="auto", loss_weights=None, metrics="auto", **kwargs):
         """Configure the classifier for training, with defaults for fine-tuning.
 
-        Args:
-            optimizer: as in `keras.Model.compile`. Defaults to "auto", `focalnets.AdamW` with
-                learning rate 5e-4 and weight decay 0.05.
-            loss: as in `keras.Model.compile`. Defaults to "auto",
-                `SparseCategoricalCrossentropy(from_logits=True)`: labels are integers.
-            loss_weights: as in `keras.Model.compile`. Defaults to None.
-            metrics: as in `keras.Model.compile`. Defaults to "auto", the accuracy for a categorical
-                cross-entropy, with integer or one-hot labels, and nothing for other losses.
-            kwargs: other arguments of `keras.Model.compile`.
+        Warns if a loss or metric expects probabilities, because the classifier returns logits.
 
-        Warns, once, if a loss or metric expects probabilities, since the classifier returns logits.
+        Args:
+            optimizer: See `keras.Model.compile`. Defaults to "auto", which is `focalnets.AdamW` with learning
+                rate 5e-4 and weight decay 0.05.
+            loss: See `keras.Model.compile`. Defaults to "auto", which is
+                `SparseCategoricalCrossentropy(from_logits=True)` for integer labels.
+            loss_weights: See `keras.Model.compile`. Defaults to `None`.
+            metrics: See `keras.Model.compile`. Defaults to "auto", which is accuracy for a categorical
+                crossentropy with integer or one-hot labels, and nothing for other losses.
+            kwargs: Other arguments of `keras.Model.compile`.
 
         >>> from focalnets import FocalNetImageClassifier
         >>> classifier = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
@@ -168,7 +156,7 @@ class FocalNetImageClassifier(GuardedModel):
         super().compile(optimizer, loss, loss_weights=loss_weights, metrics=metrics, **kwargs)
 
     def get_compile_config(self):
-        """Keras' hook for saving a compiled model. Keras forgets the optimizer when it saves an .h5 file."""
+        """Keras' hook for saving a compiled model. Adds the optimizer, which Keras omits from .h5 files."""
         config = super().get_compile_config()
         if config and "optimizer" not in config and self.optimizer is not None:
             config["optimizer"] = keras.saving.serialize_keras_object(self.optimizer)
@@ -181,22 +169,21 @@ class FocalNetImageClassifier(GuardedModel):
             self.optimizer.build(self.trainable_variables)
 
     def preprocess(self, images):
-        """Images of any kind and size as the classifier was trained with them.
+        """Convert images to the size and channels that the classifier was trained with.
 
-        What `focalnets predict` does with image files: decode, apply the EXIF orientation, convert to
-        the classifier's channels (grayscale or RGB, transparency on white), resize, crop.
+        Decodes files, applies the EXIF orientation, converts to grayscale or RGB (with a white background for
+        transparent images), resizes and crops, as `focalnets predict` does.
 
         Args:
-            images: a path, PIL image or array (H, W), (H, W, C) or (N, H, W, C); or a list of these. Arrays
-                are uint8, or other numbers from 0 to 255, which are rounded. A folder means all images in
-                it.
+            images: A path, a folder, a PIL image, an array (H, W), (H, W, C) or (N, H, W, C), or a list of
+                these. Arrays are uint8, or other numbers from 0 to 255, which are rounded.
 
         Returns:
-            uint8 array (N, height, width, channels).
+            uint8 array of shape (N, height, width, channels).
 
         Raises:
-            ValueError: if an image cannot be read, its values are not from 0 to 255, the classifier has
-                no `image_converter`, or it has no image size and the images have several.
+            ValueError: if an image is unreadable, its values are not from 0 to 255, the classifier has no
+                `image_converter`, or there is no image size and the sizes of the images differ.
 
         >>> import numpy as np
         >>> from focalnets import FocalNetImageClassifier
@@ -209,20 +196,20 @@ class FocalNetImageClassifier(GuardedModel):
         return stack_images(images, self.image_converter, self.backbone.image_shape[-1])
 
     def check_first_batch(self, images, verb):
-        """Yield what is wrong with the first batch of a call; see `GuardedModel`."""
+        """Yield warnings about the values and size of the first batch; see `GuardedModel`."""
         yield from self.check_range(images, verb)
         expected = None if self.image_converter is None else self.image_converter.image_size
         size = tuple(images.shape[1:3])
         if verb != "fit" and None not in size and expected not in (None, size):
             yield (
                 f"The images have {size[0]} x {size[1]} pixels; the classifier was trained with "
-                f"{expected[0]} x {expected[1]}, and recognizes less at other sizes. Resize and crop them "
-                "with classifier.preprocess(images)."
+                f"{expected[0]} x {expected[1]} pixels and is less accurate at other sizes. Resize and crop "
+                "images with classifier.preprocess(images)."
             )
 
     def check_range(self, images, verb):
-        """Yield what is wrong with the values of the first batch of a call."""
-        if self.image_converter is None:  # nothing says what its inputs should be
+        """Yield warnings about the values of the first batch."""
+        if self.image_converter is None:  # the expected range is unknown
             return
         if keras.backend.standardize_dtype(images.dtype) == "uint8":
             return
@@ -232,42 +219,42 @@ class FocalNetImageClassifier(GuardedModel):
             yield problem
 
     def check_labels(self, labels):
-        """What is wrong with the labels of a call; see `GuardedModel`."""
+        """Error text about labels, or None; see `GuardedModel`."""
         return labels_problem(labels, getattr(self, "loss", None), self.num_classes)
 
     def trained_on(self, size):
-        """Record the (height, width) of the images of a training; see `GuardedModel`."""
+        """Store the (height, width) of training images; see `GuardedModel`."""
         if self.image_converter is not None and self.image_converter.image_size != size:
-            self.image_converter.image_size = size  # says what `prepare` delivers, and is not in the graph
+            self.image_converter.image_size = size  # used by `prepare` only, and not part of the graph
 
     def compute_output_spec(self, inputs, *arguments, **keywords):
         if self.image_converter is not None and (scale := abs(scale_in_front(inputs))) < _SCALED:
             warn_user(
-                f"A Rescaling by {scale:.4g} stands before a FocalNetImageClassifier, which expects pixels "
-                "from 0 to 255 and normalizes them itself: remove the Rescaling."
+                f"A Rescaling layer multiplies the inputs of a FocalNetImageClassifier by {scale:.4g}; "
+                "expected pixels from 0 to 255. The classifier normalizes them itself: remove the Rescaling."
             )
         return super().compute_output_spec(inputs, *arguments, **keywords)
 
     def __call__(self, *arguments, **keywords):
-        self._look_around()
+        self._check_outer_model()
         return super().__call__(*arguments, **keywords)
 
-    def _look_around(self):
-        """Warn of the loss of a user's model that returns what this classifier returns.
+    def _check_outer_model(self):
+        """Warn about the loss of a model of the user that returns the logits of this classifier.
 
         Keras calls a compiled model once before its first step, on every backend.
         """
-        model = self._get_call_context().entry_layer  # what was called first, of layers in layers
-        self._maybe_reset_call_context()  # if that is this one, Keras begins anew
-        around = (id(model), id(getattr(model, "loss", None)))
-        if model is self or around == self._looked_around:
+        model = self._get_call_context().entry_layer  # the outermost of nested layers
+        self._maybe_reset_call_context()  # if that is this classifier, Keras starts a new context
+        key = (id(model), id(getattr(model, "loss", None)))
+        if model is self or key == self._checked_outer_model:
             return
-        self._looked_around = around
-        if (problem := problem_around(model, self)) is not None:
+        self._checked_outer_model = key
+        if (problem := outer_loss_problem(model, self)) is not None:
             warn_user(problem)
 
     def classify(self, features):
-        """Logits (B, num_classes) from what the backbone returns, (B, H, W, C)."""
+        """Logits (B, num_classes) from features of the backbone (B, H, W, C)."""
         return self.to_float32(self.head(self.pooling(features)))
 
     def get_config(self):
@@ -290,7 +277,7 @@ class FocalNetImageClassifier(GuardedModel):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         frozen = not config.pop("trainable", True)
         classifier = cls(**config)
-        if frozen:  # setting True would thaw a frozen backbone
+        if frozen:  # True would unfreeze a frozen backbone
             classifier.trainable = False
         return classifier
 
@@ -328,11 +315,10 @@ class FocalNetImageClassifier(GuardedModel):
         return open_classifier(preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory):
-        """Write config, weights, preprocessing and labels as a preset directory, atomically.
+        """Write configuration, weights, preprocessing and labels to a preset directory, atomically.
 
-        A preset is the network itself: what was frozen and the dtype policy belong to a training and are
-        not stored (`save` stores them). The image size is that of the last `fit`, the labels are
-        `class_names`.
+        The image size is that of the last `fit`, and the labels are `class_names`. Frozen layers and the
+        dtype policy are not stored in a preset. `save` stores them.
 
         Raises:
             FileExistsError: if `directory` exists.
@@ -343,17 +329,17 @@ class FocalNetImageClassifier(GuardedModel):
 
 
 def _checked_names(names, num_classes):
-    """Class names as a tuple of different str; None for None."""
+    """Class names as a tuple of different str, or None for None."""
     if names is None:
         return None
     if isinstance(names, str):
-        raise ValueError(f"class_names is the text {names!r}; expected a list of {num_classes} names.")
+        raise ValueError(f"class_names is the string {names!r}; expected a list of {num_classes} names.")
     names = tuple(str(name) for name in names)
     if len(names) != num_classes:
         raise ValueError(f"class_names holds {len(names)} names for {num_classes} classes.")
     if twice := repeated(names):
         raise ValueError(
-            f"class_names holds {twice[0]!r} twice; expected different names, as results are given by name. "
-            "Rename one of the two."
+            f"class_names holds {twice[0]!r} twice; expected different names, because results are reported "
+            "by name. Rename one of the two."
         )
     return names

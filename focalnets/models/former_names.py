@@ -1,7 +1,7 @@
-"""Classes under the names they had before, so that Keras loads the files of that time.
+"""Classes under their former names, so that Keras loads older files.
 
-Keras writes a class' name into a file, and uses it to find the weights of a model that is part of another
-one. So a file of that time becomes objects of these classes, and saving them writes the same file again.
+Keras saves the name of a class, and uses it to find the weights of a nested model. Older files are therefore
+loaded as objects of these classes, which are saved under the same names again.
 """
 
 import keras
@@ -14,9 +14,9 @@ from focalnets.models.image_converter import FocalNetImageConverter
 @keras.saving.register_keras_serializable(package="focalnets")
 @in_h5_files
 class FocalNetClassifier(FocalNetImageClassifier):
-    """`FocalNetImageClassifier` in files that were written before November 2026."""
+    """`FocalNetImageClassifier` in files from before November 2026."""
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class ImageConverter(FocalNetImageConverter):
-    """`FocalNetImageConverter` in files that were written before November 2026."""
+    """`FocalNetImageConverter` in files from before November 2026."""

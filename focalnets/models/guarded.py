@@ -1,16 +1,16 @@
-"""GuardedModel: a Keras model that survives wrong input and looks at the first batch of each call.
+"""GuardedModel: a Keras model that reports invalid inputs and checks the first batch of each call.
 
-What Keras 3.15 does not do, and this does:
+Differences from `keras.Model` in Keras 3.15:
 
-- No images in, no results out: `predict` of an empty array returns an empty array. Keras ends with an
-  `UnboundLocalError` (torch), or loses the weights (JAX).
-- Images and labels of a wrong shape, type or range are an error that describes them, see `batches.py`. Keras
-  prints the arrays, or takes a gray image for a batch of rows.
-- On JAX, an exception does not cost the weights, see `jax_weights.py`.
-- The first batch of each `fit`, `evaluate`, `predict` and `predict_on_batch` goes to `check_first_batch`
-  before it is used. Later batches cost nothing. It is the batch itself, whatever the data come from: nothing
-  is read twice. TensorFlow's `fit` and `evaluate` hide their batches, so there arrays are looked at before
-  the call, and of a `tf.data.Dataset` only the shape is known.
+- `predict` returns an empty array for an empty array. Keras raises an `UnboundLocalError` (torch) or loses
+  the weights (JAX).
+- Images and labels of an invalid shape, dtype or range raise an error that describes them (`batches.py`).
+  Keras prints the arrays, or treats a gray image as a batch of rows.
+- On JAX, the weights survive an exception (`jax_weights.py`).
+- `check_first_batch` gets the first batch of each `fit`, `evaluate`, `predict` and `predict_on_batch`.
+  Nothing is read twice, and later batches are not checked. On TensorFlow, `fit` and `evaluate` do not expose
+  their batches. There, arrays are checked before the call, and of a `tf.data.Dataset` only the shape is
+  known.
 """
 
 import contextlib
@@ -33,25 +33,24 @@ if keras.backend.backend() == "jax":
 
 
 def in_h5_files(model):
-    """Class decorator: Keras writes the class of a model into .h5 files without its package."""
+    """Register a model class under its bare name, which is how Keras stores it in .h5 files."""
     keras.saving.get_custom_objects()[model.__name__] = model
     return model
 
 
 class _Call:
-    """A call of `fit`, `evaluate` or `predict` that is under way."""
+    """Running call of `fit`, `evaluate` or `predict`."""
 
     def __init__(self, verb, outer):
         self.verb = verb
-        self.outer = outer  # the `fit` that validates
-        self.looked = False
-        self.said = set() if outer is None else outer.said
+        self.checked = False
+        self.warned = set() if outer is None else outer.warned  # `outer` is the `fit` that validates
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 @in_h5_files
 class GuardedModel(keras.Model):
-    """See the module. Subclasses define `check_first_batch` and `trained_on`."""
+    """Keras model that checks its inputs. Subclasses define the hooks `check_*` and `trained_on`."""
 
     _call = None
 
@@ -66,20 +65,19 @@ class GuardedModel(keras.Model):
         return super().__new__(cls, *arguments, **keywords)
 
     def check_first_batch(self, images, verb):
-        """Yield a text for each thing to warn about.
+        """Yield the texts of warnings.
 
         Args:
-            images: the first batch, (N, H, W, C), of the backend's or another array type; `sample` gives
-                its values.
-            verb: "fit", "evaluate", "predict" or "predict_on_batch".
+            images: First batch (N, H, W, C) of any array type. Use `sample` to get values.
+            verb: str. "fit", "evaluate", "predict" or "predict_on_batch".
         """
         return ()
 
     def trained_on(self, size):
-        """Called after the first step of a training, with the (height, width) of its images."""
+        """Called with the (height, width) of the images after the first training step."""
 
     def check_labels(self, labels):
-        """The text of an error about the labels of a call or batch, or None."""
+        """Return the text of an error about labels, or None."""
 
     def __call__(self, *arguments, **keywords):
         if arguments and (problem := images_problem(arguments[0], self.inputs[0].shape[-1])) is not None:
@@ -88,46 +86,46 @@ class GuardedModel(keras.Model):
 
     @functools.wraps(keras.Model.fit)
     def fit(self, x=None, y=None, *arguments, **keywords):
-        self._refuse("fit", x, y)
+        self._check_batch("fit", x, y)
         if isinstance(validation := keywords.get("validation_data"), list | tuple):
-            self._refuse("fit, in validation_data,", *validation[:2])
+            self._check_batch("fit, in validation_data,", *validation[:2])
         self._rebuild_optimizer()
         with self._guarded("fit", x):
             return super().fit(x, y, *arguments, **keywords)
 
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, x=None, y=None, *arguments, **keywords):
-        self._refuse("evaluate", x, y)
+        self._check_batch("evaluate", x, y)
         with self._guarded("evaluate", x):
             return super().evaluate(x, y, *arguments, **keywords)
 
     @functools.wraps(keras.Model.predict)
     def predict(self, x, *arguments, **keywords):
         if is_empty(x):
-            return self._outputs_for_none(x)
-        self._refuse("predict", x)
+            return self._empty_outputs(x)
+        self._check_batch("predict", x)
         with self._guarded("predict", x):
             return super().predict(x, *arguments, **keywords)
 
     @functools.wraps(keras.Model.predict_on_batch)
     def predict_on_batch(self, x):
         if is_empty(x):
-            return self._outputs_for_none(x)
-        self._refuse("predict_on_batch", x)
+            return self._empty_outputs(x)
+        self._check_batch("predict_on_batch", x)
         with self._guarded("predict_on_batch", x):
             return super().predict_on_batch(x)
 
     @functools.wraps(keras.Model.train_on_batch)
     def train_on_batch(self, x, y=None, *arguments, **keywords):
-        on_host = isinstance(y, np.ndarray)  # labels on a GPU would be waited for
-        self._refuse("train_on_batch", x, y if on_host else None)
+        on_host = isinstance(y, np.ndarray)  # reading labels on a GPU would wait for it
+        self._check_batch("train_on_batch", x, y if on_host else None)
         self._rebuild_optimizer()
         result = super().train_on_batch(x, y, *arguments, **keywords)
         self._record_size(batch_images(x))
         return result
 
     def _rebuild_optimizer(self):
-        """Keras builds the optimizer of a model from an .h5 file for none of its variables."""
+        """Rebuild the optimizer of a model from an .h5 file, which Keras builds without variables."""
         optimizer = self.optimizer
         if getattr(optimizer, "built", False) and getattr(optimizer, "_trainable_variables", None) == []:
             optimizer.built = False
@@ -145,28 +143,28 @@ class GuardedModel(keras.Model):
     def _make(self, name, make, force):
         if force or getattr(self, name) is None:
             make(force)
-            setattr(self, name, self._watched(getattr(self, name)))
+            setattr(self, name, self._with_check(getattr(self, name)))
 
-    def _watched(self, function):
-        """A step function of Keras that shows its first batch in each call."""
+    def _with_check(self, function):
+        """Wrap a step function of Keras so that the first batch of each call is checked."""
 
         def step(*arguments):
             call = self._call
-            if call is None or call.looked:
+            if call is None or call.checked:
                 return function(*arguments)
-            call.looked = True
-            *state, batches = arguments  # JAX has a state before them
+            call.checked = True
+            *state, batches = arguments  # JAX passes a state before the batches
             if isinstance(batches, list):
                 first = batches[0]
             elif state:
                 first = next(batches)
                 batches = itertools.chain((first,), batches)
-            else:  # TensorFlow's own iterator, which cannot be looked into
+            else:  # TensorFlow's iterator, which does not expose its batches
                 return function(*arguments)
             images, labels, _ = keras.utils.unpack_x_y_sample_weight(first)
-            self._refuse(call.verb, images, labels)
+            self._check_batch(call.verb, images, labels)
             images = batch_images(images)
-            self._look(images, call)
+            self._warn_about(images, call)
             result = function(*state, batches)
             if call.verb == "fit":
                 self._record_size(images)
@@ -174,12 +172,12 @@ class GuardedModel(keras.Model):
 
         return step
 
-    def _look(self, images, call):
+    def _warn_about(self, images, call):
         if images is None:
             return
         for text in self.check_first_batch(images, call.verb):
-            if text not in call.said:
-                call.said.add(text)
+            if text not in call.warned:
+                call.warned.add(text)
                 warn_user(text)
 
     def _record_size(self, images):
@@ -196,16 +194,16 @@ class GuardedModel(keras.Model):
                 images, labels, _ = keras.utils.unpack_x_y_sample_weight(getattr(x, "element_spec", x))
                 images = batch_images(images)
                 if images is not None:
-                    self._refuse(verb, images, labels)
-                self._look(images, call)
+                    self._check_batch(verb, images, labels)
+                self._warn_about(images, call)
             yield
         finally:
             self._call = outer
         if verb == "fit":
             self._record_size(images)
 
-    def _refuse(self, verb, x, y=None):
-        """ValueError for images and labels that cannot be those of a batch."""
+    def _check_batch(self, verb, x, y=None):
+        """Raise a ValueError for images and labels that are not a valid batch."""
         if is_empty(x):
             array = first_array(x)
             got = "no batch" if array is None else f"an array of shape {tuple(array.shape)}"
@@ -214,32 +212,32 @@ class GuardedModel(keras.Model):
         if problem is not None:
             raise ValueError(f"{verb} got {problem}")
 
-    def _outputs_for_none(self, x):
-        """What `predict` returns for no images: the shapes of its outputs with 0 in front."""
+    def _empty_outputs(self, x):
+        """Outputs of `predict` for no images."""
         array = first_array(x)
         shape = self.inputs[0].shape if array is None else array.shape
         spec = self.compute_output_spec(keras.KerasTensor((None, *shape[1:]), dtype=self.inputs[0].dtype))
 
-        def none(output):
+        def empty(output):
             if None in output.shape[1:]:
                 raise ValueError(
-                    "predict got no batch, and the size of its outputs depends on the images'; expected at "
-                    "least one batch, or an empty array (0, height, width, channels)."
+                    "predict got no batch, and the size of its outputs depends on the size of the images; "
+                    "expected at least one batch, or an empty array (0, height, width, channels)."
                 )
             return ops.convert_to_numpy(ops.zeros((0, *output.shape[1:]), output.dtype))
 
-        return tree.map_structure(none, spec)
+        return tree.map_structure(empty, spec)
 
 
 def sample(images):
-    """Values of a few pixels of a batch as a NumPy array; None if only its shape is known."""
+    """Values of a few pixels of a batch as a NumPy array, or None if only the shape is known."""
     if not hasattr(images, "__getitem__"):  # a TensorSpec
         return None
     return ops.convert_to_numpy(sample_pixels(images))
 
 
 def warn_user(text):
-    """Warn at the line of the program that called Keras or focalnets, however deep the call is by now."""
+    """Warn at the line of the user's program that called Keras or focalnets."""
     frame, level, outermost = sys._getframe(1), 1, 1
     while frame is not None:
         level += 1

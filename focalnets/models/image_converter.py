@@ -1,7 +1,7 @@
-"""FocalNetImageConverter: the preprocessing that belongs to a checkpoint.
+"""FocalNetImageConverter: the image preprocessing of a checkpoint.
 
-It has two halves. Resizing and cropping happen on the host (`focalnets/resizing.py`). Normalisation happens
-inside the graph, so that images travel to the device as uint8, a quarter of the bytes.
+Images are resized and cropped on the host (`focalnets/resizing.py`). They are normalized in the graph, so
+they are copied to the device as uint8, a quarter of the bytes of float32.
 """
 
 import keras
@@ -16,22 +16,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class FocalNetImageConverter(keras.layers.Layer):
-    """Pixels 0..255 -> model input: `prepare` on the host, then the call inside the graph.
+    """Preprocessing layer: `prepare` resizes and crops on the host, and the call normalizes in the graph.
+
+    The call computes (pixel / 255 - mean) / std in float32 and casts the result to the compute dtype.
 
     Args:
-        image_size: (height, width), or the side of a square, that `prepare` delivers; None to leave
-            sizes as they are.
-        crop_fraction: side of the center crop as a fraction of the resized image: the published 224 px
-            nets resize so that 0.9 of the image is kept (or 0.875), those for 384 px keep all of it.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", Pillow's, with antialiasing.
-        mean, std: per channel, of pixels scaled to 0..1.
+        image_size: int or (height, width). Size of the images that `prepare` returns. Defaults to `None`,
+            which keeps the size.
+        crop_fraction: float. Side of the center crop as a fraction of the resized image. The published
+            networks for 224 pixels use 0.9 or 0.875, and those for 384 pixels use 1. Defaults to 1.
+        interpolation: str. Method of Pillow, with antialiasing: "nearest", "bilinear", "bicubic" or
+            "lanczos". Defaults to "bicubic".
+        mean: tuple of float. Mean of each channel of pixels in 0..1. Defaults to the mean of ImageNet.
+        std: tuple of float. Standard deviation of each channel. Defaults to that of ImageNet.
 
-    Call: (B, H, W, C) of any dtype, values 0..255 -> (value / 255 - mean) / std in the layer's compute
-    dtype, computed in float32.
+    Input shape:
+        (B, H, W, C), pixels 0..255 of any dtype. The output has the same shape.
 
     Raises:
-        ValueError: on an unknown interpolation, a crop_fraction outside (0, 1], or a mean and std of unequal
-            length.
+        ValueError: if `interpolation` is unknown, `crop_fraction` is outside (0, 1], `mean` and `std` differ
+            in length, or `std` is not positive.
 
     Source: timm's `default_cfgs` and upstream's `classification/main.py` hold the published values.
 
@@ -52,17 +56,16 @@ class FocalNetImageConverter(keras.layers.Layer):
         std=IMAGENET_STD,
         **kwargs,
     ):
-        kwargs.setdefault("autocast", False)  # bfloat16 would round before the subtraction
+        kwargs.setdefault("autocast", False)  # bfloat16 would round pixels before the subtraction
         super().__init__(**kwargs)
         if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}."
-            )
+            known = ", ".join(INTERPOLATIONS)
+            raise ValueError(f"interpolation must be one of {known}; got {interpolation!r}.")
         if not 0 < crop_fraction <= 1:
             raise ValueError(f"crop_fraction must be in (0, 1]; got {crop_fraction}.")
         if len(mean) != len(std):
             raise ValueError(
-                f"mean has {len(mean)} channels and std {len(std)}; give one value a channel in both."
+                f"mean has {len(mean)} values and std has {len(std)}; expected one value per channel in both."
             )
         if min(std) <= 0:
             raise ValueError(f"std must be positive; got {tuple(std)}.")
@@ -75,7 +78,7 @@ class FocalNetImageConverter(keras.layers.Layer):
         self.built = True
 
     def prepare(self, image, crop=True):
-        """Resize and crop one image, uint8 (H, W, C) or PIL; see `focalnets.resizing.resize_and_crop`."""
+        """Resize and crop an image: uint8 (H, W, C) or PIL. See `focalnets.resizing.resize_and_crop`."""
         return resize_and_crop(image, self.image_size, self.crop_fraction, self.interpolation, crop)
 
     def call(self, x):
@@ -89,7 +92,7 @@ class FocalNetImageConverter(keras.layers.Layer):
         if x.shape[-1] != len(self.mean):
             have, expected = x.shape[-1], len(self.mean)
             raise ValueError(
-                f"Images have {have} channels; expected {expected}. Convert them, with "
+                f"Images have {have} channels; expected {expected}. Convert the channels with "
                 f"classifier.preprocess(images){CONVERSIONS.get((have, expected), '')}."
             )
 

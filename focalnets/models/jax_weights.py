@@ -1,14 +1,14 @@
-"""On JAX, weights survive an exception inside `fit`, `evaluate` and `predict`.
+"""Protection of weights from exceptions in `fit`, `evaluate` and `predict` on JAX.
 
-While these run, Keras 3.15 takes the arrays away from the variables. It returns them at the end, but not
-after an exception: one batch of a wrong shape costs a model its weights, and every later call ends with
-"'NoneType' object is not callable". Many networks of ours are part of a model that a user builds around
-them, such as `keras.Sequential([augmentation, classifier])`. Its class is Keras' own, and Keras calls nothing
-of ours when it fails. Therefore Keras' methods are wrapped, for models that contain a layer of this package.
-Without an exception, they do what they did.
+During these calls, Keras 3.15 removes the arrays from the variables. It restores them at the end, but not
+after an exception. A batch of a wrong shape therefore deletes the weights of a model, and every later call
+fails with "'NoneType' object is not callable". A user's model around a network, such as
+`keras.Sequential([augmentation, classifier])`, has a class of Keras, so no method of focalnets could restore
+its weights. The methods of Keras are therefore wrapped, for models that contain a layer of this package.
+Without an exception, they behave as before.
 
-The values are those of the last complete step. What cannot be restored: arrays that a step had already
-consumed when it failed on the device itself (out of memory). The exception then says so.
+The restored values are those of the last complete step. Arrays that a step has consumed before it fails on
+the device (out of memory) cannot be restored. The exception reports this.
 """
 
 import contextlib
@@ -16,18 +16,15 @@ import functools
 
 import keras
 
-_LOST = (
-    "The step failed on the device after JAX had taken over the memory of the weights: they are lost. Load "
-    "the model again."
-)
+_LOST = "The step failed on the device after JAX had reused the memory of the weights. Load the model again."
 
-_taken = {}  # id of a model in `fit`, `evaluate` or `predict` -> (variable, array) of each that was taken
+_taken = {}  # id of a model in `fit`, `evaluate` or `predict` -> list of (variable, removed array)
 
 
 def keep_weights_after_errors():
     """Wrap the methods of Keras' trainer for JAX."""
     trainer = next((base for base in keras.Model.__mro__ if "_get_jax_state" in vars(base)), None)
-    if trainer is None:  # a newer Keras, which tests/models/test_first_batch.py checks
+    if trainer is None:  # a newer Keras, for which tests/models/test_first_batch.py fails
         return
     trainer._get_jax_state = _remembering(trainer._get_jax_state)
     for verb in ("fit", "evaluate", "predict"):
@@ -35,7 +32,7 @@ def keep_weights_after_errors():
 
 
 def _remembering(method):
-    """Keras' `_get_jax_state`, which takes the arrays out of the variables: they are remembered here."""
+    """Wrap Keras' `_get_jax_state`, which removes the arrays from the variables, to store the arrays."""
 
     @functools.wraps(method)
     def get_state(model, *arguments, purge_model_variables=False, **which):
@@ -59,33 +56,32 @@ def _remembering(method):
 def _restoring(method):
     @functools.wraps(method)
     def run(model, *arguments, **keywords):
-        if not _is_ours(model):
+        if not _contains_focalnets_layer(model):
             return method(model, *arguments, **keywords)
         outer, _taken[id(model)] = _taken.get(id(model)), []
         try:
             return method(model, *arguments, **keywords)
         except BaseException as error:
-            _give_back(model, _taken[id(model)], error)
+            _restore(model, _taken[id(model)], error)
             raise
         finally:
             if outer is None:
                 del _taken[id(model)]
-            else:  # the `fit` that validates
+            else:  # this is the validation of a `fit`
                 _taken[id(model)] = outer
 
     return run
 
 
-def _is_ours(model):
+def _contains_focalnets_layer(model):
     return any(type(layer).__module__.split(".")[0] == "focalnets" for layer in model._flatten_layers())
 
 
-def _give_back(model, taken, error):
-    """Undo what `_get_jax_state` did."""
+def _restore(model, taken, error):
     if not taken:
         return
-    with contextlib.suppress(RuntimeError):  # of arrays that are deleted
-        model.jax_state_sync()  # what the last complete step left
+    with contextlib.suppress(RuntimeError):  # arrays are deleted
+        model.jax_state_sync()  # values of the last complete step
     model._jax_state = None
     for variable, array in taken:
         if variable._value is None and not array.is_deleted():

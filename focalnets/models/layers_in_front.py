@@ -1,4 +1,4 @@
-"""Layers before a network in somebody's graph that scale the pixels, which the network does itself."""
+"""Scale of `Rescaling` layers that precede a network in a functional graph."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def scale_in_front(tensor):
-    """Product of the scales of all `Rescaling` layers that a symbolic tensor went through; 1.0 without any.
+    """Product of the scales of all `Rescaling` layers that lead to a symbolic tensor, or 1.0.
 
     >>> import keras
     >>> from focalnets.models.layers_in_front import scale_in_front

@@ -1,4 +1,4 @@
-"""`compile` of a classifier: defaults, and losses and metrics that expect probabilities."""
+"""`compile` of a classifier: defaults, and warnings about losses and metrics that expect probabilities."""
 
 import functools
 import re
@@ -18,8 +18,8 @@ def small(classes=2):
     return FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1, patch_size=2), classes)
 
 
-def test_defaults_learn_digits():
-    """The wrong loss, which our own pages had, reached 12.8 % with the same data and epochs."""
+def test_compile_defaults_learn_digits():
+    """With a loss on probabilities, the accuracy is 12.8 % after the same number of epochs."""
     keras.utils.set_random_seed(0)
     digits = open_dataset("digits", channels=1).splits["train"].take(range(600))
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False, seed=0)
@@ -40,14 +40,14 @@ def test_defaults_learn_digits():
         ("mse", np.eye(2)[[0, 1, 0, 1]], ["loss"]),
     ],
 )
-def test_accuracy_fits_the_labels_of_the_loss(loss, labels, names):
+def test_default_metric_fits_labels_of_loss(loss, labels, names):
     net = small()
     net.compile("sgd", loss)
     found = net.evaluate(np.zeros((4, 4, 4, 3), "float32"), labels, return_dict=True, verbose=0)
     assert sorted(found) == sorted(names)
 
 
-def test_arguments_of_keras_have_their_places():
+def test_compile_accepts_positional_arguments_of_keras():
     net = small()
     net.compile("sgd", "mse", None, ["mae"], jit_compile=False)
     assert sorted(net.evaluate(np.zeros((2, 4, 4, 3)), np.eye(2), return_dict=True, verbose=0)) == [
@@ -115,27 +115,27 @@ RIGHT_METRICS = [
 
 
 def without_addresses(value):
-    """Names of cases must be the same in each process that pytest-xdist starts."""
+    """Text without memory addresses, because pytest-xdist needs the same test names in each process."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 @pytest.mark.parametrize("loss", WRONG_LOSSES, ids=without_addresses)
-def test_losses_on_probabilities_are_warned_of(loss):
+def test_probability_problem_reports_losses_on_probabilities(loss):
     assert "which expects probabilities, but the classifier returns logits" in probability_problem(loss, None)
 
 
 @pytest.mark.parametrize("loss", RIGHT_LOSSES, ids=without_addresses)
-def test_losses_on_logits_are_not(loss):
+def test_probability_problem_accepts_losses_on_logits(loss):
     assert probability_problem(loss, None) is None
 
 
 @pytest.mark.parametrize("chosen", WRONG_METRICS, ids=without_addresses)
-def test_metrics_on_probabilities_are_warned_of(chosen):
+def test_probability_problem_reports_metrics_on_probabilities(chosen):
     assert "expects probabilities" in probability_problem(None, chosen)
 
 
 @pytest.mark.parametrize("chosen", RIGHT_METRICS, ids=without_addresses)
-def test_metrics_on_logits_are_not(chosen):
+def test_probability_problem_accepts_metrics_on_logits(chosen):
     assert probability_problem(None, chosen) is None
 
 
@@ -146,7 +146,7 @@ def compile_warnings(call):
     return [(str(one.message), one.filename) for one in record if "probabilities" in str(one.message)]
 
 
-def test_one_warning_per_compile_at_the_users_line():
+def test_compile_warns_once_at_line_of_user():
     ((text, place),) = compile_warnings(
         lambda: small().compile(
             "sgd", "categorical_crossentropy", metrics=["AUC"], weighted_metrics=["Recall"]
@@ -155,13 +155,13 @@ def test_one_warning_per_compile_at_the_users_line():
     assert place == __file__
     assert text == (
         "compile() got categorical_crossentropy and AUC and Recall, which expect probabilities, but the "
-        "classifier returns logits. Use keras.losses.CategoricalCrossentropy(from_logits=True), or leave the "
-        "loss out. For probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()])."
+        "classifier returns logits. Use keras.losses.CategoricalCrossentropy(from_logits=True), or omit the "
+        "loss. For probabilities, compile keras.Sequential([classifier, keras.layers.Softmax()])."
     )
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
-def test_loading_a_compiled_model_does_not_warn_twice(tmp_path, ending):
+def test_load_model_warns_once_about_loss(tmp_path, ending):
     net, path = small(), tmp_path / f"net.{ending}"
     assert len(compile_warnings(lambda: net.compile("sgd", "sparse_categorical_crossentropy"))) == 1
     assert compile_warnings(lambda: net.save(path)) == []
@@ -169,15 +169,15 @@ def test_loading_a_compiled_model_does_not_warn_twice(tmp_path, ending):
 
 
 @pytest.mark.parametrize(
-    ("behind", "verb", "warned"),
+    ("after", "verb", "warned"),
     [
         pytest.param([], "fit", 1, marks=pytest.mark.all_backends),
         ([], "evaluate", 1),
         ([keras.layers.Softmax()], "fit", 0),
     ],
 )
-def test_the_loss_of_a_model_around_a_classifier_is_seen_when_it_starts(behind, verb, warned):
-    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.RandomFlip(seed=0), small(), *behind])
+def test_outer_model_warns_about_loss_when_it_starts(after, verb, warned):
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.RandomFlip(seed=0), small(), *after])
 
     def start():
         model.compile("sgd", "sparse_categorical_crossentropy")

@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` say of the first batch, and what a mistake leaves behind."""
+"""Checks of the first batch in `fit`, `evaluate` and `predict`, and weights after an exception."""
 
 import itertools
 import re
@@ -34,7 +34,7 @@ def build(image_size=(8, 8), channels=3, converter=True):
 
 
 def some_on_all_backends(cases, chosen):
-    """All cases for torch, those in `chosen` for JAX and TensorFlow, too: each compiles for seconds there."""
+    """Mark the cases in `chosen` for all backends. JAX and TensorFlow compile each case for seconds."""
     return [pytest.param(*case, marks=[pytest.mark.all_backends] * (case in chosen)) for case in cases]
 
 
@@ -52,7 +52,7 @@ LABELS = np.arange(40) % 2
 
 
 def said(call):
-    """Texts of the warnings of a call."""
+    """List of the texts of all warnings of a call."""
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         call()
@@ -78,8 +78,8 @@ def said(call):
         (lambda x: (x - 128).astype("int16"), "from -128 to 127;", "remove the subtraction of a mean"),
         (lambda x: x.astype("uint8").view("int8"), "from -128 to 127;", "images.view('uint8')"),
         (lambda x: x * 1.0, None, ""),
-        (lambda x: x * 1.06 - 4, None, ""),  # what bicubic resizing of floats gives
-        (lambda x: x * 1.3 - 40, None, ""),  # and Lanczos
+        (lambda x: x * 1.06 - 4, None, ""),  # bicubic resizing of floats
+        (lambda x: x * 1.3 - 40, None, ""),  # Lanczos resizing of floats
         (lambda x: x * 0.0, None, ""),  # black
         (lambda x: x.astype("uint8"), None, ""),
         (lambda x: (x / 255).astype("uint8"), None, ""),
@@ -87,7 +87,7 @@ def said(call):
         (lambda x: x * 4, "from 0 to 1020;", "Scale them to 8 bits."),
     ],
 )
-def test_range_is_told_from_values(net, change, range_, advice, images):
+def test_predict_warns_about_range_of_values(net, change, range_, advice, images):
     x = change(images.astype("float32"))
     texts = said(lambda: net.predict(x, verbose=0))
     assert [range_] * (range_ is not None) == [
@@ -100,7 +100,7 @@ def test_range_is_told_from_values(net, change, range_, advice, images):
 @pytest.mark.parametrize(
     "verb", ["fit", "evaluate", pytest.param("predict", marks=pytest.mark.all_backends), "predict_on_batch"]
 )
-def test_each_verb_warns_once_per_call(net, images, verb):
+def test_classifier_warns_once_per_call(net, images, verb):
     x = images.astype("float32") / 255
     arguments = {"fit": (x, LABELS), "evaluate": (x, LABELS)}.get(verb, (x,))
     keywords = {} if verb == "predict_on_batch" else {"verbose": 0, "batch_size": 8}
@@ -111,7 +111,7 @@ def test_each_verb_warns_once_per_call(net, images, verb):
         assert "The images have values from 0 to 1" in text
 
 
-def test_numbers_are_never_changed(net, images):
+def test_predict_does_not_change_values(net, images):
     x = images.astype("float32") / 255
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -121,7 +121,7 @@ def test_numbers_are_never_changed(net, images):
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of 8; it counts how often each is read."""
+    """Data set with batches of 8 that records which batches are read."""
 
     def __init__(self, x, y=None):
         super().__init__()
@@ -161,9 +161,9 @@ def backends_own(x, y=None):
         [(Batches, "fit"), (backends_own, "predict")],
     ),
 )
-def test_data_of_every_kind_are_looked_at(net, images, source, verb):
+def test_classifier_checks_first_batch_of_every_data_type(net, images, source, verb):
     if keras.backend.backend() == "tensorflow" and verb != "predict":
-        pytest.skip("TensorFlow's fit and evaluate hide the batches of a data set: said in models/guarded.py")
+        pytest.skip("TensorFlow's fit and evaluate do not expose the batches of a data set")
     arrays = (images / np.float32(255), LABELS)[: 1 if verb == "predict" else 2]
     data = source(*arrays)
     keywords = {"shuffle": False} if verb == "fit" else {}
@@ -174,17 +174,17 @@ def test_data_of_every_kind_are_looked_at(net, images, source, verb):
     )
     assert "The images have values from 0 to 1" in text
     if source is Batches and verb == "predict" and keras.backend.backend() != "tensorflow":
-        assert sorted(data.reads) == list(range(5)), "no batch is read for the look"
+        assert sorted(data.reads) == list(range(5)), "the check reads a batch twice"
 
 
 @pytest.mark.all_backends
-def test_a_look_consumes_no_batch(net, images):
+def test_check_does_not_consume_a_batch(net, images):
     batches = generator(images)
     found = net.predict(batches, verbose=0, steps=3)
     np.testing.assert_allclose(found, net.predict(images[:24], verbose=0), rtol=1e-5, atol=1e-6)
 
 
-def test_other_sizes_are_warned_of_in_predict_and_evaluate(net, images):
+def test_predict_and_evaluate_warn_about_other_image_sizes(net, images):
     large = np.repeat(np.repeat(images, 2, 1), 2, 2)
     for call in (
         lambda: net.predict(large, verbose=0),
@@ -193,27 +193,29 @@ def test_other_sizes_are_warned_of_in_predict_and_evaluate(net, images):
     ):
         (text,) = said(call)
         assert text == (
-            "The images have 16 x 16 pixels; the classifier was trained with 8 x 8, and recognizes less at "
-            "other sizes. Resize and crop them with classifier.preprocess(images)."
+            "The images have 16 x 16 pixels; the classifier was trained with 8 x 8 pixels and is less "
+            "accurate at other sizes. Resize and crop images with classifier.preprocess(images)."
         )
     assert said(lambda: build(image_size=None).predict(large, verbose=0)) == []
-    assert said(lambda: modulation_model(net).predict(large, verbose=0)) == [], "explained whole"
+    assert said(lambda: modulation_model(net).predict(large, verbose=0)) == [], (
+        "explanations use whole images"
+    )
 
 
-def test_warnings_point_at_the_users_line(net, images):
+def test_warning_points_at_line_of_user(net, images):
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         net.predict(images / 255, verbose=0)
     assert [one.filename for one in record if one.category is UserWarning] == [__file__]
 
 
-def test_a_classifier_without_preprocessing_does_not_guess(images):
+def test_classifier_without_image_converter_does_not_warn(images):
     net = build(converter=False)
     assert said(lambda: net.predict(images, verbose=0)) == []
     assert said(lambda: net.predict(images / 255, verbose=0)) == []
 
 
-def test_explanations_look_at_the_range(net, images):
+def test_modulation_model_warns_about_range_of_values(net, images):
     (text,) = said(lambda: modulation_model(net).predict(images / 255, verbose=0))
     assert "expected pixels" in text
 
@@ -228,12 +230,14 @@ def test_explanations_look_at_the_range(net, images):
         ([keras.layers.Rescaling(1 / 255), keras.layers.Rescaling(255.0)], False),
     ],
 )
-def test_a_rescaling_in_front_is_seen_in_the_graph(net, layers, warned):
+def test_classifier_warns_about_preceding_rescaling(net, layers, warned):
     texts = said(lambda: keras.Sequential([keras.Input((8, 8, 3)), *layers, net]))
-    assert [text.startswith("A Rescaling by 0.00") for text in texts] == [True] * warned
+    assert [re.match(r"A Rescaling layer multiplies .* by 0\.00", text) is not None for text in texts] == [
+        True
+    ] * warned
 
 
-def test_fit_records_the_size_it_trained_with(images, tmp_path):
+def test_fit_stores_image_size(images, tmp_path):
     net = build(image_size=(8, 8))
     large = np.repeat(np.repeat(images, 2, 1), 3, 2)
     assert said(lambda: net.fit(large, LABELS, verbose=0)) == []
@@ -248,10 +252,10 @@ def test_fit_records_the_size_it_trained_with(images, tmp_path):
     assert net.image_converter.image_size == (8, 8)
     with pytest.raises(ValueError, match=r"incompatible|channels"):
         net.fit(np.zeros((4, 9, 9, 5), "uint8"), LABELS[:4], verbose=0)
-    assert net.image_converter.image_size == (8, 8), "a fit that made no step"
+    assert net.image_converter.image_size == (8, 8), "a fit without a step changed the size"
 
 
-def test_parts_of_the_graph_cannot_be_replaced(net):
+def test_classifier_rejects_assignment_to_parts_of_graph(net):
     for name in ("image_converter", "backbone", "head", "num_classes"):
         with pytest.raises(AttributeError, match=f"{name} is part of the graph"):
             setattr(net, name, getattr(net, name))
@@ -260,7 +264,7 @@ def test_parts_of_the_graph_cannot_be_replaced(net):
 
 
 @pytest.mark.all_backends
-def test_no_images_give_no_results(net, images):
+def test_predict_returns_empty_outputs_for_no_images(net, images):
     for none in (images[:0], images[:0].astype("float32")):
         assert net.predict(none, verbose=0).shape == (0, 2)
         assert net.predict_on_batch(none).shape == (0, 2)
@@ -292,7 +296,7 @@ ARRAY = "; expected an array (N, height, width, 3)"
     [
         (
             lambda x: x[0],
-            f"an array of shape (8, 8, 3){EXPECTED}. This looks like one image: give images[None].",
+            f"an array of shape (8, 8, 3){EXPECTED}. This looks like one image: use images[None].",
         ),
         (
             lambda x: np.moveaxis(x, -1, 1),
@@ -301,19 +305,22 @@ ARRAY = "; expected an array (N, height, width, 3)"
         ),
         (
             lambda x: x[..., :1],
-            f"an array of shape (40, 8, 8, 1){EXPECTED}. Convert the channels, with "
+            f"an array of shape (40, 8, 8, 1){EXPECTED}. Convert the channels with "
             "classifier.preprocess(images) or np.repeat(images, 3, axis=-1).",
         ),
         (lambda x: x[:, :0], f"an array of shape (40, 0, 8, 3){EXPECTED}. The images have no pixels."),
         (lambda x: x[0, 0], f"an array of shape (8, 3){EXPECTED}."),
-        (lambda x: x.astype(object), "an array with dtype object; expected numbers. If its entries are"),
-        (list, f"a list of 40 arrays{EXPECTED}, one array. Give np.stack(images), or"),
-        (lambda x: None, f"None{ARRAY}. For paths and PIL images: focalnets.predict(cl"),
+        (
+            lambda x: x.astype(object),
+            "an array of dtype object; expected numbers. If it holds images or paths,",
+        ),
+        (list, "a list of 40 arrays; expected one array (N, height, width, 3). Use np.stack(images), or"),
+        (lambda x: None, f"None{ARRAY}. For paths and PIL images, use focalnets.predict(cl"),
         (lambda x: "cat.jpg", f"'cat.jpg'{ARRAY}. For paths"),
         (lambda x: Image.fromarray(x[0]), f"an object of type Image{ARRAY}. For paths"),
     ],
 )
-def test_images_that_are_no_batch_are_described_not_printed(net, images, change, words):
+def test_classifier_describes_invalid_images(net, images, change, words):
     x = change(images)
     for name, call in {
         "predict": lambda: net.predict(x, verbose=0),
@@ -331,17 +338,17 @@ def test_images_that_are_no_batch_are_described_not_printed(net, images, change,
         assert str(caught.value).startswith(f"{name.strip()} got {words}")
 
 
-def test_one_gray_image_is_not_a_batch_of_rows(images):
+def test_classifier_rejects_single_gray_image(images):
     gray = build(channels=1)
     one = images[0, ..., :1]
     for call in (lambda: gray.predict(one, verbose=0), lambda: gray(one)):
-        with pytest.raises(ValueError, match=r"of shape \(8, 8, 1\).*one image: give images\[None\]"):
+        with pytest.raises(ValueError, match=r"of shape \(8, 8, 1\).*one image: use images\[None\]"):
             call()
-    with pytest.raises(ValueError, match=r"one image: give images\[None, \.\.\., None\]"):
+    with pytest.raises(ValueError, match=r"one image: use images\[None, \.\.\., None\]"):
         gray.predict(one[..., 0], verbose=0)
-    with pytest.raises(Exception, match=r"one image: give images\[None\]"):
-        gray.predict(((one,) for _ in range(2)), verbose=0)  # a data set that nobody has batched
-    assert gray.predict(images[..., 0], verbose=0).shape == (40, 2), "Keras adds the axis"
+    with pytest.raises(Exception, match=r"one image: use images\[None\]"):
+        gray.predict(((one,) for _ in range(2)), verbose=0)  # a data set without batches
+    assert gray.predict(images[..., 0], verbose=0).shape == (40, 2), "Keras adds the channel axis"
 
 
 @pytest.mark.parametrize(
@@ -350,13 +357,13 @@ def test_one_gray_image_is_not_a_batch_of_rows(images):
         (
             "auto",
             LABELS + 1,
-            "labels from 1 to 2; expected 0 to 1 for 2 classes. Count from 0: give labels - 1.",
+            "labels from 1 to 2; expected 0 to 1 for 2 classes. Classes are counted from 0: use labels - 1.",
         ),
-        ("auto", LABELS - 1, "labels from -1 to 0; expected 0 to 1 for 2 classes. Leave out images without"),
+        ("auto", LABELS - 1, "labels from -1 to 0; expected 0 to 1 for 2 classes. Remove images without"),
         (
             "auto",
             LABELS * 7,
-            "labels from 0 to 7; expected 0 to 1 for 2 classes. Give the classifier as many",
+            "labels from 0 to 7; expected 0 to 1 for 2 classes. Increase num_classes, or",
         ),
         ("auto", LABELS * np.nan, "labels from nan to nan; expected 0 to 1"),
         (
@@ -367,17 +374,17 @@ def test_one_gray_image_is_not_a_batch_of_rows(images):
         (
             "auto",
             np.array(["a", "b"])[LABELS],
-            "labels that are names; expected integers. Give [class_names.",
+            "labels of dtype <U1; expected integers. Convert names with [class_names.",
         ),
         (
             keras.losses.CategoricalCrossentropy(from_logits=True),
             LABELS,
-            "labels of shape (40,); CategoricalCrossentropy expects one-hot labels, (N, 2). Give keras.",
+            "labels of shape (40,); CategoricalCrossentropy expects one-hot labels (N, 2). Use keras.",
         ),
     ],
 )
-def test_labels_that_do_not_fit_the_loss_are_described(images, loss, labels, words):
-    """JAX computes with labels out of range; torch ends with an IndexError without words."""
+def test_classifier_describes_labels_that_do_not_fit_loss(images, loss, labels, words):
+    """JAX computes with labels out of range, and torch raises an IndexError without a message."""
     net = build()
     net.compile(loss=loss)
     good = LABELS if loss == "auto" else np.eye(2)[LABELS]
@@ -395,9 +402,9 @@ def test_labels_that_do_not_fit_the_loss_are_described(images, loss, labels, wor
 
 
 @pytest.mark.all_backends
-def test_labels_are_looked_at_in_data_of_every_kind(images):
+def test_fit_checks_labels_of_every_data_type(images):
     if keras.backend.backend() == "tensorflow":
-        pytest.skip("TensorFlow's fit hides the batches of a data set: said in models/guarded.py")
+        pytest.skip("TensorFlow's fit does not expose the batches of a data set")
     net = build()
     for source in (Batches, backends_own):
         with pytest.raises(ValueError, match="fit got labels from 1 to 2; expected 0 to 1"):
@@ -407,7 +414,7 @@ def test_labels_are_looked_at_in_data_of_every_kind(images):
     assert np.isfinite(net.predict(images, verbose=0)).all()
 
 
-def test_labels_that_the_loss_ignores_are_no_mistake(images):
+def test_evaluate_accepts_ignored_labels(images):
     net = build()
     net.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255))
     assert np.isfinite(net.evaluate(images, np.where(LABELS, 255, 0), verbose=0)[0])
@@ -431,8 +438,8 @@ def state(net):
         [("fit", "later batch"), ("evaluate", "data")],
     ),
 )
-def test_a_model_survives_an_error_in(net, images, verb, place):
-    """On JAX, Keras 3.15 loses all weights: "'NoneType' object is not callable" ever after."""
+def test_classifier_keeps_weights_after_exception(net, images, verb, place):
+    """On JAX, Keras 3.15 loses all weights, and later calls fail with "'NoneType' object is not callable"."""
     net.fit(images, LABELS, verbose=0)
     targets = () if verb == "predict" else (LABELS,)
     expected, before = net.predict(images, verbose=0), state(net)
@@ -454,17 +461,17 @@ def test_a_model_survives_an_error_in(net, images, verb, place):
     if verb != "fit" or place == "first batch":
         np.testing.assert_array_equal(found, expected)
         for one, other in zip(state(net), before, strict=True):
-            if verb == "predict" or one.ndim:  # scalars: metrics, which a new call resets
+            if verb == "predict" or one.ndim:  # scalars are metrics, which a new call resets
                 np.testing.assert_array_equal(one, other)
-    else:  # a step was taken before
+    else:  # after at least one step
         assert np.isfinite(found).all()
         if place == "callback":  # data may be read ahead of the first step
             assert not np.array_equal(found, expected)
     assert np.isfinite(net.evaluate(images, LABELS, verbose=0)).all()
 
 
-def around(form, net):
-    """What users build around a network: layers before it, a head of their own behind it."""
+def outer_model(form, net):
+    """Model of a user that contains a network: with layers before it, or with another head."""
     flip = keras.layers.RandomFlip(seed=0)
     if form == "sequential":
         return keras.Sequential([keras.Input((8, 8, 3)), flip, net])
@@ -480,9 +487,9 @@ def around(form, net):
         [("sequential", "predict", "first"), ("head", "evaluate", "later")],
     ),
 )
-def test_a_model_around_a_network_survives_an_error_in(form, verb, place, images):
-    """Keras has a class of its own for these, so that no method of our models sees the error."""
-    model = around(form, build())
+def test_outer_model_keeps_weights_after_exception(form, verb, place, images):
+    """The outer model has a class of Keras, so no method of `GuardedModel` runs."""
+    model = outer_model(form, build())
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     expected = model.predict(images, verbose=0)
     targets = () if verb == "predict" else (LABELS[:8],)
@@ -502,23 +509,25 @@ def test_a_model_around_a_network_survives_an_error_in(form, verb, place, images
     assert np.isfinite(model.fit(images, LABELS, verbose=0).history["loss"]).all()
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="Keras' trainer for JAX")
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="tests Keras' trainer for JAX")
 @pytest.mark.all_backends
-def test_models_without_a_network_of_ours_are_left_alone():
+def test_models_without_focalnets_layers_behave_as_in_keras():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     with pytest.raises(Exception, match="expected"):
         model.predict(np.zeros((2, 3)), verbose=0)
-    assert model.layers[0].kernel._value is None, "Keras repaired it: models/jax_weights.py can go"
+    assert model.layers[0].kernel._value is None, (
+        "Keras restores the weights now: remove models/jax_weights.py"
+    )
 
 
-def test_the_trainings_own_loader_is_left_alone(images):
+def test_fit_does_not_warn_about_loader(images):
     net = build()
     net.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     loader = Loader(Split(images, LABELS), ImageClassification(2), batch_size=8)
     assert said(lambda: net.fit(loader, shuffle=False, verbose=0)) == []
 
 
-def test_black_and_gray_images():
+def test_range_problem_accepts_black_images_and_reports_gray_images():
     assert range_problem(np.zeros((2, 3))) is None
     assert range_problem(np.full((2, 3), 0.5)) is not None
     assert range_problem(np.ones((2, 3), bool)) is not None

@@ -1,4 +1,4 @@
-"""Plain Keras use: the networks with the user's own arrays, data loaders, heads and loops."""
+"""Use as plain Keras models: arrays, data loaders, other heads, saving and tracing."""
 
 import keras
 import numpy as np
@@ -26,14 +26,14 @@ def classifier():
 
 @pytest.fixture
 def data():
-    """Dark and bright noise: uint8 (48, 8, 8, 3) and labels."""
+    """Dark and bright noise: uint8 (48, 8, 8, 3), and labels (48,)."""
     generator = np.random.default_rng(0)
     y = np.arange(48) % 2
     x = generator.integers(0, 128, (48, 8, 8, 3)) + 127 * y[:, None, None, None]
     return x.astype("uint8"), y
 
 
-def test_arrays(classifier, data):
+def test_fit_learns_from_arrays(classifier, data):
     history = classifier.fit(*data, epochs=5, batch_size=16, validation_split=0.25, verbose=0).history
     assert history["val_accuracy"][-1] > 0.9
     floats = data[0].astype("float32")
@@ -42,7 +42,7 @@ def test_arrays(classifier, data):
     )
 
 
-def test_the_backends_own_data_loaders(classifier, data):
+def test_fit_learns_from_data_loader_of_backend(classifier, data):
     backend = keras.backend.backend()
     if backend == "torch":
         from torch.utils.data import DataLoader
@@ -52,7 +52,7 @@ def test_the_backends_own_data_loaders(classifier, data):
         import tensorflow
 
         batches = tensorflow.data.Dataset.from_tensor_slices(data).batch(16)
-    else:  # JAX brings none of its own
+    else:  # JAX has no data loader
         batches = Loader(Split(*data), ImageClassification(2), batch_size=16)
         classifier.compile(
             keras.optimizers.AdamW(1e-2),
@@ -63,7 +63,7 @@ def test_the_backends_own_data_loaders(classifier, data):
     assert history["accuracy"][-1] > 0.9
 
 
-def test_only_the_head_learns_over_a_frozen_backbone(classifier, data):
+def test_fit_trains_only_head_with_frozen_backbone(classifier, data):
     classifier.backbone.trainable = False
     classifier.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = classifier.backbone.get_weights()
@@ -74,7 +74,7 @@ def test_only_the_head_learns_over_a_frozen_backbone(classifier, data):
     assert np.any(classifier.head.get_weights()[0] != head[0])
 
 
-def test_a_head_of_ones_own_over_the_pyramid(data):
+def test_pyramid_trains_segmentation_head(data):
     backbone = FocalNetBackbone(8, (1, 1), patch_size=2, image_shape=(8, 8, 3))
     levels = backbone.pyramid_outputs
     small = keras.layers.UpSampling2D(2)(levels["P2"])
@@ -87,7 +87,7 @@ def test_a_head_of_ones_own_over_the_pyramid(data):
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_trained_model_survives_a_file_with_its_optimizer(classifier, data, tmp_path):
+def test_keras_file_restores_optimizer(classifier, data, tmp_path):
     classifier.fit(*data, epochs=1, verbose=0)
     classifier.save(tmp_path / "net.keras")
     again = keras.saving.load_model(tmp_path / "net.keras")
@@ -97,14 +97,14 @@ def test_a_trained_model_survives_a_file_with_its_optimizer(classifier, data, tm
     )
 
 
-def test_a_clone_has_the_same_structure_and_its_own_weights(classifier):
+def test_from_config_creates_separate_weights(classifier):
     clone = type(classifier).from_config(classifier.get_config())
     assert [w.shape for w in clone.weights] == [w.shape for w in classifier.weights]
     assert not {id(w) for w in clone.weights} & {id(w) for w in classifier.weights}
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="only TensorFlow traces for any size")
-def test_a_traced_function_takes_any_size(classifier):
+def test_traced_classifier_accepts_any_size(classifier):
     import tensorflow as tf
 
     traced = tf.function(classifier, input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])

@@ -1,4 +1,4 @@
-"""Backbone, classifier and image converter: sizes, serialization, saving, training, gradients."""
+"""Backbone, classifier and image converter: sizes, configuration, saving, training, gradients."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def random_images(*shape):
     return np.random.default_rng(0).integers(0, 256, size=shape).astype("uint8")
 
 
-def test_every_argument_round_trips():
+def test_config_restores_every_argument():
     check_config(FocalNetBackbone, {**BACKBONE, "dtype": "mixed_bfloat16"})
     check_config(FocalNetImageConverter, CONVERTER)
     first = small_classifier().get_config()
@@ -83,12 +83,12 @@ def test_every_argument_round_trips():
         ({"image_shape": (None, None, None)}, "height, width, channels"),
     ],
 )
-def test_impossible_backbones_are_refused(arguments, words):
+def test_backbone_rejects_invalid_arguments(arguments, words):
     with pytest.raises(ValueError, match=words):
         FocalNetBackbone(embed_dim=8, **arguments)
 
 
-def test_images_of_other_channels_are_refused_also_as_arrays():
+def test_models_reject_images_with_wrong_channels_or_dtype():
     with pytest.raises(ValueError, match="channels"):
         small_classifier().predict(random_images(2, 8, 8, 1), verbose=0)
     with pytest.raises(ValueError, match="Images have 1 channels"):
@@ -99,7 +99,7 @@ def test_images_of_other_channels_are_refused_also_as_arrays():
         FocalNetImageConverter(std=(0, 1, 1))
 
 
-def test_stage_lists_of_wrong_length_are_refused():
+def test_models_reject_sequences_of_wrong_length():
     with pytest.raises(ValueError, match="focal_levels has 3 values for 2 stages"):
         FocalNetBackbone(depths=(1, 1), focal_levels=(2, 2, 2))
     with pytest.raises(ValueError, match="3 names for 4 classes"):
@@ -107,7 +107,7 @@ def test_stage_lists_of_wrong_length_are_refused():
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (37, 50, 1), (9, 4, 5)])
-def test_any_size_and_channel_count(height, width, channels):
+def test_models_accept_any_size_and_number_of_channels(height, width, channels):
     net = small_classifier(channels)
     x = random_images(2, height, width, channels)
     assert net.predict(x, verbose=0).shape == (2, 4)
@@ -118,12 +118,12 @@ def test_any_size_and_channel_count(height, width, channels):
     assert shapes == {"P2": (2, *first, 8), "P3": (2, *second, 16)}
 
 
-def test_drop_path_grows_linearly_over_all_blocks():
+def test_backbone_increases_drop_path_rate_linearly():
     net = FocalNetBackbone(embed_dim=8, depths=(2, 1, 2), drop_path_rate=0.4)
     np.testing.assert_allclose([b.drop_path_rate for b in net.blocks], [0, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_equal_seeds_give_equal_networks():
+def test_equal_seeds_give_equal_weights():
     def weights():
         keras.utils.set_random_seed(3)
         return small_classifier().get_weights()
@@ -132,19 +132,19 @@ def test_equal_seeds_give_equal_networks():
         np.testing.assert_array_equal(a, b)
 
 
-def test_one_seed_gives_the_same_network_on_every_backend():
+def test_seed_gives_same_weights_on_every_backend():
     def sums(seed):
         keras.utils.set_random_seed(seed)
         weights = FocalNetBackbone(embed_dim=8, depths=(1, 1)).get_weights()
         return [float(np.abs(weights[index]).sum()) for index in (0, 4, 6, -6)]
 
-    # Stem, a depthwise kernel, f, and an MLP's first kernel, as all three backends drew them.
-    drawn = [28.573683, 10.902603, 2.358015, 16.276329]
-    np.testing.assert_allclose(sums(7), drawn, rtol=1e-5)
-    assert np.abs(np.subtract(sums(8), drawn)).min() > 1e-3
+    # Kernels of the stem, a focal level, f, and the first layer of an MLP, equal on all three backends.
+    expected = [28.573683, 10.902603, 2.358015, 16.276329]
+    np.testing.assert_allclose(sums(7), expected, rtol=1e-5)
+    assert np.abs(np.subtract(sums(8), expected)).min() > 1e-3
 
 
-def test_epsilons_go_where_they_belong():
+def test_backbone_passes_epsilons_to_its_layers():
     arguments = {"embed_dim": 8, "depths": (1, 1), "norm_after_modulation": True, "pyramid_norm": True}
     for given, blocks, embeddings in (
         ({"norm_epsilon": 0.01, "embedding_norm_epsilon": 0.3}, 0.01, 0.3),
@@ -154,10 +154,10 @@ def test_epsilons_go_where_they_belong():
         found = {id(layer): layer.epsilon for layer in net._flatten_layers() if hasattr(layer, "epsilon")}
         inside = [norm for b in net.blocks for norm in (b.norm1, b.norm2, b.modulation.norm)]
         assert [found.pop(id(norm)) for norm in inside] == [blocks] * 6
-        assert list(found.values()) == [embeddings] * 4  # stem, down-sampling, the stage's, the last
+        assert list(found.values()) == [embeddings] * 4  # stem, downsampling, pyramid, final
 
 
-def test_no_two_kernels_start_equal():
+def test_initial_kernels_differ():
     for initializer in (None, "glorot_uniform"):
         net = small_classifier(kernel_initializer=initializer)
         kernels = [keras.ops.convert_to_numpy(w) for w in net.trainable_weights if len(w.shape) > 1]
@@ -166,7 +166,7 @@ def test_no_two_kernels_start_equal():
             assert not any(a.shape == b.shape and np.allclose(a, b) for b in kernels[:i])
 
 
-def test_initial_values_follow_upstream():
+def test_initial_values_follow_original_code():
     net = FocalNetBackbone(embed_dim=64, depths=(1,), focal_window=5)
     block = net.get_layer("stage1_block1")
     for dense in (block.modulation.f, block.modulation.proj, block.fc1, block.fc2):
@@ -183,7 +183,7 @@ def test_initial_values_follow_upstream():
         assert values.max() > 0.95 * fan_in**-0.5
 
 
-def test_keras_file_loads_without_custom_objects_in_a_fresh_process(tmp_path):
+def test_keras_file_loads_without_custom_objects_in_new_process(tmp_path):
     net = small_classifier()
     randomize(net)
     x = random_images(1, 21, 34, 3)
@@ -204,7 +204,7 @@ def test_keras_file_loads_without_custom_objects_in_a_fresh_process(tmp_path):
     assert ran.stdout == "FocalNetImageClassifier ('a', 'b', 'c', 'd')\n", ran.stderr
 
 
-def test_every_weight_receives_a_gradient():
+def test_every_weight_has_a_gradient():
     net = small_classifier(norm_after_modulation=True, normalize_modulator=True, layer_scale_init=1e-4)
     randomize(net)
     before = [keras.ops.convert_to_numpy(w) for w in net.trainable_weights]
@@ -214,7 +214,7 @@ def test_every_weight_receives_a_gradient():
         assert np.any(keras.ops.convert_to_numpy(weight) != old), weight.path
 
 
-def test_mixed_bfloat16_trains():
+def test_classifier_learns_in_mixed_bfloat16():
     keras.config.set_dtype_policy("mixed_bfloat16")
     net = small_classifier(drop_path_rate=0.1, dropout_rate=0.1, layer_scale_init=0.1)
     assert net.backbone.compute_dtype == "bfloat16"
@@ -227,7 +227,7 @@ def test_mixed_bfloat16_trains():
     assert all(w.dtype == "float32" for w in net.trainable_weights)
 
 
-def test_a_frozen_backbone_stays_frozen_through_a_file(tmp_path):
+def test_keras_file_restores_frozen_backbone(tmp_path):
     net = small_classifier()
     net.backbone.trainable = False
     net.save(tmp_path / "net.keras")
@@ -235,7 +235,7 @@ def test_a_frozen_backbone_stays_frozen_through_a_file(tmp_path):
         assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["head", "head"]
 
 
-def test_channels_first_in_the_users_settings_changes_nothing():
+def test_classifier_ignores_channels_first_setting():
     x = random_images(2, 21, 30, 3)
     net = small_classifier()
     before = net.predict(x, verbose=0)
@@ -248,19 +248,19 @@ def test_channels_first_in_the_users_settings_changes_nothing():
         keras.config.set_image_data_format("channels_last")
 
 
-def test_initializer_objects_go_through_the_config():
+def test_config_restores_initializer_objects():
     net = FocalNetBackbone(8, (1,), kernel_initializer=keras.initializers.HeNormal())
     again = FocalNetBackbone.from_config(json.loads(json.dumps(net.get_config())))
     assert isinstance(again.blocks[0].modulation.kernel_initializer, keras.initializers.HeNormal)
 
 
-def test_image_converter_resizes_like_pillow_and_normalizes_exactly():
+def test_image_converter_resizes_as_pillow_and_normalizes_exactly():
     image = random_images(40, 70, 3)
     converter = FocalNetImageConverter((20, 24), crop_fraction=0.8)
-    # 20 / 0.8 = 25 rows decide, hence floor(25 / 40 * 70) = 43 columns; the middle 20 x 24 are kept.
+    # 20 / 0.8 = 25 rows, and floor(25 / 40 * 70) = 43 columns, of which the center of 20 x 24 remains.
     resized = np.asarray(Image.fromarray(image).resize((43, 25), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(converter.prepare(image), resized[2:22, 10:34])
-    # The published 224 px nets: floor(224 / 0.9) = 248 on the short side, however long the other is.
+    # The shorter side of the published networks for 224 pixels is floor(224 / 0.9) = 248.
     tall = FocalNetImageConverter((224, 224), crop_fraction=0.9).prepare(random_images(600, 300, 3))
     resized = Image.fromarray(random_images(600, 300, 3)).resize((248, 496), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(tall, np.asarray(resized)[136:360, 12:236])
@@ -272,7 +272,7 @@ def test_image_converter_resizes_like_pillow_and_normalizes_exactly():
         FocalNetImageConverter(interpolation="cubic")
     with pytest.raises(ValueError, match="crop_fraction must be"):
         FocalNetImageConverter(crop_fraction=0)
-    with pytest.raises(ValueError, match="3 channels and std 1"):
+    with pytest.raises(ValueError, match="mean has 3 values and std has 1"):
         FocalNetImageConverter(std=(0.5,))
     with pytest.raises(ValueError, match="Images have 4 channels"):
         converter(keras.Input((8, 8, 4)))

@@ -1,7 +1,7 @@
-"""The networks equal the float64 reference for every combination of flags, on whichever backend runs.
+"""Equality of the networks and the float64 reference for every combination of flags, on each backend.
 
-All parameters are random of order 1, inputs odd-sized and not square, and errors are taken block by
-block and stage by stage. Deliberate mistakes in the reference have to show.
+All parameters are random values of order 1. Image sizes are odd and not square. Errors are computed for each
+block and stage. Deliberate errors in the reference must be detected.
 """
 
 import itertools
@@ -23,7 +23,7 @@ FLAGS = {
     "overlap_embed": (False, True),
 }
 COMBINATIONS = [dict(zip(FLAGS, values, strict=True)) for values in itertools.product(*FLAGS.values())]
-# Where each costs a compilation, ten that have every pair of values among them.
+# On JAX and TensorFlow, which compile each network, ten combinations contain every pair of values.
 TESTED = COMBINATIONS if keras.backend.backend() == "torch" else COMBINATIONS[::5]
 TOLERANCE = 1e-5
 
@@ -42,7 +42,7 @@ def images():
 
 
 def computed(net, x):
-    """Logits, and everything that the reference computes on the way, from the network itself."""
+    """Logits and all intermediate values of the network, by the names of the reference."""
     backbone = net.backbone
     pyramid = keras.Model(backbone.inputs, {"output": backbone.output, **backbone.pyramid_outputs})
     normalized = keras.ops.convert_to_numpy(net.image_converter(x))
@@ -54,7 +54,7 @@ def computed(net, x):
 
 
 def errors(found, net, x, broken=""):
-    """Relative error of each value, by name."""
+    """Dict of name -> relative error of each value."""
     logits, values = Reference(broken).classifier(net, x)
     expected = {"logits": logits, **values}
     assert set(found) == set(expected)
@@ -62,30 +62,30 @@ def errors(found, net, x, broken=""):
 
 
 @pytest.mark.parametrize("flags", TESTED, ids=lambda f: "-".join(str(v) for v in f.values()))
-def test_equals_float64_reference(flags):
+def test_network_equals_float64_reference(flags):
     net, x = make_net(flags), images()
     found = errors(computed(net, x), net, x)
     worst = max(found, key=found.get)
     assert found[worst] <= TOLERANCE, f"{worst}: {found[worst]:.1e}"
 
 
-def test_other_epsilons_are_computed_with():
+def test_network_with_other_epsilons_equals_reference():
     net = make_net({"norm_epsilon": 1e-2, "embedding_norm_epsilon": 0.3, "norm_after_modulation": True})
     x = images()
     assert max(errors(computed(net, x), net, x).values()) <= TOLERANCE
-    for block in net.backbone.blocks:  # the reference reads what the layers say, so they are to say it
+    for block in net.backbone.blocks:  # the reference reads epsilons from the layers
         assert block.norm1.epsilon == block.norm2.epsilon == block.modulation.norm.epsilon == 1e-2
     assert net.backbone.get_layer("stem").norm.epsilon == net.backbone.get_layer("norm").epsilon == 0.3
 
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "silu"])
-def test_activation_of_the_mlp_equals_the_reference(activation):
+def test_network_with_other_activations_equals_reference(activation):
     net, x = make_net({"activation": activation}), images()
     values = computed(net, x)
     assert max(errors(values, net, x).values()) <= TOLERANCE
     for block in net.backbone.blocks:
-        block.activation = "gelu"  # in the reference, which reads it here; the values are computed
-    assert max(errors(values, net, x).values()) > 5 * TOLERANCE  # the tanh GELU is near the exact one
+        block.activation = "gelu"  # changes only the reference, because the values are computed
+    assert max(errors(values, net, x).values()) > 5 * TOLERANCE  # the tanh GELU is close to the exact one
 
 
 @pytest.fixture(scope="module", params=["pre", "post"])
@@ -95,12 +95,12 @@ def one_net(request):
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_broken_variant_is_noticed(broken, one_net):
+def test_errors_detect_broken_reference(broken, one_net):
     net, x, values = one_net
     assert max(errors(values, net, x, broken).values()) > 10 * TOLERANCE
 
 
-def test_the_classifier_itself_gives_those_logits():
+def test_classifier_equals_float64_reference():
     net, x = make_net({"norm_placement": "mlp_only"}), images()
     logits, _ = Reference().classifier(net, x)
     assert relative_error(net.predict(x, verbose=0), logits) <= TOLERANCE

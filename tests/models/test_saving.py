@@ -1,4 +1,4 @@
-"""Whole models in Keras' files, loaded in a new process."""
+"""Models in Keras' files, loaded in the same and in a new process."""
 
 import ast
 import os
@@ -65,10 +65,10 @@ def data():
     return x, np.arange(16) % 2
 
 
-def test_compiled_models_go_on_training_in_a_new_process(data, tmp_path):
-    """Both formats, each optimizer: the same logits; of .keras also the losses of a training without a break.
+def test_saved_models_continue_training_in_new_process(data, tmp_path):
+    """Both formats restore the logits. A .keras file also gives the losses of an uninterrupted training.
 
-    Keras 3.15 does not restore the state of an optimizer from an .h5 file.
+    Keras 3.15 does not restore the state of the optimizer from an .h5 file.
     """
     np.savez(tmp_path / "data.npz", x=data[0], y=data[1])
     expected = {}
@@ -76,7 +76,7 @@ def test_compiled_models_go_on_training_in_a_new_process(data, tmp_path):
         net = classifier()
         net.compile(optimizer(net))
         net.fit(*data, epochs=2, shuffle=False, verbose=0)
-        for ending in ("h5", "keras"):  # .h5 first: Keras forgets the optimizer in it
+        for ending in ("h5", "keras"):  # .h5 first, because Keras omits the optimizer from it
             net.save(tmp_path / f"{name}.{ending}")
         kind = [type(net.optimizer).__name__, type(net.optimizer._learning_rate).__name__, "2"]
         logits = net.predict(data[0], verbose=0)
@@ -91,8 +91,8 @@ def test_compiled_models_go_on_training_in_a_new_process(data, tmp_path):
     for file in files:
         kind, logits, loss = expected[file.split(".")[0]]
         with np.load(tmp_path / f"{file}.npz") as found:
-            known = 3 if file.endswith(".keras") else 2
-            assert found["kind"].tolist()[:known] == kind[:known], file
+            stored = 3 if file.endswith(".keras") else 2
+            assert found["kind"].tolist()[:stored] == kind[:stored], file
             assert found["labels"].tolist() == ["a", "b"], file
             np.testing.assert_allclose(found["logits"], logits, rtol=1e-5, atol=1e-6, err_msg=file)
             if file.endswith(".keras"):
@@ -102,7 +102,7 @@ def test_compiled_models_go_on_training_in_a_new_process(data, tmp_path):
 
 @pytest.mark.parametrize("ending", [pytest.param("keras", marks=pytest.mark.all_backends), "h5"])
 @pytest.mark.parametrize("kind", ["classifier", "backbone", "modulation", "sequential", "functional"])
-def test_every_kind_of_model_is_saved_and_loaded(data, tmp_path, kind, ending):
+def test_every_kind_of_model_can_be_saved_and_loaded(data, tmp_path, kind, ending):
     net = classifier()
     images = keras.Input((8, 8, 3))
     model = {
@@ -121,8 +121,8 @@ def test_every_kind_of_model_is_saved_and_loaded(data, tmp_path, kind, ending):
 
 
 @pytest.mark.all_backends
-def test_a_file_compiled_by_default_names_no_class_of_one_backend(data, tmp_path):
-    """As Keras' AdamW does on torch: keras.src.backend.torch.optimizers, which JAX cannot load."""
+def test_default_optimizer_is_saved_independently_of_backend(data, tmp_path):
+    """On torch, Keras saves its AdamW as keras.src.backend.torch.optimizers, which JAX cannot load."""
     net = classifier()
     net.compile()
     net.fit(*data, epochs=1, verbose=0)
@@ -137,15 +137,15 @@ def test_a_file_compiled_by_default_names_no_class_of_one_backend(data, tmp_path
 
 
 @pytest.mark.all_backends
-def test_weights_alone_are_saved_and_loaded(data, tmp_path):
+def test_weights_can_be_saved_and_loaded_separately(data, tmp_path):
     first, second = classifier(), classifier()
     first.save_weights(tmp_path / "net.weights.h5")
     second.load_weights(tmp_path / "net.weights.h5")
     np.testing.assert_array_equal(*(net.predict(data[0], verbose=0) for net in (first, second)))
 
 
-def test_everything_serializable_is_registered_by_the_import():
-    """Every class with a `register_keras_serializable` is known after `import focalnets` alone."""
+def test_import_registers_every_serializable_class():
+    """`import focalnets` alone registers every class that uses `register_keras_serializable`."""
     names = {
         node.name
         for path in ROOT.rglob("*.py")
@@ -164,17 +164,17 @@ def test_everything_serializable_is_registered_by_the_import():
 
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["first_names.keras", "first_names.h5", "first_names_inside.keras"])
-def test_files_with_the_former_names_of_classes_are_loaded(name, tmp_path):
-    """Written by the last commit in which FocalNetImageClassifier was called FocalNetClassifier."""
+def test_load_model_accepts_former_class_names(name, tmp_path):
+    """The files come from the last commit in which FocalNetImageClassifier was named FocalNetClassifier."""
     if name.endswith("h5") and keras.backend.backend() != "torch":
-        pytest.skip("an .h5 file is tested on torch")
+        pytest.skip("the .h5 file is tested on torch")
     model = keras.saving.load_model(pathlib.Path(__file__).parents[1] / "fixtures" / name)
     logits = [
         [-0.024424104019999504, 0.016089513897895813],
         [-0.0032330190297216177, 0.03102060593664646],
     ]
-    shares = np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
-    expected = shares if "inside" in name else logits
+    probabilities = np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True)
+    expected = probabilities if "inside" in name else logits
     images = np.arange(128).reshape(2, 8, 8, 1).astype("uint8")
     np.testing.assert_allclose(model.predict(images, verbose=0), expected, atol=1e-6)
     classifier = model.layers[-2] if "inside" in name else model
@@ -185,8 +185,8 @@ def test_files_with_the_former_names_of_classes_are_loaded(name, tmp_path):
     np.testing.assert_allclose(again.predict(images, verbose=0), expected, atol=1e-6)
 
 
-def test_files_with_the_former_arguments_of_optimizers_are_loaded():
-    """AdamW(average_decay=0.9, rate_scales=[0.5, ...]), saved after one step."""
+def test_load_model_accepts_former_arguments_of_optimizer():
+    """The file has AdamW(average_decay=0.9, rate_scales=[0.5, ...]) after one step."""
     model = keras.saving.load_model(
         pathlib.Path(__file__).parents[1] / "fixtures" / "first_names_compiled.keras"
     )

@@ -137,7 +137,7 @@ def test_paths_that_are_none_are_refused_in_words(preset):
     [
         (("a", "a", "b"), "class_names holds 'a' twice; expected different names"),
         (("a", 1, "1"), "class_names holds '1' twice"),
-        ("abc", "class_names is the text 'abc'; expected a list of 3 names"),
+        ("abc", "class_names is the string 'abc'; expected a list of 3 names"),
     ],
 )
 def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, names, words):
