@@ -167,7 +167,7 @@ def test_arguments_that_do_not_fit_are_refused(preset):
     with pytest.raises(TypeError, match="no argument class_names"):
         FocalNetBackbone.from_preset(preset, class_names=("a", "b"))
     with pytest.raises(
-        ValueError, match="normalizes 3 channels, but the backbone takes 1. Give mean and std one"
+        ValueError, match=r"normalizes 3 channels, but the backbone takes 1\. Give mean and std one"
     ):
         FocalNetImageClassifier(
             FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1)), 2, FocalNetImageConverter()
