@@ -1,1 +1,1 @@
-"""A trained classifier as a file that runs without Keras."""
+"""Export of a trained classifier to a file that runs without Keras."""

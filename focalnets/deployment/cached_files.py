@@ -1,4 +1,4 @@
-"""Files in the cache are used only if every byte is as this user left it."""
+"""Verification of cached files: a file is used only if its hash and its owner are correct."""
 
 import contextlib
 import hashlib
@@ -9,18 +9,18 @@ from focalnets.files import no_links
 from focalnets.output.files import write_json
 from focalnets.schema import read_record
 
-HASHES = "sha256.json"  # of the other files of a directory; written last
+HASHES = "sha256.json"  # hashes of the other files of the directory, written last
 
 
 def remember_files(directory):
-    """Write the hashes of the files in a directory, so that damage to them is found."""
+    """Write the hashes of the files in a directory, so that damage is detected."""
     names = [path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name != HASHES]
     write_json(directory / HASHES, {name: own_sha256(directory / name) for name in names})
 
 
 @contextlib.contextmanager
 def checked_files(directory):
-    """Remove the files that are not as they were left before the block, and remember those left after it."""
+    """Remove files that changed since their hashes were written, and write new hashes after the block."""
     try:
         hashes = read_record(directory / HASHES, dict[str, str])
     except (OSError, ValueError):
@@ -31,13 +31,13 @@ def checked_files(directory):
         if own_sha256(path) != hashes.get(name, ""):
             path.unlink()
     yield
-    with contextlib.suppress(OSError):  # of a folder that cannot be written
+    with contextlib.suppress(OSError):  # the directory is read-only
         if {path.name for path in directory.iterdir()} - {HASHES} != found.keys() & hashes.keys():
             remember_files(directory)
 
 
 def own_sha256(path):
-    """The sha256 of a regular file of this user; None if it is another's, a link, or not there."""
+    """SHA-256 of a regular file of this user, or None for links, missing files and files of other users."""
     try:
         with open(path, "rb", opener=no_links) as file:
             state = os.fstat(file.fileno())

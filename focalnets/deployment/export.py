@@ -1,8 +1,8 @@
-"""export: a preset or classifier -> a directory with all that predictions need, without Keras or a backend.
+"""export: a directory with all that predictions need, without Keras or a backend.
 
-model.onnx        the network, from pixels to logits, for images of one size and any number of them
-model.data        its weights, if they are larger than the file format allows
-export.json       format version, origin, image size, preprocessing, class names
+model.onnx        the network, from pixels to logits, for any number of images of one size
+model.data        the weights, if they exceed the limit of the ONNX format
+export.json       format version, origin, image size, preprocessing and class names
 """
 
 import pathlib
@@ -20,19 +20,18 @@ from focalnets.output.files import write_json
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import new_directory
 
-_LARGEST_MESSAGE = 2**31 - 2**26  # protobuf's limit, and room for the graph
-_TOLERANCE = 1e-4  # of logits, relative to the largest one
+_LARGEST_MESSAGE = 2**31 - 2**26  # limit of protobuf, minus space for the graph
+_TOLERANCE = 1e-4  # difference of logits, relative to the largest logit
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """Result of `export`.
 
     Attributes:
-        directory: Path. The export directory.
-        runtime: str. The runtime that has verified it.
-        difference: float. Largest difference of its logits from those of the network, relative to the largest
-            logit.
+        directory: Path. Export directory.
+        runtime: str. Runtime that verified the export.
+        difference: float. Largest difference from the logits of Keras, relative to the largest logit.
     """
 
     directory: pathlib.Path
@@ -41,24 +40,22 @@ class Exported:
 
 
 def export(preset, out, force=False):
-    """Write a network for runtimes that need neither Keras nor a backend, and verify it.
+    """Export a classifier to ONNX and verify the export, as `focalnets export` does.
 
-    The function behind `focalnets export`. The ONNX graph takes uint8 images (N, height, width, channels)
-    and returns logits (N, classes).
+    The ONNX graph takes uint8 images (N, height, width, channels) and returns logits (N, classes).
 
     Args:
-        preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
-            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`.
-        out: str or path. Directory to create, with model.onnx, and export.json for size, preprocessing and
-            class names. `focalnets.predict(out, images)` uses it.
-        force: bool. Replace the export that is there. Defaults to `False`.
+        preset: Path of a preset or run directory, a name in `CHECKPOINTS`, any other source that
+            `FocalNetImageClassifier.from_preset` accepts, or a `FocalNetImageClassifier`.
+        out: str or path. Directory to create. `focalnets.predict(out, images)` uses it.
+        force: bool. Replace an existing export. Defaults to `False`.
 
     Returns:
-        An `Exported`.
+        `Exported`.
 
     Raises:
-        ImportError: if `onnx`, or both ONNX Runtime and OpenVINO, are not installed.
-        ValueError: if the network takes images of any size, or the runtime gives other logits.
+        ImportError: if `onnx` is not installed, or neither ONNX Runtime nor OpenVINO is.
+        ValueError: if the classifier has no image size, or the logits of the runtime differ.
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
@@ -78,20 +75,20 @@ def export(preset, out, force=False):
 
 
 def write_verified(classifier, directory, runtime, origin=None, cached=False):
-    """`write_export`, and compare the runtime's logits with those of the classifier.
+    """Write an export and compare the logits of the runtime with those of the classifier.
 
     Returns:
-        float. The largest difference, relative to the largest logit.
+        float. Largest difference, relative to the largest logit.
 
     Raises:
-        ValueError: if the runtime gives other logits.
+        ValueError: if the logits differ.
     """
     write_export(classifier, directory, origin)
     found = difference(classifier, RUNTIMES[runtime](directory / GRAPH, cached))
-    if not found <= _TOLERANCE:  # nor if it is NaN: a wrong export never exists
+    if not found <= _TOLERANCE:  # also if it is NaN
         raise ValueError(
-            f"{runtime} gives other logits than Keras (relative difference {found:.1e}): predict with "
-            "--engine keras, and please report this."
+            f"The logits of {runtime} differ from those of Keras by {found:.1e} times the largest logit; "
+            f"expected at most {_TOLERANCE}. Predict with --engine keras, and please report this problem."
         )
     return found
 
@@ -100,12 +97,12 @@ def write_export(classifier, directory, origin=None):
     """Write the files of an export into an existing directory.
 
     Args:
-        classifier: a `FocalNetImageClassifier` whose images have one size.
-        directory: its path.
-        origin: kept in export.json: what the classifier was made from.
+        classifier: `FocalNetImageClassifier` with an image size.
+        directory: str or path. Existing directory.
+        origin: dict. Source of the classifier, for export.json. Defaults to `None`.
 
     Raises:
-        ValueError: if images of any size are welcome, so that none is known.
+        ValueError: if the classifier has no image size.
         ImportError: if the package `onnx` is not installed.
 
     >>> import tempfile
@@ -120,8 +117,8 @@ def write_export(classifier, directory, origin=None):
     height, width, channels = image_shape(classifier)
     if height is None or width is None:
         raise ValueError(
-            "An exported network takes images of one size, and this one has none: it needs a "
-            "FocalNetImageConverter with an image_size, or a backbone with an image_shape."
+            "An exported network takes images of one size, but this classifier has no image size. Set "
+            "image_size of its FocalNetImageConverter, or image_shape of its backbone."
         )
     model = onnx_model(classifier, height, width)
     import onnx
@@ -148,7 +145,7 @@ def write_export(classifier, directory, origin=None):
 
 
 def image_shape(classifier):
-    """(height, width, channels) of the images that a classifier is fed, None where any will do."""
+    """Shape (height, width, channels) of the inputs of a classifier. A height or width of None is free."""
     height, width, channels = classifier.backbone.image_shape
     converter = classifier.image_converter
     if converter is not None and converter.image_size is not None:
@@ -157,7 +154,7 @@ def image_shape(classifier):
 
 
 def difference(classifier, run):
-    """Largest difference of the logits that `run` gives, relative to the largest of the classifier's."""
+    """Largest difference between the logits of `run` and the classifier, relative to the largest logit."""
     shape = (2, *image_shape(classifier))
     images = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
     if classifier.image_converter is None:

@@ -1,33 +1,34 @@
-"""A classifier as an ONNX graph, written node by node.
+"""Conversion of a classifier to an ONNX graph.
 
-Written here and not by the exporter of some backend, so that it is the same whatever the backend, needs
-nothing but the package `onnx`, and has the form that runtimes are fast with: between the convolutions a
-map is a matrix of rows (B*H*W, C), each product is one `Gemm` with its bias, and only what enters and
-leaves the depthwise convolutions is transposed to (B, C, H, W), which is how runtimes want them.
+The graph does not depend on a backend or its exporter, and needs only the package `onnx`. Its form is fast in
+the runtimes. Between convolutions, a map is a matrix of rows (B*H*W, C), and each matrix multiplication is
+one `Gemm` with its bias. Only inputs and outputs of the depthwise convolutions are transposed to (B, C, H,
+W), the format of the runtimes.
 """
 
 import keras
 import numpy as np
 
-OPSET = 20  # the first with an exact Gelu
+OPSET = 20  # the first version with an exact Gelu
 
 
 def onnx_model(classifier, height, width):
-    """The ONNX model of a classifier for images of one size.
+    """Build the ONNX model of a classifier for images of one size.
 
     Args:
-        classifier: a `FocalNetImageClassifier`.
-        height, width: of the images, in pixels.
+        classifier: `FocalNetImageClassifier`.
+        height: int. Height of the images in pixels.
+        width: int. Width of the images in pixels.
 
     Returns:
-        `onnx.ModelProto` with the input "images" (B, height, width, channels), uint8 pixels where the
-        classifier has a `FocalNetImageConverter` and float32 otherwise, and the output "logits"
-        (B, classes), float32. Any B.
+        `onnx.ModelProto`. Its input "images" is (B, height, width, channels) with any B, in uint8 if the
+        classifier has a `FocalNetImageConverter`, else in float32. Its output "logits" is (B, classes) in
+        float32.
 
     Raises:
         ImportError: if the package `onnx` is not installed.
 
-    Source: the layers' `call` methods, which this repeats.
+    Source: the `call` methods of the layers.
 
     >>> from focalnets import FocalNetImageClassifier
     >>> from focalnets.deployment.onnx_graph import onnx_model
@@ -38,9 +39,7 @@ def onnx_model(classifier, height, width):
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
-            "To export a network, install onnx: pip install 'focalnets[onnxruntime]'."
-        ) from error
+        raise ImportError("Exporting needs onnx: pip install 'focalnets[onnxruntime]'.") from error
     channels = classifier.backbone.image_shape[-1]
     graph = _Graph(onnx)
     converter = classifier.image_converter
@@ -68,7 +67,7 @@ def onnx_model(classifier, height, width):
 
 
 def _backbone(graph, backbone, images, size):
-    """Rows (B*h*w, C) after the final norm, and (h, w)."""
+    """Name of the rows (B*h*w, C) after the final normalization, and (h, w)."""
     x, is_map = images, True
     for layer in backbone.layers:
         if hasattr(layer, "patch_size"):
@@ -122,7 +121,7 @@ def _scaled(graph, x, scale):
 def _modulation(graph, layer, x, size):
     channels, levels = graph.width(x), layer.focal_levels
     kernel, bias = _numpy(layer.f.kernel), _numpy(layer.f.bias)
-    # Three products for one: no runtime can hand on a slice of a matrix without copying it.
+    # Three matrix multiplications, because runtimes copy slices of the output of a single one.
     query, context, gates = (
         graph.gemm(x, kernel[:, part], bias[part])
         for part in (slice(channels), slice(channels, 2 * channels), slice(2 * channels, None))
@@ -140,8 +139,8 @@ def _modulation(graph, layer, x, size):
         total = gated if total is None else graph.add("Add", total, gated)
     mean = graph.add("Gelu", graph.add("ReduceMean", context, graph.shape(2, 3)))
     total = graph.add("Add", total, graph.add("Mul", mean, gates[-1]))
-    share = np.float32(1 / (levels + 1) if layer.normalize_modulator else 1)
-    weight = graph.constant((_numpy(layer.h.kernel) * share).T[:, :, None, None])
+    scale = np.float32(1 / (levels + 1) if layer.normalize_modulator else 1)
+    weight = graph.constant((_numpy(layer.h.kernel) * scale).T[:, :, None, None])
     modulator = graph.add("Conv", total, weight, graph.constant(_numpy(layer.h.bias)))
     y = graph.add("Mul", query, graph.to_rows(modulator, channels))
     graph.widths[y] = channels
@@ -150,7 +149,7 @@ def _modulation(graph, layer, x, size):
 
 
 class _Graph:
-    """Nodes and constants as they come; `widths` knows the channels of matrices of rows."""
+    """Nodes and constants in order. `widths` maps the name of a matrix of rows to its number of channels."""
 
     def __init__(self, onnx):
         self.onnx, self.nodes, self.constants, self.widths, self.shapes = onnx, [], [], {}, {}
@@ -163,7 +162,7 @@ class _Graph:
         return name
 
     def activation(self, name, x):
-        """One of `layers.pointwise.ACTIVATIONS`."""
+        """Apply one of `layers.pointwise.ACTIVATIONS`."""
         if name == "silu":
             return self.add("Mul", x, self.add("Sigmoid", x))
         if name == "gelu_tanh":
@@ -177,7 +176,7 @@ class _Graph:
         return name
 
     def shape(self, *sizes):
-        """A constant of integers; one for all nodes that need the same."""
+        """Constant of integers, shared by all nodes with the same values."""
         if sizes not in self.shapes:
             self.shapes[sizes] = self.constant(np.array(sizes, np.int64))
         return self.shapes[sizes]

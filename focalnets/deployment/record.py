@@ -1,4 +1,4 @@
-"""Names and record of the files in an export directory. Free of Keras and of `onnx`."""
+"""File names and export.json of an export directory. Does not import Keras or `onnx`."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
 
 class Export(msgspec.Struct):
-    """export.json."""
+    """Contents of export.json."""
 
     format: Literal[FORMAT]
     format_version: Literal[FORMAT_VERSION]
@@ -26,5 +26,5 @@ class Export(msgspec.Struct):
 
 
 def read_export(directory):
-    """The `Export` of a directory; ValueError naming the field if its export.json is damaged."""
-    return read_record(directory / RECORD, Export, "Export the network anew.")
+    """Read the `Export` of a directory, or raise a ValueError that reports the damaged field."""
+    return read_record(directory / RECORD, Export, "Export the network again.")

@@ -1,4 +1,4 @@
-"""The runtimes that compute an exported network: ONNX Runtime and OpenVINO, in float32 on the CPU."""
+"""Runtimes for exported networks: ONNX Runtime and OpenVINO, in float32 on a CPU."""
 
 import contextlib
 import importlib.util
@@ -9,7 +9,7 @@ from focalnets.threads import cores
 
 
 def missing_packages(runtime):
-    """Packages that a runtime lacks, in words; "" if it can be used.
+    """Names of the missing packages of a runtime, joined by " and ", or "" if it is installed.
 
     >>> from focalnets.deployment.runtimes import missing_packages
     >>> missing_packages("no_such_runtime").split()[0]
@@ -21,10 +21,10 @@ def missing_packages(runtime):
 def _onnxruntime(path, cached):
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # on Windows, its builds send some
+    onnxruntime.disable_telemetry_events()  # builds for Windows send telemetry
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
-    # Threads that wait by spinning take the cores from whatever else runs: benchmarks/README.md.
+    # Spinning threads slow down other work on the same cores (benchmarks/README.md).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": images})[0]
@@ -36,21 +36,21 @@ def _openvino(path, cached):
     settings = {
         "INFERENCE_NUM_THREADS": cores(),
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",  # it takes bfloat16 where the processor has it
+        "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on some processors
     }
     compiled = path.parent / "compiled"
     if cached:
         settings["CACHE_DIR"] = str(compiled)
-    # OpenVINO reads a damaged file without noticing.
+    # OpenVINO does not detect damaged files.
     with checked_files(compiled) if cached else contextlib.nullcontext():
         request = core.compile_model(path, "CPU", settings).create_infer_request()
-    return lambda images: request.infer({0: images})[0].copy()  # the array is the next call's, too
+    return lambda images: request.infer({0: images})[0].copy()  # the next call overwrites the array
 
 
 def _import_openvino():
-    """OpenVINO without its telemetry, which writes an identifier into the home directory when it is imported.
+    """Import OpenVINO without its telemetry, which would write an identifier into the home directory.
 
-    OpenVINO itself has a stand-in for where the package `openvino_telemetry` is not installed.
+    OpenVINO has a substitute for the case that the package `openvino_telemetry` is not installed.
     """
     name = "openvino_telemetry"
     hidden = name not in sys.modules
@@ -64,16 +64,16 @@ def _import_openvino():
     return openvino
 
 
-# Name -> function (path of the graph, whether its directory is one of the cache, and may get files). It
-# returns a function images -> logits.
+# Name -> function(path of the graph, whether files may be added to its directory in the cache), which returns
+# a function from images to logits.
 RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
-NO_RUNTIME = "An export needs onnx, and a runtime to verify it: pip install 'focalnets[onnxruntime]'."
+NO_RUNTIME = "Exporting needs onnx and a runtime to verify it: pip install 'focalnets[onnxruntime]'."
 
-# Fastest first, on CPUs: benchmarks/README.md.
+# Fastest first on CPUs (benchmarks/README.md).
 BY_SPEED = ("openvino", "onnxruntime")
 
 
 def usable_runtimes():
-    """Names of the runtimes that are installed, fastest first."""
+    """Names of the installed runtimes, fastest first."""
     return [runtime for runtime in BY_SPEED if not missing_packages(runtime)]

@@ -1,1 +1,1 @@
-"""What the network looks at: gates and modulators as values, as maps, as images."""
+"""Gates and modulators of a network as values, maps and figures."""

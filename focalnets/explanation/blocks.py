@@ -1,18 +1,18 @@
-"""The blocks that a user asks for. Free of Keras."""
+"""Selection of the blocks to explain. Does not import Keras."""
 
 from focalnets.names import unknown_name
 
 
 def chosen_blocks(stages, block=None, stage=None):
-    """Names of the blocks to draw: one, those of one stage, or the last of every stage.
+    """Names of the blocks to explain: one block, all blocks of a stage, or the last block of each stage.
 
     Args:
-        stages: List of lists of str. Names of the blocks of each stage.
-        block: str. Name of the block to draw. Defaults to None.
-        stage: int. Stage to draw all blocks of, counted from 1. Defaults to None.
+        stages: list of lists of str. Names of the blocks of each stage.
+        block: str. Name of the only block to explain. Defaults to `None`.
+        stage: int. Stage whose blocks are all explained, counted from 1. Defaults to `None`.
 
     Raises:
-        ValueError: if there is no such block or stage.
+        ValueError: if the block or stage does not exist.
 
     >>> from focalnets.explanation.blocks import chosen_blocks
     >>> chosen_blocks([["stage1_block1", "stage1_block2"], ["stage2_block1"]])
@@ -26,5 +26,5 @@ def chosen_blocks(stages, block=None, stage=None):
     if stage is None:
         return [names[-1] for names in stages]
     if not 1 <= stage <= len(stages):
-        raise ValueError(f"There is no stage {stage}. The network has {len(stages)} stages.")
+        raise ValueError(f"Stage {stage} does not exist. Expected a stage from 1 to {len(stages)}.")
     return stages[stage - 1]

@@ -1,4 +1,4 @@
-"""explain: a preset or classifier and images -> the gates and modulators behind each prediction."""
+"""explain: gates and modulators of a classifier on images."""
 
 from dataclasses import dataclass
 
@@ -23,8 +23,8 @@ class Explanation:
 
     Attributes:
         name: str. Name of the image.
-        image: uint8 array (H, W, channels). The image as the network sees it.
-        blocks: dict. Name of a block -> `BlockMaps` of this image alone (N = 1), at the size of the image.
+        image: uint8 array of shape (H, W, channels). Input of the network.
+        blocks: dict. Name of a block -> `BlockMaps` of this image (N = 1), at the size of the image.
     """
 
     name: str
@@ -32,8 +32,7 @@ class Explanation:
     blocks: dict[str, BlockMaps]
 
     def arrays(self):
-        """Name -> array, as they are saved: "image", "<block>.gates" (H, W, L + 1) and
-        "<block>.modulator_norm" (H, W)."""
+        """Arrays to save: "image", "<block>.gates" (H, W, L + 1) and "<block>.modulator_norm" (H, W)."""
         arrays = {"image": self.image}
         for name, maps in self.blocks.items():
             arrays[f"{name}.gates"] = maps.gates[0]
@@ -41,15 +40,15 @@ class Explanation:
         return arrays
 
     def files(self, stem):
-        """Names of the files that `write` writes."""
+        """List of the names of the files of `write`."""
         return [f"{stem}.npz", *(f"{stem}.{name}.png" for name in self.blocks)]
 
     def write(self, directory, stem):
-        """Write one figure per block and the arrays into an existing directory; yield each path.
+        """Write one figure per block and the arrays into an existing directory, and yield each path.
 
         Args:
-            directory: Path.
-            stem: str. Start of the names of the files.
+            directory: Path. Existing directory.
+            stem: str. Prefix of the names of the files.
         """
         for name, maps in self.blocks.items():
             path = directory / f"{stem}.{name}.png"
@@ -67,7 +66,7 @@ class Explanation:
 
 @dataclass(frozen=True, repr=False)
 class Explanations:
-    """One `Explanation` for each image, in the order of the images. A sequence.
+    """Sequence of one `Explanation` per image, in the order of the images.
 
     Attributes:
         explanations: tuple of `Explanation`.
@@ -89,7 +88,7 @@ class Explanations:
         return heading("Explanations") + pairs(rows)
 
     def save(self, directory, force=False):
-        """Write figures and arrays of all images into a directory.
+        """Write the figures and arrays of all images to a directory.
 
         Args:
             directory: str or path. Directory to create.
@@ -109,14 +108,7 @@ class Explanations:
 
 
 class Explainer:
-    """A classifier and its second graph, which also returns gates and modulators.
-
-    Args:
-        preset: what `FocalNetImageClassifier.from_preset` takes, or a `FocalNetImageClassifier`.
-        block: str. Block to explain. Defaults to the last block of every stage.
-        stage: int. Stage to explain all blocks of, counted from 1. Defaults to the last block of every stage.
-        crop: bool. Crop the center as for predictions. Defaults to `False`, which keeps the whole image.
-    """
+    """Classifier with a second graph that also returns gates and modulators. See `explain`."""
 
     def __init__(self, preset, block=None, stage=None, crop=False):
         self.classifier = preset if hasattr(preset, "classify") else open_classifier(preset)
@@ -129,11 +121,11 @@ class Explainer:
         self._graph = None
 
     def prepare(self, image):
-        """A PIL image as the network takes it, uint8 (H, W, channels)."""
+        """Convert a PIL image to an input of the network, uint8 (H, W, channels)."""
         return self.classifier.image_converter.prepare(image, crop=self.crop)
 
     def explain(self, name, pixels):
-        """The `Explanation` of a prepared image."""
+        """`Explanation` of a prepared image."""
         if self._graph is None:
             self._graph = modulation_model(self.classifier)
         found = modulation_maps(self.classifier, pixels[None], graph=self._graph, blocks=self.blocks)
@@ -141,25 +133,24 @@ class Explainer:
 
 
 def explain(preset, images, block=None, stage=None, crop=False):
-    """Show what a classifier gates and modulates with on images.
-
-    The function behind `focalnets explain`.
+    """Compute the gates and modulators of a classifier on images, as `focalnets explain` does.
 
     Args:
-        preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
-            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`.
-        images: as for `focalnets.predict`: paths, folders, patterns, PIL images, arrays, or a list of these.
-        block: str. Block to explain, such as "stage2_block1". Defaults to the last block of every stage.
-        stage: int. Stage to explain all blocks of, counted from 1. Defaults to the last block of every stage.
+        preset: Path of a preset or run directory, a name in `CHECKPOINTS`, any other source that
+            `FocalNetImageClassifier.from_preset` accepts, or a `FocalNetImageClassifier`.
+        images: Paths, folders, patterns, PIL images, arrays, or a list of these, as in `focalnets.predict`.
+        block: str. Block to explain, such as "stage2_block1". Defaults to the last block of each stage.
+        stage: int. Stage whose blocks are all explained, counted from 1. Defaults to the last block of each
+            stage.
         crop: bool. Crop the center as for predictions. Defaults to `False`, which keeps the whole image and
             its aspect ratio.
 
     Returns:
-        An `Explanations`, a sequence of `Explanation`. `save(directory)` writes figures and arrays.
+        `Explanations`, a sequence of `Explanation`. `save(directory)` writes figures and arrays.
 
     Raises:
-        ValueError: if the preset has no preprocessing, there is no such block or stage, or an image cannot be
-            read.
+        ValueError: if the preset has no preprocessing, the block or stage does not exist, or an image is
+            unreadable.
 
     >>> import numpy as np
     >>> import focalnets
@@ -176,6 +167,6 @@ def explain(preset, images, block=None, stage=None, crop=False):
             prepared.append((name, pixels))
         except ValueError as error:
             unreadable.append(str(error))
-    if unreadable:  # before any image is explained
+    if unreadable:  # reported before any image is explained
         raise ValueError(describe_bad(unreadable, "a list of the other images"))
     return Explanations(tuple(explainer.explain(name, pixels) for name, pixels in prepared))

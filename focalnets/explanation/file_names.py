@@ -1,12 +1,15 @@
-"""Names for the files of an explained image."""
+"""File names of explained images."""
 
 import os
 import unicodedata
 
 
 def free_name(name, used):
-    """The image's name without folder and suffix, with a number if another one has it, in whatever case:
-    file systems differ in whether they tell A from a. No file system takes names of over 255 bytes."""
+    """Name of an image without folder and suffix, with a number if `used` already has it.
+
+    Names are compared without case, because some file systems do not distinguish it. They are shortened to
+    200 bytes, because file systems allow at most 255.
+    """
     stem = name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
     stem = os.fsdecode(os.fsencode(stem)[:200]) if len(os.fsencode(stem)) > 200 else stem
     candidate, number = stem, 1

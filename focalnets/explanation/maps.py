@@ -1,4 +1,4 @@
-"""From arrays of a network to maps over its images. NumPy only."""
+"""Conversion of arrays of a network to maps over its images. Imports NumPy only."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """What one block modulated N images (H x W pixels) with, at the size of the images.
+    """Gates and modulator norms of one block for N images, at the size of the images (H x W pixels).
 
     Attributes:
-        gates: float32 (N, H, W, L + 1), raw values of either sign; the last is the global gate.
-        modulator_norm: float32 (N, H, W), Euclidean norm over channels.
-        receptive_fields: side of what each of the L levels sees, in positions of the block's own map.
+        gates: float32 array of shape (N, H, W, L + 1). Raw values of either sign. The last is the global
+        gate. modulator_norm: float32 array of shape (N, H, W). Euclidean norm of the modulator over channels.
+        receptive_fields: tuple of L int. Sides of the receptive fields, in positions of the feature map.
     """
 
     gates: np.ndarray
@@ -32,20 +32,19 @@ def channel_norm(values):
 
 
 def upsample(values, size, stride):
-    """Bilinear up-sampling of a map to the pixels it stands for.
+    """Upsample maps bilinearly to the size of the images.
 
-    Position (i, j) of the map stands for the square of `stride` pixels that begins at
-    (i * stride, j * stride); its value belongs to the center of that square. Beyond the outermost centers
-    the outermost values hold. What the map covers beyond the image (padding at the bottom and on the
-    right) is cut off.
+    Position (i, j) of a map covers a square of `stride` x `stride` pixels from (i * stride, j * stride). Its
+    value is at the center of the square. Pixels beyond the outermost centers get the outermost values.
+    Positions beyond the image, from padding at the bottom and on the right, are removed.
 
     Args:
-        values: (N, h, w, K).
-        size: (H, W) of the image, H <= h * stride and W <= w * stride.
-        stride: pixels a position.
+        values: array of shape (N, h, w, K).
+        size: (H, W) of the images in pixels, where H <= h * stride and W <= w * stride.
+        stride: int. Pixels per position.
 
     Returns:
-        float32 (N, H, W, K).
+        float32 array of shape (N, H, W, K).
 
     >>> import numpy as np
     >>> from focalnets.explanation.maps import upsample
@@ -58,7 +57,7 @@ def upsample(values, size, stride):
 
 
 def _weights(pixels, positions, stride):
-    """(pixels, positions) matrix of linear interpolation between the centers of positions."""
+    """Matrix (pixels, positions) of linear interpolation between the centers of positions."""
     centers = (np.arange(pixels) + 0.5) / stride - 0.5
     centers = centers.clip(0, positions - 1)
     below = np.floor(centers).astype(int)

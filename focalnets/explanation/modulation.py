@@ -1,7 +1,7 @@
 """Gates and modulators as outputs of a second functional graph over the same layers.
 
-Nothing is stored on a layer while it runs: the same weights serve two graphs, one that classifies and
-one that also returns what it modulated with. Both can be compiled, exported and called from threads.
+The layers store nothing when they are called. Both graphs share the weights, and can be compiled, exported
+and called from several threads.
 """
 
 import keras
@@ -14,19 +14,19 @@ from focalnets.models.guarded import GuardedModel
 
 
 def modulation_model(classifier):
-    """A Keras model that returns logits, gates and modulators.
+    """Build a Keras model that returns logits, gates and modulators.
 
     Args:
-        classifier: a `FocalNetImageClassifier`; its layers are shared, not copied.
+        classifier: `FocalNetImageClassifier`. The model shares its layers.
 
     Returns:
-        Model from images (B, H, W, channels), as the classifier takes them, to the dict
+        Keras model. It takes the images of the classifier, (B, H, W, channels), and returns the dict
         {"logits": (B, num_classes),
-         "gates": {block name: (B, H', W', L + 1)}, the last gate being the global one,
+         "gates": {block name: (B, H', W', L + 1)}, where the last gate is the global one,
          "modulators": {block name: (B, H', W', C')}}.
 
     Raises:
-        TypeError: if it is something else, such as a backbone without a head.
+        TypeError: if `classifier` is not a `FocalNetImageClassifier`.
 
     >>> import numpy as np
     >>> from focalnets import FocalNetImageClassifier, modulation_model
@@ -37,8 +37,8 @@ def modulation_model(classifier):
     """
     if not isinstance(classifier, FocalNetImageClassifier):
         raise TypeError(
-            f"modulation_model takes a FocalNetImageClassifier; got {type(classifier).__name__}. Put a "
-            "backbone under a FocalNetImageClassifier first."
+            f"modulation_model takes a FocalNetImageClassifier; got {type(classifier).__name__}. Build a "
+            "FocalNetImageClassifier from a backbone first."
         )
     backbone = classifier.backbone
     inputs = keras.Input(backbone.image_shape, name="images")
@@ -51,16 +51,18 @@ def modulation_model(classifier):
             x = layer(x)
     outputs = {"logits": classifier.classify(x), "gates": gates, "modulators": modulators}
     graph = GuardedModel(inputs, outputs)
-    graph.check_first_batch = classifier.check_range  # whole images are explained, of any size
+    graph.check_first_batch = (
+        classifier.check_range
+    )  # without the check of sizes, because images are not cropped
     return graph
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class _Observed(keras.layers.Layer):
-    """A block with `return_modulation=True`, as a layer of its own.
+    """Layer that calls a block with `return_modulation=True`.
 
-    Keras 3.15 takes every call of a layer to have as many outputs as its first one, so the block itself
-    cannot stand in two graphs with one output here and three there.
+    Keras 3.15 assumes that all calls of a layer have the same number of outputs, so the block itself cannot
+    have one output in the first graph and three in the second.
     """
 
     def __init__(self, block, **kwargs):
@@ -83,17 +85,17 @@ class _Observed(keras.layers.Layer):
 
 
 def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
-    """Gates and modulator norms of every block, brought to the size of the images.
+    """Compute gates and modulator norms of blocks at the size of the images.
 
     Args:
-        classifier: a `FocalNetImageClassifier`.
-        images: (N, H, W, channels), as the classifier takes them.
-        batch_size: images at a time.
-        graph: its `modulation_model`, if there is one already.
-        blocks: names of the blocks that are wanted. Defaults to all of them.
+        classifier: `FocalNetImageClassifier`.
+        images: array of shape (N, H, W, channels). Inputs of the classifier.
+        batch_size: int. Number of images per batch. Defaults to 64.
+        graph: Existing `modulation_model` of the classifier. Defaults to a new one.
+        blocks: list of str. Names of the blocks to return. Defaults to all blocks.
 
     Returns:
-        Dict from block name to a `maps.BlockMaps`.
+        dict. Name of a block -> `maps.BlockMaps`.
 
     >>> import numpy as np
     >>> from focalnets import FocalNetImageClassifier

@@ -1,1 +1,1 @@
-"""Figures and HTML pages: everything that draws, or writes a page."""
+"""Figures and HTML pages."""

@@ -1,4 +1,4 @@
-"""From maps and images to images."""
+"""Figures of gates, modulators and training curves."""
 
 import matplotlib.cm
 import matplotlib.colors
@@ -9,25 +9,24 @@ import numpy as np
 
 from focalnets.output.files import writing
 
-# Gates have either sign: white is 0, and equal colors mean equal amounts. Norms start at 0.
+# Gates have either sign, so their color scale is diverging, with white at 0. The scale of norms starts at 0.
 _GATES, _NORMS = "RdBu_r", "viridis"
 _IMAGE = {"norm": matplotlib.colors.Normalize(0, 255), "cmap": "gray"}
 
 
 def draw_panels(path, images, block_maps, titles, heading):
-    """Write a PNG with one row an image: input, the gate of every level, the global gate, modulator norm.
+    """Write a PNG with one row per image: input, gate of each level, global gate, modulator norm.
 
-    All gates share one diverging scale with 0 in its middle, so that levels and images can be compared. The
-    norms share another one, which starts at 0, so that small differences look small. A level is titled with
-    what it sees, in positions of the block's own map (its convolutions are chained). Colors are the values
-    themselves, not blended with the image, so that the color bars can be read.
+    All gates share one diverging scale around 0, so that levels and images are comparable. All norms share a
+    scale that starts at 0, so that small differences look small. The title of a level is its receptive field
+    in positions of the feature map. Maps are not blended with the image, so that colors match the color bars.
 
     Args:
-        path: file to write.
-        images: uint8 (N, H, W, 1 or 3).
-        block_maps: `maps.BlockMaps` of those images.
-        titles: N texts, one a row.
-        heading: text above all.
+        path: Path of the file to write.
+        images: uint8 array of shape (N, H, W, 1 or 3).
+        block_maps: `maps.BlockMaps` of the images.
+        titles: list of N str. Titles of the rows.
+        heading: str. Title of the figure.
     """
     levels = len(block_maps.receptive_fields)
     columns = [
@@ -64,17 +63,17 @@ def draw_panels(path, images, block_maps, titles, heading):
 
 
 def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, most_frames=8):
-    """Write a PNG of how gates and modulator norms changed: one column a frame, one row an image and map.
+    """Write a PNG of gates and modulator norms over epochs: one row per image and map, one column per epoch.
 
     Args:
-        path: file to write.
-        images: uint8 (N, H, W, 1 or 3).
-        gates: epoch -> float (N, H, W, L + 1); the last gate is the global one.
-        norms: epoch -> float (N, H, W).
-        titles: N texts.
-        heading: text above all.
-        most_images: the first so many images are shown.
-        most_frames: so many epochs, evenly chosen, first and last among them.
+        path: Path of the file to write.
+        images: uint8 array of shape (N, H, W, 1 or 3).
+        gates: dict. Epoch -> float array of shape (N, H, W, L + 1), where the last gate is the global one.
+        norms: dict. Epoch -> float array of shape (N, H, W).
+        titles: list of N str. Titles of the images.
+        heading: str. Title of the figure.
+        most_images: int. Maximum number of images. Defaults to 3.
+        most_frames: int. Maximum number of epochs, evenly spaced from the first to the last. Defaults to 8.
     """
     epochs = sorted(gates)
     if len(epochs) > most_frames:
@@ -85,7 +84,7 @@ def draw_filmstrip(path, images, gates, norms, titles, heading, most_images=3, m
     names = [*(f"gate {level + 1}" for level in range(levels - 1)), "global gate", "norm"]
     aspect = images.shape[1] / images.shape[2]
     left, top, pitch, side = 1.1, 0.65, 1.1, 1.04  # inches
-    block = 1.05 * aspect * len(names) + 0.2  # one image, with room for its title
+    block = 1.05 * aspect * len(names) + 0.2  # height of an image with its title and maps
     width, height = left + pitch * (len(epochs) + 1) + 0.1, top + block * count
     figure, canvas = _canvas(width, height, f"{heading}, by epoch")
     for image in range(count):
@@ -109,12 +108,12 @@ def draw_curves(path, history):
     """Write a PNG of loss and accuracy over epochs.
 
     Args:
-        path: file to write.
-        history: list of dicts with "epoch", "loss", "accuracy", "val_loss", "val_accuracy".
+        path: Path of the file to write.
+        history: list of dicts with "epoch", "loss", "accuracy", "val_loss" and "val_accuracy".
     """
     figure = matplotlib.figure.Figure(figsize=(10, 4), dpi=100, layout="constrained")
     epochs = [row["epoch"] for row in history]
-    marker = "o" if len(epochs) < 3 else None  # a line of one point cannot be seen
+    marker = "o" if len(epochs) < 3 else None  # a line of one point is invisible
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for key, what in ((name, "training"), (f"val_{name}", "validation")):
             axis.plot(epochs, [row[key] for row in history], label=what, marker=marker)
@@ -127,9 +126,9 @@ def draw_curves(path, history):
 
 
 def _canvas(width, height, heading):
-    """A figure of `width` by `height` inches, and one axis over all of it in inches from the upper left.
+    """Figure of `width` by `height` inches, and one axis that covers it, in inches from the upper left.
 
-    An axis per tile, with its ticks and labels, takes matplotlib ten times as long as the tile.
+    One axis per tile, with ticks and labels, would take matplotlib ten times as long.
     """
     figure = matplotlib.figure.Figure(figsize=(width, height), dpi=100)
     figure.suptitle(label(heading, 80), y=1 - 0.2 / height)
@@ -139,20 +138,20 @@ def _canvas(width, height, heading):
 
 
 def _tile(canvas, left, top, width, height, values, **colors):
-    """Draw an image or map at a place of the canvas, all in inches."""
+    """Draw an image or map on the canvas. Positions and sizes are in inches."""
     extent = (left, left + width, top + height, top)
     canvas.add_image(matplotlib.image.AxesImage(canvas, data=values, extent=extent, **colors))
 
 
 def save_figure(figure, path):
-    """Write a figure as a PNG that gets its name when it is complete."""
+    """Write a figure as a PNG, atomically."""
     with writing(path) as partial:
         figure.savefig(partial)
 
 
 def label(text, most):
-    """A user's text for a figure: shortened to `most` characters, no mathematics between dollar signs, and
-    whatever bytes a name has.
+    """Prepare text of a user for a figure: shorten it to `most` characters, and escape dollar signs (which
+    start mathematics in matplotlib) and undecodable bytes.
 
     >>> from focalnets.report.figures import label
     >>> label("$5 and $6", 6)
@@ -164,9 +163,9 @@ def label(text, most):
 
 
 def _scale(values, signed=False):
-    """A color scale from 0 to the largest value, or from as far below 0 as above it.
+    """Color scale from 0 to the largest absolute value, symmetric around 0 if `signed`.
 
-    It does not start at the smallest value, which would turn noise into a pattern.
+    A scale that starts at the smallest value would make noise look like a pattern.
     """
     largest = float(np.max(np.abs(values))) or 1.0
     return matplotlib.colors.Normalize(-largest if signed else 0.0, largest)

@@ -1,4 +1,4 @@
-"""One HTML page with images inside, which loads nothing from elsewhere."""
+"""Self-contained HTML pages with embedded images."""
 
 import base64
 import html
@@ -19,9 +19,9 @@ def write_page(path, title, parts):
     """Write a page.
 
     Args:
-        path: file to write.
-        title: its title and heading.
-        parts: pieces of HTML in order, from the functions below.
+        path: Path of the file to write.
+        title: str. Title and heading of the page.
+        parts: list of str. HTML from the functions below, in order.
 
     >>> import pathlib, tempfile
     >>> from focalnets.report.html import heading, pairs, write_page
@@ -51,13 +51,13 @@ def paragraph(text):
 
 
 def pairs(items):
-    """A table of (name, value)."""
+    """Table of (name, value) rows."""
     lines = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in items)
     return f"<table>{lines}</table>"
 
 
 def numbers(columns, rows):
-    """A table: names of the columns, and rows of cells, to the right."""
+    """Table with the names of the columns, and right-aligned rows of cells."""
 
     def line(tag, cells):
         inner = "".join(f'<{tag} class="number">{_text(cell)}</{tag}>' for cell in cells)
@@ -67,7 +67,7 @@ def numbers(columns, rows):
 
 
 def image(path):
-    """A PNG, put into the page."""
+    """PNG, embedded in the page."""
     data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{_text(pathlib.Path(path).stem)}">'
 

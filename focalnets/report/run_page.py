@@ -1,34 +1,34 @@
-"""report.html: a run on one page."""
+"""report.html: a page with all results of a run."""
 
 import dataclasses
 
 from focalnets.report.html import heading, image, numbers, pairs, write_page
 
 
-def write_report(path, recipe, facts, rows, kept, sections):
+def write_report(path, recipe, facts, rows, saved, sections):
     """Write the page.
 
     Args:
-        path: file to write.
-        recipe: the `Recipe`.
-        facts: label -> text, what one wants to know first.
-        rows: rows of the history.
-        kept: that of the epoch whose weights were kept.
-        sections: (heading, paths of PNGs) in order.
+        path: Path of the file to write.
+        recipe: `Recipe` of the run.
+        facts: dict. Label -> text of the most important results.
+        rows: list of dicts. Rows of the history.
+        saved: dict. Row of the epoch whose weights are saved.
+        sections: list of (heading, paths of PNGs).
     """
     parts = [pairs(facts.items())]
     for text, images in sections:
         if images:
             parts += [heading(text), *(image(one) for one in images)]
-    parts += [heading("Epochs"), _history(rows, kept), heading("Recipe")]
+    parts += [heading("Epochs"), _history(rows, saved), heading("Recipe")]
     fields = dataclasses.asdict(recipe)
     augmentation = fields.pop("augmentation")
     parts.append(pairs([*fields.items(), *((f"augmentation.{k}", v) for k, v in augmentation.items())]))
     write_page(path, recipe.name, parts)
 
 
-def _history(rows, kept):
-    """Ten epochs, evenly chosen, the one that was kept and the last."""
+def _history(rows, saved):
+    """Table of about ten evenly spaced epochs, the last epoch, and the epoch whose weights are saved."""
     step = max(1, -(-len(rows) // 10))
-    shown = [row for i, row in enumerate(rows) if row is kept or i % step == 0 or i == len(rows) - 1]
+    shown = [row for i, row in enumerate(rows) if row is saved or i % step == 0 or i == len(rows) - 1]
     return numbers(list(rows[0]), [[f"{value:.5g}" for value in row.values()] for row in shown])

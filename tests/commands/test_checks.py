@@ -123,10 +123,10 @@ MISTAKES = [
     ("explain cat.jpg --out busy/run --force", "busy/run is being written"),
     ("explain cta.jpg --out r", "No image found at: cta.jpg."),
     ("explain cat.jpg --out r --block stage1_blok2", "Unknown block", "Did you mean 'stage1_block2'"),
-    ("explain cat.jpg --out r --stage 3", "There is no stage 3. The network has 2 stages."),
+    ("explain cat.jpg --out r --stage 3", "Stage 3 does not exist. Expected a stage from 1 to 2."),
     (
         "explain focalnet_tiny_srf_imagenet1k cat.jpg --out r --stage 5",
-        "no stage 5. The network has 4 stages.",
+        "Stage 5 does not exist. Expected a stage from 1 to 4.",
     ),
     ("convert weihgts.pth r", "Did you mean 'weights.pth'?"),
     ("convert weights.pth full", "full exists already; choose another name, or --force"),

@@ -126,7 +126,11 @@ def test_presets_lists_every_architecture(capsys):
             "--batch-size: expected a whole",
         ),
         (["explain", "{preset}", "{tmp}/file"], 2, "--out"),
-        (["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--stage", "7"], 2, "no stage 7"),
+        (
+            ["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--stage", "7"],
+            2,
+            "Stage 7 does not exist",
+        ),
         (
             ["explain", "{preset}", "{tmp}/file", "--out", "{tmp}/e", "--block", "b"],
             2,

@@ -1,4 +1,4 @@
-"""Exports and the runtimes that predict with them, against Keras."""
+"""Exports and predictions of their runtimes, compared with Keras."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def random_net(seed=0, converter=True, **flags):
-    """All parameters random and of order 1, so that every one shows."""
+    """Classifier with random parameters of order 1, so that each of them affects the logits."""
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), image_shape=(None, None, 3), **flags)
     converter = FocalNetImageConverter(image_size=(21, 34), crop_fraction=0.9) if converter else None
     net = FocalNetImageClassifier(backbone, 4, converter, class_names=("ant", "bee", "cat", "dog"))
@@ -62,7 +62,7 @@ FLAGS = [
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=lambda flags: "-".join(str(value) for value in flags.values()))
-def test_export_equals_the_network(tmp_path, flags):
+def test_export_equals_keras(tmp_path, flags):
     net = random_net(**flags)
     write_export(net, tmp_path)
     every = [engines.ExportEngine(tmp_path, runtime) for runtime in RUNTIMES]
@@ -73,14 +73,14 @@ def test_export_equals_the_network(tmp_path, flags):
     assert all(difference(net, engine.run) > 1e-3 for engine in every)  # the comparison can fail
 
 
-def test_float_images_and_a_fixed_shape(tmp_path):
+def test_export_without_image_converter_takes_float_images(tmp_path):
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1,), image_shape=(16, 12, 3)), 3)
     write_export(net, tmp_path)
     for runtime in RUNTIMES:
         assert difference(net, engines.ExportEngine(tmp_path, runtime).run) < 1e-5
 
 
-def test_weights_beyond_the_limit_of_the_format_lie_in_a_file_of_their_own(tmp_path, monkeypatch):
+def test_export_writes_large_weights_to_separate_file(tmp_path, monkeypatch):
     monkeypatch.setattr("focalnets.deployment.export._LARGEST_MESSAGE", 1000)
     net = random_net()
     write_export(net, tmp_path)
@@ -90,7 +90,7 @@ def test_weights_beyond_the_limit_of_the_format_lie_in_a_file_of_their_own(tmp_p
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_predictor_with_a_runtime(tmp_path, cache, runtime):
+def test_predictor_with_runtime_equals_keras_and_updates_export(tmp_path, cache, runtime):
     net = random_net()
     net.save_to_preset(tmp_path / "preset")
     images = [np.random.default_rng(i).integers(0, 256, (40 + i, 50, 3)).astype("uint8") for i in range(3)]
@@ -103,25 +103,25 @@ def test_predictor_with_a_runtime(tmp_path, cache, runtime):
     (directory,) = (cache / "exports").glob("preset-*")
     made = (directory / "export.json").stat().st_mtime_ns
     Predictor(tmp_path / "preset", engine=runtime)
-    assert (directory / "export.json").stat().st_mtime_ns == made  # used again
+    assert (directory / "export.json").stat().st_mtime_ns == made  # reused
     other = random_net(seed=1)
     other.save_weights(tmp_path / "preset" / "model.weights.h5")
     changed = Predictor(tmp_path / "preset", engine=runtime).logits(images)
-    assert np.abs(changed - expected).max() > 1e-2  # and made anew for other weights
+    assert np.abs(changed - expected).max() > 1e-2  # exported again for other weights
     assert len(list((cache / "exports").glob("preset-*"))) == 1
 
 
-def test_auto_chooses_a_runtime_where_it_can(tmp_path, cache):
+def test_open_engine_prefers_runtime_if_image_size_is_known(tmp_path, cache):
     random_net().save_to_preset(tmp_path / "sized")
     random_net(converter=False).save_to_preset(tmp_path / "any")
     assert isinstance(engines.open_engine(tmp_path / "sized"), engines.ExportEngine)
     assert isinstance(engines.open_engine(tmp_path / "any"), engines.KerasEngine)
-    with pytest.raises(ValueError, match="takes images of one size, and this one has none"):
+    with pytest.raises(ValueError, match="takes images of one size, but this classifier has no image size"):
         engines.open_engine(tmp_path / "any", RUNTIMES[0])
-    assert not list((cache / "exports").glob("any-*"))  # nothing half-made is left
+    assert not list((cache / "exports").glob("any-*"))  # no partial export remains
 
 
-def test_a_cache_that_cannot_be_written_means_keras(tmp_path, monkeypatch, caplog):
+def test_open_engine_uses_keras_if_cache_is_read_only(tmp_path, monkeypatch, caplog):
     random_net().save_to_preset(tmp_path / "sized")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "file"))
@@ -130,7 +130,7 @@ def test_a_cache_that_cannot_be_written_means_keras(tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize("engine", ["auto", "keras", RUNTIMES[0]])
-def test_a_damaged_preset_is_reported_once(tmp_path, cache, caplog, engine):
+def test_open_engine_reports_damaged_preset_once(tmp_path, cache, caplog, engine):
     random_net().save_to_preset(tmp_path / "preset")
     (tmp_path / "preset" / "model.weights.h5").write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"model\.weights\.h5"):
@@ -138,18 +138,18 @@ def test_a_damaged_preset_is_reported_once(tmp_path, cache, caplog, engine):
     assert caplog.text == ""
 
 
-def test_a_wrong_export_is_refused(tmp_path, monkeypatch, cache):
+def test_open_engine_rejects_export_with_other_logits(tmp_path, monkeypatch, cache):
     random_net().save_to_preset(tmp_path / "preset")
     monkeypatch.setattr(
         "focalnets.deployment.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x)
     )
-    with pytest.raises(ValueError, match="other logits than Keras"):
+    with pytest.raises(ValueError, match="differ from those of Keras"):
         engines.open_engine(tmp_path / "preset", RUNTIMES[0])
     assert not list((cache / "exports").glob("preset-*"))
 
 
-def test_command_line_without_keras(tmp_path):
-    """The second prediction imports neither Keras nor a backend."""
+def test_predict_command_does_not_import_keras(tmp_path):
+    """The first prediction exports the network with Keras. The second one only uses the export."""
     random_net().save_to_preset(tmp_path / "preset")
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     code = """
@@ -176,7 +176,7 @@ def _predictions(preset, runtime):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_preset_of_equal_size_and_time_is_not_answered_with_the_old_weights(tmp_path, runtime):
+def test_predictor_detects_new_weights_with_equal_size_and_time(tmp_path, runtime):
     random_net().save_to_preset(tmp_path / "preset")
     weights = tmp_path / "preset" / "model.weights.h5"
     state = weights.stat()
@@ -188,26 +188,26 @@ def test_a_preset_of_equal_size_and_time_is_not_answered_with_the_old_weights(tm
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_damaged_export_in_the_cache_is_made_anew(tmp_path, cache, runtime):
+def test_predictor_replaces_damaged_export_in_cache(tmp_path, cache, runtime):
     random_net().save_to_preset(tmp_path / "preset")
     expected = _predictions(tmp_path / "preset", runtime)
-    _predictions(tmp_path / "preset", runtime)  # OpenVINO's compiled network is in the cache now
+    _predictions(tmp_path / "preset", runtime)  # also caches OpenVINO's compiled network
     names = ["model.onnx", "export.json", "sha256.json"]
     for name in [*names, "compiled/*.blob", "compiled/sha256.json"] if runtime == "openvino" else names:
         path, *_ = (cache / "exports").glob(f"*/{name}")
         content = bytearray(path.read_bytes())
-        for position in range(len(content) // 2, len(content), 97):  # in weights, too
+        for position in range(len(content) // 2, len(content), 97):  # includes weights
             content[position] ^= 0x40
         path.chmod(0o600)
         path.write_bytes(content)
         np.testing.assert_array_equal(_predictions(tmp_path / "preset", runtime), expected, name)
 
 
-def test_exports_of_another_user_are_not_used(tmp_path, cache, monkeypatch, caplog):
+def test_open_engine_ignores_exports_of_other_users(tmp_path, cache, monkeypatch, caplog):
     random_net().save_to_preset(tmp_path / "preset")
     _predictions(tmp_path / "preset", RUNTIMES[0])
     assert (cache / "exports").stat().st_mode & 0o777 == 0o700
-    if os.getuid() == 0:  # who alone may give a folder away
+    if os.getuid() == 0:  # only root can change the owner
         os.chown(cache / "exports", 12345, 12345)
         _predictions(tmp_path / "preset", RUNTIMES[0])
         assert list((cache / "exports-0").glob("preset-*"))
@@ -223,8 +223,8 @@ def test_exports_of_another_user_are_not_used(tmp_path, cache, monkeypatch, capl
 
 
 @pytest.mark.skipif("openvino" not in RUNTIMES, reason="OpenVINO is not installed")
-def test_openvino_sends_and_writes_nothing_about_its_user(tmp_path):
-    """Its telemetry writes ~/intel/openvino_ga_cid and opens a connection when it is imported."""
+def test_openvino_telemetry_is_not_imported(tmp_path):
+    """The telemetry would write ~/intel/openvino_ga_cid and open a connection when it is imported."""
     random_net().save_to_preset(tmp_path / "preset")
     Image.new("RGB", (50, 40), "red").save(tmp_path / "red.png")
     code = """
@@ -253,7 +253,7 @@ sys.exit(code)
         assert not (home / "intel").exists()
 
 
-def test_command_line_refuses_what_does_not_fit(tmp_path, capsys, monkeypatch):
+def test_predict_command_rejects_invalid_engines(tmp_path, capsys, monkeypatch):
     random_net().save_to_preset(tmp_path / "preset")
     preset, image = str(tmp_path / "preset"), str(tmp_path / "x.png")
     Image.new("RGB", (50, 40)).save(image)

@@ -1,4 +1,4 @@
-"""Maps and panels: the numbers in the image are those of the equations."""
+"""Maps and panels: their values equal those of the equations."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def classifier():
     return net
 
 
-def test_maps_equal_a_computation_by_hand(classifier):
+def test_modulation_maps_equal_reference(classifier):
     images = np.random.default_rng(0).integers(0, 256, (2, 30, 41, 3)).astype("uint8")
     found = modulation_maps(classifier, images)
     _, values = Reference().classifier(classifier, images)
@@ -34,7 +34,7 @@ def test_maps_equal_a_computation_by_hand(classifier):
             for level in range(gates.shape[-1]):
                 expected = _pillow_upsample(gates[image, ..., level], stride)[:30, :41]
                 np.testing.assert_allclose(block.gates[image, ..., level], expected, atol=1e-4)
-                assert expected.std() > 1e-3, "a map that does not vary proves nothing"
+                assert expected.std() > 1e-3, "the map is constant"
             expected = _pillow_upsample(norm[image], stride)[:30, :41]
             np.testing.assert_allclose(block.modulator_norm[image], expected, atol=1e-4)
 
@@ -45,17 +45,17 @@ def _pillow_upsample(values, stride):
     return np.asarray(image.resize((width * stride, height * stride), Image.Resampling.BILINEAR))
 
 
-def test_a_backbone_alone_is_refused(classifier):
+def test_modulation_model_rejects_backbone(classifier):
     with pytest.raises(TypeError, match="takes a FocalNetImageClassifier; got FocalNetBackbone"):
         modulation_model(classifier.backbone)
 
 
-def test_upsampling_by_one_changes_nothing():
+def test_upsample_with_stride_1_returns_values():
     values = np.random.default_rng(0).normal(size=(2, 5, 6, 3)).astype("float32")
     np.testing.assert_array_equal(maps.upsample(values, (5, 6), stride=1), values)
 
 
-def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures):
+def test_draw_panels_shows_every_level_on_shared_scale(classifier, tmp_path, figures):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
     block = modulation_maps(classifier, images)["stage2_block2"]
     assert block.receptive_fields == (3, 7, 13)  # chained kernels of 3, 5 and 7
@@ -73,7 +73,7 @@ def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures
         assert line[5].get_clim() == (0, block.modulator_norm.max())
         tops = {tile.get_extent()[3] for tile in line}
         assert len(tops) == 1, "one row per image"
-    # 3 levels: input, 3 gates, global gate, norm = 6 columns; colors of both scales reach both ends.
+    # Six columns: input, 3 gates, global gate, norm. The colors of both scales reach both ends.
     assert image.shape[1] == round(100 * (1.6 * 6 + 2.4))
     import matplotlib
 
@@ -84,8 +84,8 @@ def test_panel_shows_every_level_on_a_shared_scale(classifier, tmp_path, figures
             assert np.any(np.all(np.abs(image - color) <= 2, axis=-1)), (name, end)
 
 
-def test_scales_are_anchored_at_zero(tmp_path, figures):
-    """Norms of 0.548 to 0.574 look alike, and a gate of 0 is white whatever the others are."""
+def test_figures_anchor_scales_at_zero(tmp_path, figures):
+    """Norms from 0.548 to 0.574 have similar colors. A gate of 0 is white, regardless of the other gates."""
     noise = np.random.default_rng(0).uniform(size=(1, 8, 8))
     norms = (0.548 + 0.026 * noise).astype("float32")
     gates = np.stack([3 * noise - 1, np.zeros_like(noise)], axis=-1).astype("float32")
@@ -106,4 +106,4 @@ def test_scales_are_anchored_at_zero(tmp_path, figures):
         if image.get_cmap().name == "RdBu_r" and not image.get_array().any():
             assert colors.min() > 0.95
     flat = maps.BlockMaps(0 * gates, 0 * norms, (3,))
-    report_figures.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # nothing to divide by
+    report_figures.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # the largest value is 0

@@ -231,7 +231,7 @@ def test_explain_lists_the_content_of_its_files_while_it_writes(run, images, tmp
 def test_blocks_can_be_chosen_by_stage():
     stages = [["stage1_block1", "stage1_block2"], ["stage2_block1"]]
     assert chosen_blocks(stages, stage=1) == stages[0]
-    with pytest.raises(ValueError, match=r"no stage 3. The network has 2 stages"):
+    with pytest.raises(ValueError, match=r"Stage 3 does not exist\. Expected a stage from 1 to 2"):
         chosen_blocks(stages, stage=3)
 
 
