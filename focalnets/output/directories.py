@@ -9,10 +9,11 @@ import logging
 from focalnets.output.files import claim, link_error
 from focalnets.output.in_use import only_writer, refuse_in_use
 from focalnets.output.inputs import refuse_inputs
-from focalnets.output.known import FOLDERS, is_partial
+from focalnets.output.known import FOLDERS, is_known
 from focalnets.output.manifest import (
+    Entry,
     Manifest,
-    current_manifest,
+    all_files,
     describe_kept,
     is_occupied,
     kept_entries,
@@ -53,7 +54,7 @@ def new_run_directory(directory, force=False, inputs=()):
         if _is_occupied(directory):
             ours = our_files(directory, NETWORKS)
             kept = kept_entries(directory, ours)
-            before = current_manifest(directory).files
+            before = read_manifest(directory).files
             others = sealed(directory, {name: entry for name, entry in before.items() if name not in ours})
             remove_files(directory, ours)
             if kept:
@@ -92,14 +93,15 @@ def _refuse_folders(directory):
 def resumed_directory(directory):
     """Yield a run directory, into which no other process writes during the block.
 
-    A run of an earlier focalnets gets a manifest.
+    A run that lost its manifest, such as a copy without hidden files, gets a new one.
     """
     settle_left(directory)
     with only_writer(directory, in_place=True):
-        manifest = current_manifest(directory)
-        if read_manifest(directory) is None:
+        manifest = read_manifest(directory)
+        if manifest is None:
+            names = [name for name in all_files(directory) if is_known("run", name)]
+            manifest = Manifest("run", {name: Entry("run") for name in names})
             write_manifest(directory, manifest)
-        remove_files(directory, filter(is_partial, our_files(directory, ("run",))))
         listed = {name for name in manifest.files if not (directory / name).is_symlink()}
         refuse_names(directory, "run", listed)
         _refuse_folders(directory)
@@ -134,7 +136,7 @@ def new_output_directory(directory, kind, force=False, inputs=(), names=None):
         if kept := kept_entries(directory, our_files(directory, None)):
             _log.warning(describe_kept(directory, kept))
         if read_manifest(directory) is None:
-            write_manifest(directory, current_manifest(directory) or Manifest(kind, {}))
+            write_manifest(directory, Manifest(kind, {}))
         if names is not None:
             claim(directory, dict.fromkeys(names), kind)
         yield directory

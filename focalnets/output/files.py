@@ -15,7 +15,6 @@ from focalnets.output.manifest import (
     Entry,
     Manifest,
     all_files,
-    current_manifest,
     linked_parent,
     next_entry,
     our_files,
@@ -34,7 +33,7 @@ def shared_directory(directory, kind):
     directory = make_directory(directory)
     if read_manifest(directory.parent) is None:
         if read_manifest(directory) is None:
-            write_manifest(directory, current_manifest(directory) or Manifest(kind, {}))
+            write_manifest(directory, Manifest(kind, {}))
     elif directory.is_symlink():
         raise link_error(directory)
     return directory

@@ -9,8 +9,6 @@ An entry without a size is a file of `explain`, which lists many in advance, or 
 itself, and the process was killed before it could add the size. Such a file is ours whatever it holds, if it
 has a name that focalnets gives (`known.NAMES`), so that the manifest of a downloaded directory cannot make us
 remove anything else.
-
-A directory that an earlier focalnets wrote has no manifest. `known.files_of_earlier_version` lists its files.
 """
 
 import contextlib
@@ -23,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 
 from focalnets.files import file_sha256
 from focalnets.names import listed, printable
-from focalnets.output.known import PREFIX, WHOLLY_OURS, files_of_earlier_version, is_known
+from focalnets.output.known import PREFIX, WHOLLY_OURS, is_known
 from focalnets.output.workplace import workplace
 from focalnets.schema import read_record
 
@@ -128,14 +126,6 @@ def write_manifest(directory, manifest):
         os.replace(folder / MANIFEST, pathlib.Path(directory) / MANIFEST)
 
 
-def current_manifest(directory):
-    """The `Manifest` of a directory, derived if an earlier focalnets wrote it. None if none did."""
-    if (found := read_manifest(directory)) is not None:
-        return found
-    kind, names = files_of_earlier_version(pathlib.Path(directory))
-    return Manifest(kind, {name: Entry(kind) for name in names}) if kind else None
-
-
 def our_files(directory, kinds):
     """Names of the files in a directory that focalnets wrote and nobody has changed since.
 
@@ -143,7 +133,7 @@ def our_files(directory, kinds):
         directory: Path.
         kinds: Kinds of output to look for. None for all.
     """
-    directory, manifest = pathlib.Path(directory), current_manifest(directory)
+    directory, manifest = pathlib.Path(directory), read_manifest(directory)
     if kinds is not None and set(kinds) <= set(WHOLLY_OURS):
         return set(all_files(directory)) if directory.is_dir() else set()
     if manifest is None:

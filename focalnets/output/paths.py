@@ -6,7 +6,7 @@ import pathlib
 
 from focalnets.files import expanded, reason
 from focalnets.names import listed
-from focalnets.output.known import is_known, is_partial, shallow_files
+from focalnets.output.known import is_known
 
 # Types of files that Python's table does not have: weights and exports, arrays and tables, texts, archives.
 _FILE_TYPES = frozenset(
@@ -88,8 +88,7 @@ def refuse_names(directory, kind, ours, names=None):
         names: Names of the files to be written. All that the kind of output may have by default.
     """
     if names is None:
-        known = [name for name in shallow_files(directory) if is_known(kind, name)]
-        names = [name for name in known if not is_partial(name)]
+        names = [name for name in _shallow_files(directory) if is_known(kind, name)]
     clash = sorted(name for name in set(names) - set(ours) if os.path.lexists(directory / name))
     if clash:
         raise FileExistsError(
@@ -97,3 +96,13 @@ def refuse_names(directory, kind, ours, names=None):
             f"wrote for another command, or that were changed since: {listed(clash)}. Move them away, or "
             "choose another directory."
         )
+
+
+def _shallow_files(directory):
+    """Names of what a directory and its subdirectories hold. Links to directories are not followed."""
+    return [
+        path.relative_to(directory).as_posix()
+        for pattern in ("*", "*/*")
+        for path in directory.glob(pattern)
+        if path.is_symlink() or not path.is_dir()
+    ]

@@ -25,7 +25,6 @@ from focalnets.output.manifest import (
     Entry,
     Manifest,
     all_files,
-    current_manifest,
     describe_kept,
     is_occupied,
     kept_entries,
@@ -130,7 +129,7 @@ def _put(folder, target, kind):
         os.rename(new, target)  # which fails if somebody has just put something there
         return
     settle_left(target)
-    before = Manifest(kind, {}) if kind in WHOLLY_OURS else current_manifest(target) or Manifest(kind, {})
+    before = Manifest(kind, {}) if kind in WHOLLY_OURS else read_manifest(target) or Manifest(kind, {})
     if read_manifest(target) is None or kind in WHOLLY_OURS:
         write_manifest(target, before)  # by which `_settle` knows the files of an earlier focalnets
     ours = our_files(target, _replaced_by(kind))

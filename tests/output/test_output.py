@@ -237,12 +237,10 @@ def link_in_the_place_of_out(out, verb, patch):
     return (), ["thesis.txt"]
 
 
-def output_of_an_earlier_version(out, verb, patch):
+def output_without_manifest(out, verb, patch):
     (out / MANIFEST).unlink()
     write(out, **{"thesis.txt": "mine", "panels__note": "mine"})
-    if "transformers" in verb:  # which may have saved other weights beside our config.json
-        return (), "no list of files that focalnets wrote"
-    return (), ["thesis.txt", "note" if verb == "train" else "panels/"]
+    return (), "focalnets did not write" if verb in ("explain", "evaluate") else "no list of files"
 
 
 def hostile_manifest(out, verb, patch):
@@ -380,7 +378,7 @@ ARRANGEMENTS = [
     empty_folder,
     unreadable_file,
     link_in_the_place_of_out,
-    output_of_an_earlier_version,
+    output_without_manifest,
     hostile_manifest,
     edited_file,
     edited_file_of_equal_size,
@@ -660,46 +658,15 @@ def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
     assert os.listdir(victim.parent) == ["stage1_block1.png"]
 
 
-def test_resumed_directory_removes_no_partial_file_of_others(tmp_path):
+def test_resume_makes_a_new_manifest_for_a_run_without_one(tmp_path):
     write_run(tmp_path / "run")
-    (tmp_path / "run" / MANIFEST).unlink()  # an earlier focalnets
-    write(tmp_path / "run", **{"partial-last.npz": "ours", "partial-results.txt": "mine"})
+    before = read_manifest(tmp_path / "run")
+    (tmp_path / "run" / MANIFEST).unlink()  # as of a copy without hidden files
+    write(tmp_path / "run", **{"thesis.txt": "mine"})
     resume(tmp_path / "run")
-    assert not (tmp_path / "run" / "partial-last.npz").exists()
-    assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
-
-
-def test_resumed_directory_removes_no_files_through_links_or_of_other_names(tmp_path):
-    write_run(tmp_path / "run")
-    victim = write(tmp_path / "victim", id_rsa="key", **{"partial-last.npz": "mine"})
-    (tmp_path / "run" / "partial-a").symlink_to(victim)
-    (tmp_path / "run" / "partial-best.npz").symlink_to(victim / "partial-last.npz")
-    write(tmp_path / "run", **{"partial-results.txt": "mine", "partial-history.csv": "ours"})
-    record = json.loads((tmp_path / "run" / MANIFEST).read_text())
-    digest = hashlib.sha256(b"key").hexdigest()
-    for name, size, sha256 in (
-        ("partial-a/id_rsa", None, None),
-        ("partial-a/id_rsa", 3, digest),
-        ("partial-best.npz", None, None),
-        ("partial-results.txt", None, None),
-        ("partial-history.csv", None, None),
-    ):
-        record["files"][name] = {"kind": "run", "size": size, "sha256": sha256}
-        (tmp_path / "run" / MANIFEST).write_text(json.dumps(record))
-        resume(tmp_path / "run")
-    assert sorted(os.listdir(victim)) == ["id_rsa", "partial-last.npz"]
-    assert (tmp_path / "run" / "partial-best.npz").is_symlink()
-    assert (tmp_path / "run" / "partial-results.txt").read_text() == "mine"
-    assert not (tmp_path / "run" / "partial-history.csv").exists()
-
-
-def test_a_partial_file_that_is_not_listed_is_kept_and_blocks_nothing(tmp_path):
-    """Nothing is written under such a name any more."""
-    write_run(tmp_path / "run")
-    write(tmp_path / "run", **{"partial-last.npz": "mine"})
-    resume(tmp_path / "run")
+    assert set(read_manifest(tmp_path / "run").files) == set(before.files)
     write_run(tmp_path / "run", force=True)
-    assert (tmp_path / "run" / "partial-last.npz").read_text() == "mine"
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
 
 
 RESEMBLING = {
@@ -726,53 +693,6 @@ def test_force_takes_no_directory_without_manifest_for_ours_that_resembles_it(re
     else:
         WRITERS[verb](out, force=True)
         assert before.items() <= everything(tmp_path).items()
-
-
-EARLIER_RUN = {
-    **{
-        "data": "digits",
-        "on_bad_image": "error",
-        "keep": "auto",
-        "monitor_every": 1,
-        "tensorboard": False,
-    },
-    **{"backend": "torch", "keras": "3.12.0", "focalnets": "0.1.0", "fingerprint": "x"},
-}
-
-
-@pytest.mark.parametrize(
-    "record", [{"recipe.json": dataclasses.asdict(load_recipe("digits"))}, {"run.json": EARLIER_RUN}]
-)
-def test_force_replaces_a_run_of_an_earlier_version(record, tmp_path):
-    out = write(tmp_path / "out", **{"last.npz": "ours", "history.csv": "ours"})
-    write(out, **{name: json.dumps(value) for name, value in record.items()})
-    write_run(out, force=True)
-    assert names(out) == ["panels", "recipe.json"]
-
-
-@pytest.mark.parametrize("verb", ["train", "convert"])
-def test_force_keeps_files_that_the_preset_of_an_earlier_version_does_not_list(verb, tmp_path):
-    out = tmp_path / "out"
-    WRITERS[verb](out)
-    (out / MANIFEST).unlink()
-    write(out, **{"config.json": json.dumps(PRESET), "model.weights.h5": "ours", "labels.json": "mine"})
-    before = everything(tmp_path)
-    with pytest.raises(FileExistsError, match=r"did not write.*: labels\.json\. Move"):
-        WRITERS[verb](out, force=True)
-    assert everything(tmp_path) == before
-    write(out, **{"config.json": json.dumps({**PRESET, "files": ["model.weights.h5", "labels.json"]})})
-    WRITERS[verb](out, force=True)
-    assert not (out / "labels.json").exists()
-
-
-def test_force_keeps_files_of_a_split_that_the_cache_of_an_earlier_version_does_not_have(tmp_path):
-    write_cache(tmp_path / "out")
-    (tmp_path / "out" / MANIFEST).unlink()
-    write(tmp_path / "out", **{"val.labels.npy": "mine"})
-    before = everything(tmp_path)
-    with pytest.raises(FileExistsError, match=r"did not write.*: val\.labels\.npy\. Move"):
-        write_cache(tmp_path / "out", force=True)
-    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o2770, 0o755])
