@@ -1,4 +1,4 @@
-"""`.npz` and `.npy` files, whose declared sizes are compared with the file's before anything is allocated."""
+"""Reading of untrusted `.npz` files. Declared sizes are checked before memory is allocated."""
 
 import math
 import pathlib
@@ -11,16 +11,16 @@ def read_npz(path, expansion=1, allowance=0):
     """Read the arrays of an `.npz` file.
 
     Args:
-        path: `pathlib.Path` or text. Path of the file.
-        expansion: int. How many times the file's size its arrays may have. Defaults to 1, which refuses the
-            compressed files of `numpy.savez_compressed`.
-        allowance: int. Bytes that arrays may have in any case, whatever the file's size. Defaults to 0.
+        path: str or path. Path of the file.
+        expansion: int. Limit of the size of all arrays as a multiple of the file size. Defaults to 1, which
+            refuses the compressed files of `numpy.savez_compressed`.
+        allowance: int. Size of all arrays in bytes that is always allowed. Defaults to 0.
 
     Returns:
-        Dict of name to array. Nothing is unpickled.
+        dict. Name -> NumPy array. Nothing is unpickled.
 
     Raises:
-        ValueError: if the file is damaged, holds objects, or declares more than it holds.
+        ValueError: if the file is damaged, holds objects, or declares more data than it holds.
 
     >>> import pathlib, tempfile
     >>> import numpy as np
@@ -34,22 +34,22 @@ def read_npz(path, expansion=1, allowance=0):
     try:
         if not path.is_file():
             raise ValueError("it is not a regular file")
-        # Opened here: where the file is not a zip, NumPy leaves it open.
+        # Opened here, because NumPy does not close a file that is not a zip.
         with path.open("rb") as stream:
             _check(stream, max(expansion * path.stat().st_size, allowance))
             stream.seek(0)
             with np.load(stream, allow_pickle=False) as file:
                 return dict(file)
-    except Exception as error:  # NumPy and zipfile raise six types, by what a flipped bit hits
+    except Exception as error:  # NumPy and zipfile raise six types, depending on the damage
         raise ValueError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
 
 
-def _check(stream, most):
+def _check(stream, limit):
     with zipfile.ZipFile(stream) as archive:
         members = archive.infolist()
         declared = sum(member.file_size for member in members)
-        if declared > most:
-            raise ValueError(f"it declares {declared} bytes of arrays, more than the limit of {most}")
+        if declared > limit:
+            raise ValueError(f"it declares {declared} bytes of arrays, more than the limit of {limit}")
         for member in members:
             with archive.open(member) as file:
                 version = np.lib.format.read_magic(file)

@@ -1,30 +1,30 @@
-"""Pixels are 0..255. What other ranges look like, and what to say about them. NumPy only."""
+"""Detection of images whose pixels are not in the range 0 to 255. Needs NumPy only."""
 
 import numpy as np
 
-_IMAGES = 8  # of a batch that are looked at
-_PIXELS = 32  # per side, evenly spaced: a look takes microseconds, whatever the size
-_NORMALIZED = 10.0  # images with negative values below this were standardized; resizing overshoots further
-_OVERSHOOT = 2 * 255.0  # bicubic resizing of floats exceeds 255, but not by this much
-_UNDERSHOOT = -70.0  # nor does it fall below 0 by this much: -40 in photos, -67 in noise
+_IMAGES = 8  # images of a batch that are checked
+_PIXELS = 32  # evenly spaced pixels per side: a check takes microseconds for any image size
+_NORMALIZED = 10.0  # images with negative values and a maximum up to this are standardized
+_OVERSHOOT = 2 * 255.0  # bicubic resizing of floats gives values over 255, but not over this
+_UNDERSHOOT = -70.0  # it gives negative values, but not below this: -40 in photos, -67 in noise
 _12_BITS = 4095
 _ITSELF = "The classifier normalizes them itself: remove"
 
 
 def holds_numbers(dtype):
-    """Whether arrays of a dtype hold numbers; unknown kinds of dtypes do.
+    """Check if arrays of a dtype hold numbers. Unknown kinds of dtypes count as numbers.
 
     >>> import numpy as np
     >>> from focalnets.pixel_range import holds_numbers
     >>> holds_numbers(np.dtype("uint8")), holds_numbers(np.dtype("object"))
     (True, False)
     """
-    # NumPy's kind of JAX's bfloat16 is that of records, too.
+    # JAX's bfloat16 has the kind "V", as records do, but another type.
     return getattr(dtype, "kind", None) not in tuple("OUS") and getattr(dtype, "type", None) is not np.void
 
 
 def sample_pixels(images):
-    """A few pixels of the first images of a batch (N, H, W, C): a view, any array type.
+    """View of evenly spaced pixels of the first images of a batch (N, H, W, C), for arrays of any library.
 
     >>> import numpy as np
     >>> from focalnets.pixel_range import sample_pixels
@@ -36,10 +36,10 @@ def sample_pixels(images):
 
 
 def range_problem(pixels):
-    """What is wrong with pixels that are not in the range 0..255, and what to do; or None.
+    """Describe pixels outside the range 0 to 255 and suggest a fix, or return None.
 
     Args:
-        pixels: array of any shape. uint8 cannot be out of range. All zeros are black images.
+        pixels: Array of any shape. uint8 arrays and arrays of zeros (black images) have no problem.
 
     >>> import numpy as np
     >>> from focalnets.pixel_range import range_problem
@@ -47,8 +47,8 @@ def range_problem(pixels):
     'The images have values from 0 to 1; expected pixels from 0 to 255. The classifier normalizes them \
 itself: remove Rescaling(1 / 255), a division by 255 or any other normalization before it.'
     >>> range_problem(np.array([0.0, 65535.0]))
-    'The images have values from 0 to 65535; expected pixels from 0 to 255. They look like 16 bits: \
-divide by 257.'
+    'The images have values from 0 to 65535; expected pixels from 0 to 255. They look like 16-bit images: \
+divide them by 257.'
     >>> range_problem(np.array([-124.0, 151.0]))
     'The images have values from -124 to 151; expected pixels from 0 to 255. The classifier normalizes them \
 itself: remove the subtraction of a mean before it.'
@@ -62,13 +62,13 @@ itself: remove the subtraction of a mean before it.'
         return _sentence("False", "True", "Multiply them by 255.")
     low, high = float(pixels.min()), float(pixels.max())
     scaled = 0 <= low < high <= 1 and not np.issubdtype(pixels.dtype, np.integer)
-    constant = 0 < low == high < 1  # one gray, as in a test image
+    constant = 0 < low == high < 1  # a uniform gray, as in test images
     standardized = low < 0 and high <= _NORMALIZED
     if pixels.dtype == np.int8 and low < 0:
-        advice = "Bytes were read as signed ones: use images.view('uint8')."
+        advice = "They look like unsigned bytes that were read as int8: use images.view('uint8')."
         advice += " If a mean or 128 was subtracted, add it again."
     elif high > _12_BITS:
-        advice = "They look like 16 bits: divide by 257."
+        advice = "They look like 16-bit images: divide them by 257."
     elif high > _OVERSHOOT:
         advice = "Scale them to 8 bits."
     elif scaled or constant or standardized:

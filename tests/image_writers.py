@@ -1,4 +1,4 @@
-"""Write an image in forms that Pillow does not write: every bit depth, byte order and color space."""
+"""Writers of image files in forms that Pillow does not write: bit depths, byte orders and color spaces."""
 
 import io
 import struct
@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-# The image of the tests: every corner differs, every channel reaches 0 and 255.
+# The test image. All corners differ, and every channel reaches 0 and 255.
 HEIGHT, WIDTH = 24, 20
 _Y, _X = np.mgrid[0:HEIGHT, 0:WIDTH]
 GRAY = np.uint8(np.round((_X / (WIDTH - 1) * 0.6 + _Y / (HEIGHT - 1) * 0.4) * 255))[..., None]
@@ -16,21 +16,21 @@ ALPHA = np.uint8(255 * _Y / (HEIGHT - 1))[..., None]
 
 
 def scaled(pixels, bits, maximum=None):
-    """uint8 values on the scale of that many bits."""
+    """Scale uint8 values to this many bits, or to `maximum`."""
     return np.round(pixels / 255 * (maximum or 2**bits - 1)).astype("uint32")
 
 
 def packed(rows, bits, order=">"):
-    """Samples (rows, n) as bytes: each row starts with a new byte, the first sample in the high bits."""
+    """Pack samples (rows, n) into bytes. Each row starts with a new byte, highest bits first."""
     rows = np.asarray(rows)
     if bits in (8, 16, 32):
         return rows.astype(f"{order}u{bits // 8}").tobytes()
-    every = (rows[..., None].astype("uint32") >> np.arange(bits)[::-1]) & 1
-    return np.packbits(every.reshape(len(rows), -1).astype("uint8"), axis=1).tobytes()
+    unpacked = (rows[..., None].astype("uint32") >> np.arange(bits)[::-1]) & 1
+    return np.packbits(unpacked.reshape(len(rows), -1).astype("uint8"), axis=1).tobytes()
 
 
 def png(samples, bits, color_type, palette=None, transparency=None, chunks=()):
-    """Args: samples (H, W, C); `chunks` (type, bytes) before the pixels."""
+    """PNG of samples (H, W, C). `chunks`, pairs (type, bytes), are written before the pixels."""
     height, width = samples.shape[:2]
     rows = samples.reshape(height, -1)
     data = b"".join(b"\0" + packed(row[None], bits) for row in rows)
@@ -59,8 +59,10 @@ def tiff(
     deflate=False,
     tags=(),
 ):
-    """Args: samples (H, W, S), stored by their bytes where they are signed or floats; `tags` (number, type,
-    values) of SHORTs (3), LONGs (4) or bytes (7)."""
+    """TIFF of samples (H, W, C), which are packed to `bits` if they are unsigned integers.
+
+    `tags` are triples (number, type, values) with the types 3 (SHORT), 4 (LONG) and 7 (bytes).
+    """
     height, width, channels = samples.shape
     planes = [samples] if planar == 1 else [samples[..., c : c + 1] for c in range(channels)]
     pieces = []
@@ -120,7 +122,7 @@ def pnm(samples, maximum, plain=False):
 
 
 def tga16(pixels, alpha_bits=0, alpha=0):
-    """15-bit color, from the top, with an attribute bit of `alpha`."""
+    """TGA with 15-bit colors, stored from the top, whose attribute bit is `alpha`."""
     fifth = scaled(pixels, 5).astype("uint16")
     words = alpha << 15 | fifth[..., 0] << 10 | fifth[..., 1] << 5 | fifth[..., 2]
     return _tga_head(pixels, 16, alpha_bits) + words.astype("<u2").tobytes()
@@ -137,7 +139,7 @@ def _tga_head(pixels, bits, alpha_bits):
 
 
 def bmp(words, bits, masks=None, header=40):
-    """Args: words (H, W) of pixels; masks of red, green, blue and alpha, None for none."""
+    """BMP of words (H, W), with optional masks of red, green, blue and alpha."""
     height, width = words.shape
     line = width * bits // 8
     rows = [row.astype(f"<u{bits // 8}").tobytes().ljust(-(-line // 4) * 4, b"\0") for row in words[::-1]]
@@ -168,7 +170,7 @@ def sgi(samples, bits):
 
 
 def others():
-    """Name: bytes of small files in formats that Pillow reads and does not write."""
+    """Dict name -> bytes of small files in formats that Pillow reads but does not write."""
     height, width = GRAY.shape[:2]
     icon = io.BytesIO()
     Image.fromarray(np.dstack([RGB, ALPHA])).save(icon, "ICO", sizes=[(width, height)], bitmap_format="bmp")

@@ -1,1 +1,1 @@
-"""One image: the format, orientation and bit depth of a file, its uint8 pixels, and what changes them."""
+"""Decoding of image files to uint8 pixels, and changes to the pixels of images."""

@@ -1,7 +1,7 @@
-"""What changes from one epoch to the next: one record, and the changes that act on uint8 batches.
+"""Settings of the augmentation, and the random changes to batches of uint8 images.
 
-Every draw is a function of (seed, epoch, index of the image or batch), whoever asks and in which order.
-The changes to single images are in `transforms.py`.
+Every draw is a function of (seed, epoch, index of the image or batch) and independent of other draws.
+`transforms.py` has the random changes to single images.
 """
 
 from dataclasses import dataclass
@@ -17,33 +17,33 @@ INTERPOLATIONS = ("area", "nearest", "bilinear", "bicubic", "lanczos")
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training images are varied; the default leaves them alone. In the order of application:
+    """Augmentation of training images. The default changes nothing. Attributes are in order of application.
 
     Attributes:
-        random_resized_crop: least and largest share of the image's area that a random crop keeps, before
-            it is resized to the image size; None for none. (0.08, 1) is usual for ImageNet.
-        resize_crop: resize the image to a square of this side and cut the image size from it at random
-            (the tutorial: 52 for 48); 0 for none.
-        interpolation: of these two: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing, or
-            "area": the mean of the pixels covered where the crop shrinks, "bilinear" where it grows; the
-            fastest that does not alias.
-        color_jitter: brightness, contrast and saturation times a random factor in 1 -+ so much.
-        randaugment: how many random operations (RandAugment) each image gets; 0 for none.
-        randaugment_magnitude: strength of those, 0 to 10.
-        randaugment_spread: standard deviation of that strength.
-        pad_crop: shift by up to so many pixels, filling with black.
-        flip: mirror half of the images, and in the next epoch the other half.
-        erasing: share of the images of which a rectangle is replaced by noise.
-        mixup, cutmix: Beta parameter of how two images are blended, or a rectangle of one is put into the
-            other; 0 for never. With both, each batch gets one of them.
+        random_resized_crop: (float, float). Smallest and largest area of a random crop, as a fraction of the
+            image. The crop is resized to the image size. (0.08, 1) is usual for ImageNet. Defaults to `None`.
+        resize_crop: int. Side in pixels of a square to which the image is resized, before a random crop of
+            the image size is cut from it (the tutorial cuts 48 from 52). Defaults to 0, no such crop.
+        interpolation: str. Method of both resizes: "nearest", "bilinear", "bicubic", "lanczos" or "area".
+            "area" averages the covered pixels where the crop shrinks, and is "bilinear" where it expands. It
+            is the fastest method that does not alias. Defaults to "area".
+        color_jitter: float. Largest relative change of brightness, contrast and saturation. Defaults to 0.
+        randaugment: int. Number of random operations per image (RandAugment). Defaults to 0.
+        randaugment_magnitude: float. Mean strength of these operations, 0 to 10. Defaults to 9.
+        randaugment_spread: float. Standard deviation of their strength. Defaults to 0.5.
+        pad_crop: int. Largest shift in pixels. Uncovered pixels become black. Defaults to 0.
+        flip: bool. Mirror half of the images, and the other half in the next epoch. Defaults to `False`.
+        erasing: float. Fraction of the images that get a rectangle of noise. Defaults to 0.
+        mixup: float. Beta distribution's parameter for blending two images. Defaults to 0, no MixUp.
+        cutmix: float. The same for replacing a rectangle by that of another image. If both are positive,
+            each batch randomly uses one of them. Defaults to 0, no CutMix.
 
     Sources: RandAugment (Cubuk et al., 2020), Random Erasing (Zhong et al., 2020), MixUp (Zhang et al.,
-    2018), CutMix (Yun et al., 2019). Strengths are about those of timm's `rand-m9-mstd0.5-inc1`; it applies
-    an operation with probability 1/2 only, posterises down to 1 bit (here 4), and has two more: inversion
-    and adding below a threshold.
+    2018), CutMix (Yun et al., 2019). Strengths are close to timm's `rand-m9-mstd0.5-inc1`. timm applies each
+    operation with probability 1/2, posterizes down to 1 bit (here 4), and also has inversion and SolarizeAdd.
 
     Raises:
-        ValueError: on values out of range, or two ways of cropping at once.
+        ValueError: if a value is out of range, or both crops are set.
     """
 
     random_resized_crop: tuple[float, float] | None = None
@@ -64,10 +64,12 @@ class Augmentation:
         area = self.random_resized_crop
         if area is not None and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
             raise ValueError(
-                f"random_resized_crop must be two shares of the area, 0 < least <= largest <= 1; got {area}."
+                f"random_resized_crop must be two fractions, 0 < smallest <= largest <= 1; got {area}."
             )
         if area is not None and self.resize_crop:
-            raise ValueError("random_resized_crop and resize_crop exclude each other; give one of them.")
+            raise ValueError(
+                f"Got random_resized_crop={area} and resize_crop={self.resize_crop}. Set only one of them."
+            )
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"interpolation must be one of {', '.join(INTERPOLATIONS)}; got {self.interpolation!r}."
@@ -81,33 +83,30 @@ class Augmentation:
 
     @property
     def needs_originals(self):
-        """Whether it starts from the image as it was, not from the prepared image."""
+        """True if the augmentation crops the original image instead of the prepared one."""
         return self.random_resized_crop is not None or self.resize_crop > 0
 
     @property
     def changes_images(self):
-        """Whether single images pass through `transforms.py`."""
+        """True if `transforms.py` changes single images."""
         return self.needs_originals or self.color_jitter > 0 or self.randaugment > 0
 
 
 def generator_for(seed, epoch, purpose, index=0):
-    """A NumPy generator for one purpose and one image or batch in one epoch, independent of all others.
-
-    Args:
-        purpose: a short word, such as "order" or "crop".
-    """
+    """Independent NumPy generator for one purpose ("order", "crop", ...), epoch, and image or batch."""
     return np.random.default_rng([seed, epoch, index, *purpose.encode()])
 
 
 def crop_offsets(seed, epoch, count, padding):
-    """Rows and columns (count, 2) at which to cut from images padded by `padding` pixels."""
+    """Random top rows and left columns, int (count, 2), of crops from images padded by `padding` pixels."""
     return generator_for(seed, epoch, "crop").integers(0, 2 * padding + 1, size=(count, 2))
 
 
 def flips(seed, epoch, count):
-    """Which of `count` images to mirror: bool (count,); in the next epoch, the others.
+    """Mask, bool (count,), of the images to mirror. The next epoch mirrors the other images.
 
-    Two epochs show each image both ways, which independent draws do for half of the images only.
+    Any two successive epochs show each image in both orientations. With independent draws, only half of the
+    images would appear in both.
 
     Source: "alternating flip" of Jordan, arXiv 2404.00498.
     """
@@ -115,7 +114,7 @@ def flips(seed, epoch, count):
 
 
 def crop(images, offsets, padding):
-    """Shift images (N, H, W, C) by cutting (H, W) at `offsets` (N, 2) from their zero-padded form.
+    """Shift images (N, H, W, C): pad them with zeros and crop (H, W) at `offsets` (N, 2).
 
     >>> import numpy as np
     >>> from focalnets.images.augment import crop
@@ -137,7 +136,7 @@ def flip(images, chosen):
 
 
 def erase(image, generator):
-    """`image` (H, W, C) with a rectangle of 2 to 33 % of its area replaced by uniform noise."""
+    """Copy of an image (H, W, C) in which noise replaces a rectangle of 2 to 33 % of the area."""
     height, width = image.shape[:2]
     area = generator.uniform(0.02, 1 / 3) * height * width
     aspect = np.exp(generator.uniform(np.log(0.3), -np.log(0.3)))
@@ -151,15 +150,17 @@ def erase(image, generator):
 
 
 def mix(images, targets, mixup, cutmix, generator):
-    """MixUp or CutMix of a batch with itself in reverse order, which is random because the batch is.
+    """Apply MixUp or CutMix to a batch and its reverse. Shuffled batches make these pairs random.
 
     Args:
-        images: uint8 (B, H, W, C).
-        targets: float32 (B, classes).
-        mixup, cutmix: Beta parameters, 0 for never; with both, a coin decides.
+        images: uint8 array (B, H, W, C).
+        targets: float32 array (B, classes).
+        mixup: float. Parameter of the Beta distribution for MixUp, 0 for no MixUp.
+        cutmix: float. The same for CutMix. If both are positive, each is used with probability 1/2.
+        generator: NumPy generator.
 
     Returns:
-        (images uint8, targets float32), the targets in the proportion of the pixels.
+        Tuple (images, targets) of the same shapes. Targets are mixed in proportion to the pixels.
 
     >>> import numpy as np
     >>> from focalnets.images.augment import mix
@@ -169,20 +170,19 @@ def mix(images, targets, mixup, cutmix, generator):
     True
     """
     use_cutmix = cutmix > 0 and (mixup == 0 or generator.random() < 0.5)
-    share = generator.beta(cutmix, cutmix) if use_cutmix else generator.beta(mixup, mixup)
+    weight = generator.beta(cutmix, cutmix) if use_cutmix else generator.beta(mixup, mixup)
     if use_cutmix:
         height, width = images.shape[1:3]
-        rows, columns = round(height * np.sqrt(1 - share)), round(width * np.sqrt(1 - share))
-        # The rectangle's center is anywhere, so that it may hang over the edge, as in the paper.
+        rows, columns = round(height * np.sqrt(1 - weight)), round(width * np.sqrt(1 - weight))
+        # As in the paper, the center is anywhere in the image, so the rectangle may extend past the edge.
         row, column = generator.integers(height), generator.integers(width)
         top, bottom = np.clip([row - rows // 2, row - rows // 2 + rows], 0, height)
         left, right = np.clip([column - columns // 2, column - columns // 2 + columns], 0, width)
-        share = 1 - (bottom - top) * (right - left) / (height * width)
+        weight = np.float32(1 - (bottom - top) * (right - left) / (height * width))
         mixed = images.copy()
         mixed[:, top:bottom, left:right] = images[::-1, top:bottom, left:right]
     else:
-        kept = np.float32(share)
-        mixed = images * kept + images[::-1] * (1 - kept)
+        weight = np.float32(weight)
+        mixed = images * weight + images[::-1] * (1 - weight)
         mixed = np.round(mixed, out=mixed).astype("uint8")
-    share = np.float32(share)
-    return mixed, targets * share + targets[::-1] * (1 - share)
+    return mixed, targets * weight + targets[::-1] * (1 - weight)

@@ -1,9 +1,9 @@
-"""Common corruptions in five severities: how a network does on images that are noisy, blurred or faded.
+"""Common corruptions, such as noise and blur, in five severities, to measure the robustness of a network.
 
-After Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
-Perturbations" (ICLR 2019), with the strengths of their CIFAR-10-C. Lengths are theirs at 32 pixels and grow
-with the side of the image. The pixels are not theirs, so the figures are near those on CIFAR-10-C and not the
-same: noise is drawn otherwise, blurs are exact filters, and what needs their files (frost, snow) is left out.
+Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations" (ICLR 2019). Strengths are those of CIFAR-10-C. Lengths in pixels are scaled from 32 to the
+longer side of the image. Results are close to those on CIFAR-10-C but not equal, because random numbers
+differ and blurs are exact filters. Frost and snow, which need additional image files, are not implemented.
 """
 
 import functools
@@ -13,26 +13,27 @@ import numpy as np
 from PIL import Image
 
 from focalnets.images.augment import generator_for
+from focalnets.names import unknown_name
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(images, name, severity, first=0, seed=0):
-    """Images as they might come from a worse camera, scanner or connection.
+    """Apply a corruption to images.
 
     Args:
-        images: uint8 (N, H, W, C) with 1 or 3 channels.
-        name: one of `CORRUPTIONS`.
-        severity: 1 to 5.
-        first: number of the first image in its data set: noise depends on seed, name, severity and number,
-            not on how images are put into batches.
-        seed: of noise and directions.
+        images: uint8 array (N, H, W, C) with 1 or 3 channels.
+        name: str. A key of `CORRUPTIONS`.
+        severity: int. 1 to 5.
+        first: int. Index of the first image in the data set. Random numbers depend on seed, name, severity
+            and index only, so they do not depend on the batch size. Defaults to 0.
+        seed: int. Seed of the random numbers. Defaults to 0.
 
     Returns:
-        uint8 (N, H, W, C).
+        uint8 array (N, H, W, C).
 
     Raises:
-        ValueError: if there is no such corruption or severity.
+        ValueError: if the name or the severity is unknown.
 
     >>> import numpy as np
     >>> from focalnets.images.corruptions import corrupt
@@ -40,9 +41,9 @@ def corrupt(images, name, severity, first=0, seed=0):
     [138, 138, 138]
     """
     if name not in CORRUPTIONS:
-        raise ValueError(f"There is no corruption {name!r}; there are: {', '.join(CORRUPTIONS)}.")
+        raise ValueError(unknown_name("corruption", name, CORRUPTIONS))
     if severity not in SEVERITIES:
-        raise ValueError(f"severity must be one of 1 to 5; got {severity}.")
+        raise ValueError(f"severity must be an integer from 1 to 5; got {severity}.")
     function, strengths = CORRUPTIONS[name]
     changed = []
     for index, image in enumerate(images):
@@ -53,7 +54,7 @@ def corrupt(images, name, severity, first=0, seed=0):
 
 
 def corruptions_for(channels):
-    """Names of the corruptions that change images of so many channels: gray ones have no saturation.
+    """List of the corruptions for images with 1 or 3 channels. Grayscale images have no saturation.
 
     >>> from focalnets.images.corruptions import corruptions_for
     >>> len(corruptions_for(3)), len(corruptions_for(1))
@@ -62,7 +63,7 @@ def corruptions_for(channels):
     return [name for name in CORRUPTIONS if channels > 1 or name != "saturation"]
 
 
-# === Functions of an image (H, W, C), float32 in 0 to 1, a strength and a generator ===
+# === Functions of an image, float32 (H, W, C) in [0, 1], a strength, and a NumPy generator ===
 
 
 def _gaussian_noise(image, deviation, generator):
@@ -73,9 +74,9 @@ def _shot_noise(image, photons, generator):
     return generator.poisson(image * photons) / photons
 
 
-def _impulse_noise(image, share, generator):
+def _impulse_noise(image, fraction, generator):
     draws = generator.random(image.shape)
-    return np.where(draws < share / 2, 0.0, np.where(draws < share, 1.0, image))
+    return np.where(draws < fraction / 2, 0.0, np.where(draws < fraction, 1.0, image))
 
 
 def _gaussian_blur(image, deviation, generator):
@@ -83,15 +84,15 @@ def _gaussian_blur(image, deviation, generator):
 
 
 def _defocus_blur(image, lens, generator):
-    radius, softness = (_pixels(image, length) for length in lens)
+    radius, deviation = (_pixels(image, length) for length in lens)
     reach = max(1, int(np.ceil(radius)))
-    away = np.arange(-reach, reach + 1)
-    disk = ((away[:, None] ** 2 + away**2) <= radius**2).astype("float32")
-    return _filtered(_filtered(image, disk / disk.sum()), _gaussian(softness))
+    offsets = np.arange(-reach, reach + 1)
+    disk = ((offsets[:, None] ** 2 + offsets**2) <= radius**2).astype("float32")
+    return _filtered(_filtered(image, disk / disk.sum()), _gaussian(deviation))
 
 
 def _motion_blur(image, motion, generator):
-    """Along a line in a random direction up to 45 degrees off the horizontal, fading."""
+    """Blur with a fading line. Its random direction is at most 45 degrees from the horizontal."""
     length, deviation = (_pixels(image, part) for part in motion)
     reach = int(np.ceil(2 * length))
     angle = np.deg2rad(generator.uniform(-45, 45))
@@ -99,11 +100,11 @@ def _motion_blur(image, motion, generator):
     for step in np.linspace(0, 2 * length, 4 * reach + 1):
         row, column = reach + step * np.sin(angle), reach + step * np.cos(angle)
         weight = np.exp(-(step**2) / (2 * deviation**2))
-        for near_row in (int(row), int(row) + 1):  # a point between positions is shared by its neighbors
+        for near_row in (int(row), int(row) + 1):  # bilinear: the weight is divided among four pixels
             for near_column in (int(column), int(column) + 1):
-                share = (1 - abs(row - near_row)) * (1 - abs(column - near_column))
-                if share > 0:
-                    kernel[near_row, near_column] += weight * share
+                fraction = (1 - abs(row - near_row)) * (1 - abs(column - near_column))
+                if fraction > 0:
+                    kernel[near_row, near_column] += weight * fraction
     return _filtered(image, kernel / kernel.sum())
 
 
@@ -120,10 +121,10 @@ def _zoom_blur(image, largest, generator):
     return (image + total) / (len(zooms) + 1)
 
 
-def _brightness(image, more, generator):
-    """The largest channel grows by `more`; hue and saturation stay."""
+def _brightness(image, increase, generator):
+    """Increase the value in HSV, which leaves hue and saturation unchanged."""
     value = image.max(axis=-1, keepdims=True)
-    brighter = np.clip(value + more, 0, 1)
+    brighter = np.clip(value + increase, 0, 1)
     return np.where(value > 0, image * (brighter / np.maximum(value, 1e-6)), brighter)
 
 
@@ -133,17 +134,17 @@ def _contrast(image, factor, generator):
 
 
 def _saturation(image, change, generator):
-    factor, more = change
+    factor, increase = change
     value = image.max(axis=-1, keepdims=True)
     spread = value - image.min(axis=-1, keepdims=True)
     saturation = spread / np.maximum(value, 1e-6)
-    wanted = np.clip(saturation * factor + more * (spread > 0), 0, 1)
+    wanted = np.clip(saturation * factor + increase * (spread > 0), 0, 1)
     return value - (value - image) * (wanted / np.maximum(saturation, 1e-6))
 
 
-def _pixelate(image, share, generator):
+def _pixelate(image, fraction, generator):
     height, width = image.shape[:2]
-    size = (max(1, int(height * share)), max(1, int(width * share)))
+    size = (max(1, int(height * fraction)), max(1, int(width * fraction)))
     small = _resized(image, size, Image.Resampling.BOX)
     return _resized(small, (height, width), Image.Resampling.NEAREST)
 
@@ -155,11 +156,11 @@ def _jpeg(image, quality, generator):
     return np.asarray(Image.open(file, formats=("JPEG",)), "float32").reshape(image.shape) / 255
 
 
-# === Their parts ===
+# === Helpers ===
 
 
 def _pixels(image, length):
-    """A length at 32 pixels, at the size of the image."""
+    """Scale a length in pixels from images of side 32 to the size of the image."""
     return length * max(image.shape[:2]) / 32
 
 
@@ -172,7 +173,7 @@ def _gaussian(deviation):
 
 
 def _filtered(image, kernel):
-    """Each channel convolved with a kernel of odd sides; beyond the edge, the image is mirrored."""
+    """Convolve each channel with a kernel of odd sides. The image is mirrored at its edges."""
     rows, columns = (side // 2 for side in kernel.shape)
     padded = np.pad(image, ((rows, rows), (columns, columns), (0, 0)), "symmetric")
     size = padded.shape[:2]
@@ -182,7 +183,7 @@ def _filtered(image, kernel):
 
 
 def _resized(image, size, resampling, box=None):
-    """(H, W, C) float to (*size, C), channel by channel: Pillow resizes floats in one channel only."""
+    """Resize float (H, W, C) by channel, because Pillow resizes single-channel floats only."""
     channels = [
         np.asarray(Image.fromarray(np.ascontiguousarray(image[..., c])).resize(size[::-1], resampling, box))
         for c in range(image.shape[-1])
@@ -190,7 +191,7 @@ def _resized(image, size, resampling, box=None):
     return np.stack(channels, axis=-1)
 
 
-CORRUPTIONS = {  # name: (function, strengths of the five severities)
+CORRUPTIONS = {  # name -> (function, strengths of the five severities)
     "gaussian_noise": (_gaussian_noise, (0.04, 0.06, 0.08, 0.09, 0.10)),
     "shot_noise": (_shot_noise, (500, 250, 100, 75, 50)),
     "impulse_noise": (_impulse_noise, (0.01, 0.02, 0.03, 0.05, 0.07)),

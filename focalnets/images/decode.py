@@ -1,4 +1,4 @@
-"""One image: bytes -> pixels, by one written rule for each kind of file."""
+"""Decoding of image files to uint8 pixels."""
 
 import contextlib
 import io
@@ -12,18 +12,18 @@ from focalnets.images.formats import HEAD, describe, identify
 from focalnets.images.metadata import orientation, without_metadata
 from focalnets.images.samples import UnsupportedError, as_8_bits, examine
 
-# Checked before any pixel is decoded; Pillow's own limit raises from 179 megapixels on only.
+# Checked before decoding. Pillow's own limit is 179 megapixels.
 MAX_PIXELS = 64_000_000
 
-# Files of these formats, and files with damaged metadata, are read into memory as a whole.
+# Limit for files of these formats and files with damaged metadata, which are read into memory completely.
 MAX_BYTES = 256 * 2**20
-_READ_AS_A_WHOLE = ("AVIF", "HEIF", "WEBP")
+_READ_COMPLETELY = ("AVIF", "HEIF", "WEBP")
 
-# The last bytes of a file that is whole, by format, and how far before its end they may stand: cameras
-# write more behind the end of a JPEG.
+# Format -> (end marker of a complete file, number of bytes at the end of the file that are searched for it).
+# Cameras append other data to a JPEG.
 _ENDINGS = {"JPEG": (b"\xff\xd9", 65_536), "PNG": (b"IEND", 64), "GIF": (b";", 16)}
 
-# EXIF orientation -> what puts the image upright (Exif 2.3, 4.6.4).
+# EXIF orientation -> operation that makes the image upright (Exif 2.3, 4.6.4).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,37 +36,41 @@ _UPRIGHT = {
 
 
 def read_image(source, channels=3, name=None):
-    """Decode one image.
+    """Decode an image.
+
+    The content selects the format (see `images/formats.py`). The EXIF orientation is applied. Transparent
+    pixels are blended with white. Pillow converts palettes, grayscale and CMYK. 16-bit samples keep their
+    high byte, or the high 8 of the bits that the file states. An animation gives its first frame, an icon its
+    largest image. Color profiles, gamma and damaged metadata are ignored. Samples of unknown range (signed,
+    float, 32-bit, unscaled in 16 bits) are refused.
 
     Args:
-        source: path of a regular file, or binary file object.
+        source: str, path or binary file object. A regular file.
         channels: int. 3 for RGB, 1 for grayscale. Defaults to 3.
-        name: str. How errors call the image, and whose suffix tells formats without a signature. Defaults to
-            the path.
+        name: str. Name of the image in errors. Its suffix identifies formats without a signature. Defaults
+            to the path.
 
     Returns:
-        uint8 array (H, W, channels). The rules: the content decides the format (see `images/formats.py`); the
-        EXIF orientation is applied; transparency is laid on white; palette, grayscale and CMYK become RGB (or
-        grayscale) by Pillow's conversion; 16-bit samples keep their high byte, or the high 8 of the bits that
-        the file states; of an animation the first frame is read, of an icon the largest. Samples whose range
-        nothing states (signed, float, 32-bit, unscaled in 16 bits) are refused. Color profiles and gamma
-        are ignored. Damaged metadata is ignored.
+        uint8 array (H, W, channels).
 
     Raises:
-        ValueError: if it is not an image, cannot be decoded for whatever reason, or has more than
-            `MAX_PIXELS` pixels. The message starts with the name.
+        ValueError: if the file is not an image, cannot be decoded, or has more than `MAX_PIXELS` pixels. The
+            message starts with the name.
     """
     return as_pixels(open_image(source, channels, name))
 
 
 def open_image(source, channels=3, name=None, smallest=None):
-    """The same as `read_image`, but a decoded PIL image of mode "RGB" or "L".
+    """Decode an image to a PIL image of mode "RGB" or "L". See `read_image`.
 
     Args:
-        smallest: function (height, width) -> the least (height, width) that will do. A JPEG that is twice,
-            four or eight times as large is then decoded at a half, a quarter or an eighth of its size,
-            which for photographs of many megapixels is several times as fast; its pixels differ a little
-            from those of a full decoding. None to decode every pixel.
+        source: str, path or binary file object. See `read_image`.
+        channels: int. 3 for RGB, 1 for grayscale. Defaults to 3.
+        name: str. See `read_image`. Defaults to the path.
+        smallest: Function of the image's (height, width) that returns the smallest sufficient (height,
+            width). JPEGs of at least twice, 4 or 8 times this size are decoded at 1/2, 1/4 or 1/8 of their
+            size. This is several times faster for large photographs, and changes pixels slightly. Defaults to
+            `None`, which decodes every pixel.
     """
 
     def decoded(image, stream, name):
@@ -76,31 +80,31 @@ def open_image(source, channels=3, name=None, smallest=None):
 
 
 def check_image(source, name=None):
-    """Raise what `read_image` would raise, as far as it can be told from the file's head and end.
+    """Check the start and end of an image file, thirty times faster than decoding it.
 
-    Thirty times as fast as decoding. It finds what is empty, too large or not an image, and JPEG, PNG and GIF
-    files that are cut short; other damage is found by decoding alone. A file without the usual end is
-    decoded, so that nothing is refused here that `read_image` reads.
+    The check finds files that are empty, too large or not an image, and truncated JPEG, PNG and GIF files.
+    Only decoding finds other damage. A file without the usual end marker is decoded, so that every file that
+    `read_image` decodes passes the check. Arguments and errors are those of `read_image`.
     """
     _with_file(source, name, _checked)
 
 
 def as_pixels(image):
-    """A PIL image of mode "RGB" or "L" as uint8 (H, W, channels)."""
+    """Convert a PIL image of mode "RGB" or "L" to a uint8 array (H, W, channels)."""
     pixels = np.asarray(image)
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def as_image(pixels):
-    """uint8 (H, W, channels), 1 or 3 of them, as a PIL image."""
+    """Convert a uint8 array (H, W, channels) with 1 or 3 channels to a PIL image."""
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def _with_file(source, name, use):
-    """`use(opened PIL image, stream, name)`; whatever goes wrong is a ValueError that starts with the name.
+    """Return `use(opened PIL image, stream, name)`, or raise a ValueError that starts with the name.
 
-    Where it fails, it is tried once more without the file's metadata. Decoders may raise anything at all for
-    a damaged file (struct.error, RuntimeError, zlib.error, MemoryError, ...), so that everything is caught.
+    After a failure, the file is tried once more without its metadata. All exceptions are caught because
+    decoders raise many types for damaged files (struct.error, RuntimeError, zlib.error, MemoryError, ...).
     """
     is_path = isinstance(source, str | os.PathLike)
     if name is None:
@@ -118,18 +122,18 @@ def _with_file(source, name, use):
             if not isinstance(error, UnsupportedError):
                 with contextlib.suppress(Exception):
                     return _use(_without_metadata(stream, name), name, use)
-            raise ValueError(f"{name}: {_why(error)}") from error
+            raise ValueError(f"{name}: {_explanation(error)}") from error
 
 
-def _why(error):
+def _explanation(error):
     text = reason(error)
     if isinstance(error, UnsupportedError) or getattr(error, "errno", None) is not None:
         return text
     if "truncated" in text.lower():
         return "the file is truncated"
-    if isinstance(error, UnidentifiedImageError):  # its own text names the stream object
-        return "damaged, or stored in a way that is not supported; save it as PNG or JPEG"
-    return f"cannot be decoded ({text}); save it anew as PNG or JPEG"
+    if isinstance(error, UnidentifiedImageError):  # whose text only shows the stream object
+        return "damaged, or its encoding is not supported. Save it as PNG or JPEG"
+    return f"cannot be decoded ({text}). Save it again as PNG or JPEG"
 
 
 def _use(stream, name, use):
@@ -144,20 +148,20 @@ def _opened(stream, name):
     format_ = identify(head, name)
     if format_ is None:
         raise UnsupportedError(describe(head))
-    if format_ in _READ_AS_A_WHOLE and (size := _size(stream)) > MAX_BYTES:
+    if format_ in _READ_COMPLETELY and (size := _size(stream)) > MAX_BYTES:
         raise UnsupportedError(
-            f"{size / 2**20:.0f} MiB are more than the limit of {MAX_BYTES / 2**20:.0f} MiB"
+            f"file size {size / 2**20:.0f} MiB exceeds the limit of {MAX_BYTES / 2**20:.0f} MiB"
         )
     if format_ == "HEIF":
         _register_heif()
-    if format_ == "JPEG":  # Pillow's factory goes through the metadata for further images (MPO)
+    if format_ == "JPEG":  # Image.open also parses metadata for further images (MPO)
         image = JpegImagePlugin.JpegImageFile(stream)
     else:
         image = Image.open(stream, formats=(format_,))
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise UnsupportedError(
-            f"{image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS / 1e6:g} million"
+            f"{image.width} x {image.height} pixels exceed the limit of {MAX_PIXELS / 1e6:g} million"
         )
     return image
 
@@ -166,37 +170,35 @@ def _register_heif():
     try:
         import pillow_heif
     except ImportError as error:
-        raise UnsupportedError(
-            "HEIC images need the package pillow-heif: pip install 'focalnets[heic]'"
-        ) from error
+        raise UnsupportedError("HEIC needs the package pillow-heif: pip install 'focalnets[heic]'") from error
     pillow_heif.register_heif_opener()
 
 
 def _decoded(image, stream, name, channels, smallest):
     mode = "RGB" if channels == 3 else "L"
-    how = examine(image, stream)
+    stored = examine(image, stream)
     turned = image_orientation(image)
     size = None
     if smallest is not None and turned >= 5:
         size = smallest(image.width, image.height)
     elif smallest is not None:
         size = smallest(image.height, image.width)[::-1]
-    if image.format == "JPEG":  # HEIF would take a thumbnail from the file
+    if image.format == "JPEG":  # for HEIF, `draft` would select a thumbnail
         image.draft(mode, size)
     image.load()
-    return upright(as_8_bits(image, how, mode, name), turned)
+    return upright(as_8_bits(image, stored, mode, name), turned)
 
 
 def image_orientation(image):
-    """EXIF orientation of an opened PIL image, 1 to 8; damaged metadata count as 1.
+    """EXIF orientation of an opened PIL image, 1 to 8. It is 1 for damaged metadata.
 
-    Pillow turns TIFF files itself, at the end of decoding; their size is that of the upright image already.
+    It is also 1 for TIFF, because Pillow itself rotates TIFF images and reports the size after rotation.
     """
     return 1 if image.format == "TIFF" else orientation(image.info)
 
 
 def upright(image, turned):
-    """A decoded PIL image put upright, where `turned` is what `image_orientation` said before."""
+    """Rotate or mirror a decoded PIL image so that it is upright. `turned` is its `image_orientation`."""
     return image.transpose(_UPRIGHT[turned]) if turned in _UPRIGHT else image
 
 
@@ -204,15 +206,15 @@ def _checked(image, stream, name):
     examine(image, stream)
     ending, within = _ENDINGS.get(image.format, (b"", 0))
     tail = _tail(stream, within)
-    if image.format == "JPEG":  # a thumbnail in the head has an end of its own
+    if image.format == "JPEG":  # a thumbnail in the metadata has its own end marker
         tail = tail[max(tail.rfind(b"\xff\xda"), 0) :]
-    if ending not in tail:  # some writers leave it out, others write much behind it
+    if ending not in tail:  # some programs omit the marker, others append many bytes after it
         stream.seek(0)
         image.load()
 
 
 def _without_metadata(stream, name):
-    """A stream of the same image without its metadata; ValueError if that makes no difference."""
+    """A stream of the image without its metadata. ValueError if this makes no difference."""
     if _size(stream) > MAX_BYTES:
         raise ValueError("too large")
     stream.seek(0)

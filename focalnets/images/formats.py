@@ -1,18 +1,18 @@
-"""Image formats: which ones are opened, and how a file's first bytes tell them apart.
+"""Supported image formats, and their identification by the first bytes of a file.
 
-The content decides the decoder. A suffix is a hint only: it says which files of a folder are meant to be
-images, and names the few formats that have no signature.
+The content selects the decoder. The suffix only decides if a file of a folder is expected to be an image,
+and identifies the few formats without a signature.
 """
 
 import pathlib
 import re
 
-# Bytes that `identify` needs: a HEIF container lists its brands here.
+# Number of bytes that `identify` needs. They include the list of brands of a HEIF container.
 HEAD = 64
 
-# Pillow format -> what its files start with. Left out on purpose: EPS and WMF (Pillow hands them to another
-# program), BUFR, GRIB, HDF5 and MPEG (Pillow has no decoder), IPTC (a container that opens any format), FITS,
-# MCIDAS and SPIDER (measurements without a known range), and IM, IMT, PCD and XVTHUMB (out of use).
+# Pillow format -> signature. Not included: EPS and WMF (Pillow runs another program), BUFR, GRIB, HDF5 and
+# MPEG (Pillow has no decoder), IPTC (a container of any format), FITS, MCIDAS and SPIDER (samples without a
+# known range), and IM, IMT, PCD and XVTHUMB (obsolete).
 _SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -41,7 +41,7 @@ _SIGNATURES = {
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in _SIGNATURES.items()}
 
-# Formats without a signature, or with one that other files start with as well.
+# Formats without a signature, or whose signature is not unique.
 _BY_SUFFIX = {
     **dict.fromkeys((".tga", ".icb", ".vda", ".vst"), "TGA"),
     **dict.fromkeys((".fli", ".flc"), "FLI"),
@@ -53,23 +53,23 @@ _BY_SUFFIX = {
     ".xbm": "XBM",
 }
 
-# Every Pillow format that is opened. HEIF needs the package pillow-heif (the extra `heic`).
+# All supported Pillow formats. HEIF needs the package pillow-heif (the extra `heic`).
 FORMATS = tuple(dict.fromkeys((*_PATTERNS, *_BY_SUFFIX.values())))
 
-# What often lies under the name of an image, by what it starts with in lower case.
+# Signature in lower case -> description of other content that often has the suffix of an image.
 _OTHERS = {
-    rb"<!doctype html|<html": "a web page, perhaps of a failed download",
-    rb"%!ps|\xc5\xd0\xd3\xc6": "PostScript, which is not read because it is a program",
-    rb"%pdf": "a PDF; export its pages as PNG",
-    rb"<\?xml|<svg": "XML, perhaps a vector image (SVG); export it as PNG",
-    rb"version https://git-lfs": "a pointer of Git LFS; fetch the file with `git lfs pull`",
+    rb"<!doctype html|<html": "a web page, perhaps from a failed download. Download the image again",
+    rb"%!ps|\xc5\xd0\xd3\xc6": "PostScript, which is not decoded because it is a program. Save it as PNG",
+    rb"%pdf": "a PDF. Export its pages as PNG",
+    rb"<\?xml|<svg": "XML, perhaps a vector image (SVG). Export it as PNG",
+    rb"version https://git-lfs": "a Git LFS pointer. Fetch the file with `git lfs pull`",
     rb".{4}ftyp|\x1a\x45\xdf\xa3": "a video",
     rb"pk\x03\x04": "a zip archive",
-    rb"\xff\x0a|\x00\x00\x00\x0cjxl ": "JPEG XL, which is not supported; save it as PNG or JPEG",
-    rb"simple  =": "FITS, whose pixels have no known range; save it with 8 or 16 bits",
+    rb"\xff\x0a|\x00\x00\x00\x0cjxl ": "JPEG XL. Save it as PNG or JPEG",
+    rb"simple  =": "FITS, whose pixels have no known range. Save it with 8 or 16 bits, as PNG or TIFF",
 }
 
-# Suffixes of files that are meant to be images.
+# Suffixes of files that are expected to be images.
 IMAGE_SUFFIXES = frozenset(
     """
     .jpg .jpeg .jpe .jfif .mpo .png .apng .gif .webp .avif .avifs .heic .heif .hif .bmp .dib .tif .tiff
@@ -80,14 +80,14 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def identify(head, name=""):
-    """Pillow's name of an image format.
+    """Identify the format of an image.
 
     Args:
-        head: bytes. The first `HEAD` bytes of a file, or all of a shorter file.
-        name: str. Name of the file. Its suffix decides where the content cannot. Defaults to "".
+        head: bytes. The first `HEAD` bytes of a file, or all bytes of a shorter file.
+        name: str. Name of the file. Its suffix identifies formats without a signature. Defaults to "".
 
     Returns:
-        A member of `FORMATS`, or None if the file is not an image that is opened.
+        str. Pillow's name of the format, a member of `FORMATS`, or None if the format is not supported.
 
     >>> from focalnets.images.formats import identify
     >>> identify(b"GIF89a")
@@ -102,25 +102,25 @@ def identify(head, name=""):
 
 
 def describe(head):
-    """What the content of a file is that `identify` does not know, for an error message.
+    """Describe the content of a file that `identify` does not know, for an error message.
 
     >>> from focalnets.images.formats import describe
     >>> describe(b"")
     'an empty file'
-    >>> describe(b"%!PS-Adobe-3.0 EPSF-3.0")
-    'not an image, whatever its name says: PostScript, which is not read because it is a program'
+    >>> describe(b"%PDF-1.4")
+    'not a supported image: a PDF. Export its pages as PNG'
     """
     if not head:
         return "an empty file"
     start = head[:HEAD].lstrip().lower()
-    known = next((text for pattern, text in _OTHERS.items() if re.match(pattern, start, re.DOTALL)), None)
-    return "not an image, whatever its name says" + (f": {known}" if known else "")
+    known = (text for pattern, text in _OTHERS.items() if re.match(pattern, start, re.DOTALL))
+    return f"not a supported image: {next(known, 'its content has no known image format')}"
 
 
 def is_image(head):
-    """Whether a file is an image, told from its first `HEAD` bytes.
+    """Check if the first `HEAD` bytes of a file are those of an image.
 
-    Formats without a signature (TGA, for instance) are known by their suffix only: see `IMAGE_SUFFIXES`.
+    Formats without a signature, such as TGA, are known by their suffix only. See `IMAGE_SUFFIXES`.
 
     >>> from focalnets.images.formats import is_image
     >>> is_image(b"\\xff\\xd8\\xff\\xe0"), is_image(b"label,path"), is_image(b"")

@@ -1,8 +1,8 @@
-"""Samples of any depth, sign and color space as 8-bit RGB or grayscale: the same pixels, or an error.
+"""Conversion of samples of any bit depth and color space to 8-bit RGB or grayscale.
 
-Pillow reads many forms of an image faithfully. This module handles those in which it does not: 16-bit samples
-with fewer significant bits, values that mean white at 0, color maps of another scale, transparency in another
-scale than the pixels, and samples whose range nobody states.
+Pillow decodes most files correctly. This module handles those that it does not: 16-bit samples with fewer
+significant bits, samples in which 0 is white, color maps and transparency on another scale than the pixels,
+and samples of unknown range, which raise an error.
 """
 
 import struct
@@ -18,29 +18,30 @@ from focalnets.images.metadata import png_chunks
 _BITS, _PHOTOMETRIC, _MAXIMUM, _PLANAR, _COLOR_MAP = 258, 262, 281, 284, 320
 _SAMPLE_FORMAT, _SUBSAMPLING = 339, 530
 
-_SIGNED = "signed pixels have no known range; save it with unsigned 8 or 16 bits"
+_SIGNED = "signed pixels have no known range. Save the image with unsigned 8 or 16 bits"
 
-# Layouts that Pillow reads in files of the other byte order only. Samples of 12 bits are packed the same way.
+# Layouts that Pillow decodes only in little-endian files. Packed 12-bit samples are equal in both byte
+# orders.
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 1, (1,), 1, (12,), ()), ("I;16", "I;12"))
 
-# Bytes at the start of a file in which PNG and JPEG 2000 state the significant bits.
+# Bytes at the start of a file that are searched for the significant bits of PNG and JPEG 2000.
 _HEAD = 65_536
 
-# Writers of these formats leave the fourth byte empty where they have no alpha.
+# Programs write zeros as alpha into images of these formats that have no alpha.
 _UNRELIABLE_ALPHA = ("BMP", "DIB", "TGA", "ICO", "CUR")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a file stores its samples.
+    """Storage of the samples of a file.
 
     Attributes:
-        raw: Pillow's name of the layout of the samples in the file, such as "RGB;16B".
-        wide: whether samples have 16 bits and the file does not say how many of them count.
-        bits: significant bits of a sample; None where all or an unknown number of them count.
-        scaled: whether samples of `bits` bits are meant to be scaled to 16 bits (PNG).
-        white_is_zero: whether 0 means white and Pillow does not invert.
+        raw: str. Pillow's name of the layout of the samples in the file, such as "RGB;16B".
+        wide: bool. Samples have 16 bits, and the file does not state how many are significant.
+        bits: int. Significant bits of a sample, or `None` if all bits or an unknown number are significant.
+        scaled: bool. Samples of `bits` bits should be scaled to 16 bits (PNG).
+        white_is_zero: bool. 0 is white, and Pillow does not invert the samples.
     """
 
     raw: str
@@ -51,16 +52,19 @@ class Stored:
 
 
 def examine(image, stream):
-    """The `Stored` of an opened image whose pixels are not decoded yet.
+    """Examine an opened image before its pixels are decoded.
 
-    Also corrects what Pillow would misread: planes of 16-bit samples and 8-bit color maps of TIFF files.
+    This also corrects what Pillow misreads: planes of 16-bit samples and 8-bit color maps of TIFF files.
 
     Args:
-        image: PIL image as `Image.open` returns it.
-        stream: binary file object that the image was opened from.
+        image: PIL image, as returned by `Image.open`.
+        stream: Binary file object from which the image was opened.
+
+    Returns:
+        A `Stored`.
 
     Raises:
-        UnsupportedError: if nothing states the range of the samples, or their color space is not converted.
+        UnsupportedError: if the range of the samples is unknown, or their color space is not supported.
     """
     raw = image.tile[0].args if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) else raw)
@@ -68,14 +72,14 @@ def examine(image, stream):
         return _examine_tiff(image, raw)
     if image.format == "PNG" and ";16" in raw:
         bits = _png_bits(_start(stream))
-        if image.mode != "I;16" and bits != 16:  # of which Pillow drops the low bytes
+        if image.mode != "I;16" and bits != 16:  # colors, whose low bytes Pillow drops
             bits = None
         return Stored(raw, wide=bits is None, bits=bits if image.mode == "I;16" else None, scaled=True)
     if image.format == "JPEG2000":
         return _examine_jpeg2000(image, raw, _start(stream))
-    if image.format == "PSD" and image.mode == "1":  # Pillow exchanges black and white
-        raise UnsupportedError("Photoshop's bitmaps of 1 bit are not supported; save it as grayscale")
-    if image.format == "PPM":  # Pillow scales by the stated maximum, which may be that of the container
+    if image.format == "PSD" and image.mode == "1":  # Pillow inverts black and white
+        raise UnsupportedError("1-bit Photoshop images are not supported. Save the image as grayscale")
+    if image.format == "PPM":  # Pillow scales by the stated maximum. 65535 may only mean 16-bit storage.
         return Stored(raw, wide=raw == "I;16B" or image.tile[0].args[-1] == 65535)
     if image.format == "SGI":
         return Stored(raw, wide=_start(stream)[3] == 2)
@@ -89,11 +93,11 @@ def _examine_tiff(image, raw):
         raise UnsupportedError(_SIGNED)
     raw_tiles = bool(image.tile) and image.tile[0].codec_name == "raw"
     if raw_tiles and image.mode == "YCbCr" and tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1):
-        raise UnsupportedError("uncompressed YCbCr with subsampled chroma is not decoded; save it as RGB")
-    if (
-        image.mode in ("P", "PA") and max(tags[_COLOR_MAP]) < 256
-    ):  # Pillow divides by 256, as the standard says
-        image.palette = None
+        raise UnsupportedError(
+            "uncompressed YCbCr with subsampled chroma is not supported. Save the image as RGB"
+        )
+    if image.mode in ("P", "PA") and max(tags[_COLOR_MAP]) < 256:
+        image.palette = None  # Pillow expects 16-bit color maps, as the standard does, and divides by 256
         image.info["color_map"] = np.array(tags[_COLOR_MAP], "uint8").reshape(3, -1).T.tobytes()
     wide = tags.get(_BITS, (1,))[0] == 16
     if wide and raw_tiles and tags.get(_PLANAR) == 2:
@@ -117,7 +121,7 @@ def _start(stream):
 
 
 def _png_bits(head):
-    """Significant bits by the chunk sBIT (PNG, third edition, 11.3.3.6)."""
+    """Significant bits from the chunk sBIT (PNG, third edition, 11.3.3.6)."""
     for kind, chunk in png_chunks(head):
         if kind == b"sBIT" and len(chunk) > 12:
             return chunk[8] if 8 <= chunk[8] <= 16 else None
@@ -127,7 +131,7 @@ def _png_bits(head):
 
 
 def _examine_jpeg2000(image, raw, head):
-    """From the marker SIZ (ISO 15444-1, A.5.1), which states the bits of every component."""
+    """Read the marker SIZ (ISO 15444-1, A.5.1), which states the bits of every component."""
     place = head.find(b"\xff\x4f\xff\x51")
     (count,) = struct.unpack_from(">H", head, place + 40)
     components = head[place + 42 : place + 42 + 3 * count : 3]
@@ -135,32 +139,32 @@ def _examine_jpeg2000(image, raw, head):
         raise UnsupportedError(_SIGNED)
     bits = max(components) + 1
     if bits > 8 and count > 1:  # Pillow 13 rounds the brightest values up to 256, which become 0
-        raise UnsupportedError(f"JPEG 2000 colors of {bits} bits are not supported; save 8 bits, or PNG")
-    if bits < 8 and image.mode in ("P", "PA"):  # Pillow shifts the indices as if they were samples
-        raise UnsupportedError(f"JPEG 2000 palettes of {bits} bits are not supported; save a PNG")
+        raise UnsupportedError(f"{bits}-bit JPEG 2000 colors are not supported. Save 8-bit colors, or a PNG")
+    if bits < 8 and image.mode in ("P", "PA"):  # Pillow shifts palette indices like samples
+        raise UnsupportedError(f"{bits}-bit JPEG 2000 palettes are not supported. Save the image as PNG")
     return Stored(raw, wide=bits == 16, bits=bits if bits < 8 else None)
 
 
 def as_8_bits(image, stored, mode, name="image"):
-    """A decoded image as a PIL image of mode "RGB" or "L".
+    """Convert a decoded image to a PIL image of mode "RGB" or "L".
 
-    Transparency is laid on white. Of 16-bit samples the high byte is kept, or the high 8 of the bits that the
-    file states.
+    Transparent pixels are blended with white. 16-bit samples are reduced to their high byte, or to the high 8
+    of the bits that the file states.
 
     Args:
-        image: decoded PIL image of any mode.
-        stored: what `examine` returned for it.
-        mode: "RGB" or "L".
-        name: str. How a warning calls the image. Defaults to "image".
+        image: PIL image. Decoded, of any mode.
+        stored: `Stored`. Result of `examine` for this image.
+        mode: str. "RGB" or "L".
+        name: str. Name of the image in warnings. Defaults to "image".
 
     Raises:
-        UnsupportedError: if the samples are floats or have 32 bits, or if 16-bit samples look like unscaled
-            ones of 8 to 14 bits and the file does not state how many bits count.
+        UnsupportedError: if samples are floats or have 32 bits, or if 16-bit samples look like unscaled
+            samples of 8 to 14 bits and the file does not state how many bits are significant.
     """
     if image.mode == "LAB":
-        raise UnsupportedError("CIE Lab colors are not converted; save it as RGB")
+        raise UnsupportedError("CIE Lab colors are not supported. Save the image as RGB")
     if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
-        raise UnsupportedError("32-bit pixels have no known range; save it with 8 or 16 bits")
+        raise UnsupportedError("32-bit pixels have no known range. Save the image with 8 or 16 bits")
     transparency = image.info.get("transparency")
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image).astype("uint16")
@@ -171,20 +175,22 @@ def as_8_bits(image, stored, mode, name="image"):
     else:
         if stored.wide and image.mode != "CMYK":
             check_high_bytes(image, name)
-        if stored.bits is not None:  # fewer than 8, which Pillow has only shifted
+        if stored.bits is not None:  # fewer than 8: Pillow shifts these samples instead of scaling them
             top = 256 - 2 ** (8 - stored.bits)
             image = image.point(
                 [min(255, round(value * 255 / top)) for value in range(256)] * len(image.getbands())
             )
-        image = _on_white(_with_color_map(image), stored, transparency)
+        if (colors := image.info.get("color_map")) is not None:
+            image.putpalette(colors)
+        image = _on_white(image, stored, transparency)
     return image if image.mode == mode else image.convert(mode)
 
 
 def _high_bytes(values, stored, name):
     bits = stored.bits
-    if stored.scaled and bits is not None:  # by the standard; but some writers leave the samples as they are
-        below = values & (2 ** (16 - bits) - 1)
-        if values.max() >= 2**bits or below.max() <= 1:
+    if stored.scaled and bits is not None:  # the standard requires scaling, but some programs do not scale
+        low_bits = values & (2 ** (16 - bits) - 1)
+        if values.max() >= 2**bits or low_bits.max() <= 1:
             bits = None
     if stored.wide:
         check_range(values, name)
@@ -195,19 +201,12 @@ def _high_bytes(values, stored, name):
     return np.round((top - values if stored.white_is_zero else values) * (255 / top)).astype("uint8")
 
 
-def _with_color_map(image):
-    colors = image.info.get("color_map")
-    if colors is not None:
-        image.putpalette(colors)
-    return image
-
-
 def _on_white(image, stored, transparency):
-    """Any 8-bit mode as one without alpha."""
+    """Convert an image of any 8-bit mode to a mode without alpha."""
     format_ = image.format
     if format_ == "TGA" and (stored.raw == "BGRA;15Z" or image.mode == "P"):
-        return image.convert("RGB")  # one bit, whose meaning differs between writers
-    if image.mode in ("La", "RGBa"):  # alpha is multiplied in
+        return image.convert("RGB")  # programs disagree about the meaning of the alpha bit
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if transparency is not None and image.mode in ("L", "RGB"):
         image.info["transparency"] = _on_scale(transparency, stored.raw)
@@ -220,10 +219,10 @@ def _on_white(image, stored, transparency):
 
 
 def _on_scale(transparency, raw):
-    """PNG states the transparent sample in the depth of the file; pixels have 8 bits by now."""
+    """Convert PNG's transparent sample from the bit depth of the file to 8 bits."""
     if raw in ("L;2", "L;4"):
-        most = 2 ** int(raw[-1]) - 1
-        return transparency * (255 // most) if transparency <= most else transparency
+        highest = 2 ** int(raw[-1]) - 1
+        return transparency * (255 // highest) if transparency <= highest else transparency
     if ";16" in raw and isinstance(transparency, tuple):
         return tuple(value >> 8 for value in transparency)
     return transparency

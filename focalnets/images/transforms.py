@@ -1,4 +1,4 @@
-"""Random changes to one image, drawn from a generator of its own; the pixels are Pillow's work."""
+"""Random changes to single images, computed by Pillow."""
 
 import math
 
@@ -12,18 +12,18 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-# What geometric operations uncover.
-_GREY = 128
+# Value of pixels that geometric operations uncover.
+_GRAY = 128
 
 
 def transform(opened, size, augmentation, generator):
-    """One image as `augmentation` wants it, up to what `loader.Loader` does with whole batches.
+    """Apply the part of an augmentation that changes single images. `Loader` applies the rest to batches.
 
     Args:
-        opened: function smallest -> PIL image, "RGB" or "L"; see `decode.open_image` for `smallest`.
-        size: (height, width) to deliver; of no effect if the augmentation does not crop or resize.
-        augmentation: an `Augmentation`.
-        generator: the NumPy generator of this image in this epoch.
+        opened: Function of `smallest` that returns a PIL image of mode "RGB" or "L". See `decode.open_image`.
+        size: (int, int). Height and width of the result. Used only if the augmentation crops or resizes.
+        augmentation: `Augmentation`.
+        generator: NumPy generator of this image in this epoch.
 
     Returns:
         A PIL image of the same mode.
@@ -45,20 +45,17 @@ def transform(opened, size, augmentation, generator):
 
 
 def _random_resized_crop(opened, size, area, interpolation, generator):
-    """The crop is drawn before decoding, so that a large JPEG is decoded no larger than the crop needs."""
+    """Draw the crop before decoding, so that large JPEGs can be decoded at a reduced size."""
     drawn = None
 
     def smallest(height, width):
         nonlocal drawn
         left, top, right, bottom = crop_box(height, width, area, generator)
         drawn = (left / width, top / height, right / width, bottom / height)
-        return (
-            math.ceil(size[0] * height / (bottom - top)),
-            math.ceil(size[1] * width / (right - left)),
-        )
+        return math.ceil(size[0] * height / (bottom - top)), math.ceil(size[1] * width / (right - left))
 
     image = opened(smallest)
-    if drawn is None:  # it was decoded already
+    if drawn is None:  # the image was decoded before and `smallest` was not called
         smallest(image.height, image.width)
     left, top, right, bottom = drawn
     box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
@@ -73,16 +70,17 @@ def _resized(image, size, interpolation, box):
 
 
 def crop_box(height, width, area, generator):
-    """(left, top, right, bottom) of a random crop: a share of the area, an aspect of 3:4 to 4:3.
+    """Draw the box (left, top, right, bottom) of a crop, with an aspect ratio between 3:4 and 4:3.
 
-    Ten tries to fit one in, then the largest crop in the middle of an allowed aspect.
+    `area` is the range of the area as a fraction of the image. If none of ten random crops fits into the
+    image, the result is the largest central crop with an aspect ratio in this range.
 
     Source: "Inception crop" (Szegedy et al., 2015), as torchvision's RandomResizedCrop.
     """
     for _ in range(10):
-        wanted = generator.uniform(*area) * height * width
+        pixels = generator.uniform(*area) * height * width
         aspect = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        wide, high = round(math.sqrt(wanted * aspect)), round(math.sqrt(wanted / aspect))
+        wide, high = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < wide <= width and 0 < high <= height:
             left, top = generator.integers(width - wide + 1), generator.integers(height - high + 1)
             return (int(left), int(top), int(left) + wide, int(top) + high)
@@ -109,20 +107,21 @@ def _color_jitter(image, strength, generator):
     return image
 
 
-# === RandAugment: the paper's 14 operations; `level` is the strength, 0 to 1, `sign` -1 or 1 ===
+# === RandAugment: the paper's 14 operations, with `level` (strength) from 0 to 1 and `sign` -1 or 1 ===
+
+
+def _fill(image):
+    return (_GRAY,) * 3 if image.mode == "RGB" else _GRAY
 
 
 def _affine(image, matrix):
-    fill = (_GREY,) * len(image.getbands())
-    fill = fill if len(fill) > 1 else _GREY
     return image.transform(
-        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=fill
+        image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=_fill(image)
     )
 
 
 def _rotate(image, level, sign):
-    fill = (_GREY,) * 3 if image.mode == "RGB" else _GREY
-    return image.rotate(30 * level * sign, Image.Resampling.BILINEAR, fillcolor=fill)
+    return image.rotate(30 * level * sign, Image.Resampling.BILINEAR, fillcolor=_fill(image))
 
 
 def _enhance(enhancer):

@@ -66,7 +66,7 @@ def test_wrong_data_sets_are_explained(folder, tmp_path):
     with pytest.raises(ValueError, match="holds no images of the form"):
         open_dataset(str(tmp_path / "empty"))
     (folder / "train" / "red" / "bad.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"bad\.jpg: not an image, whatever"):
+    with pytest.raises(ValueError, match=r"bad\.jpg: not a supported image: its content"):
         open_dataset(str(folder), prepare=FocalNetImageConverter((8, 8)).prepare)
     (folder / "train" / "red" / "bad.jpg").unlink()
     (folder / "test" / "pink").mkdir()
@@ -94,7 +94,7 @@ def test_images_of_every_kind_become_uint8(tmp_path, monkeypatch):
     turned[0x0112] = 6
     assert saved(Image.new("RGB", (3, 2)), "turned.jpg", exif=turned).shape == (3, 2, 3)
     monkeypatch.setattr("focalnets.images.decode.MAX_PIXELS", 5)
-    with pytest.raises(ValueError, match="more than the limit"):
+    with pytest.raises(ValueError, match="pixels exceed the limit"):
         read_image(tmp_path / "palette.png")
 
 
@@ -454,12 +454,12 @@ def strange_folder(tmp_path):
 
 
 BAD = {
-    "bomb.png": "12000 x 12000 pixels are more than the limit of 64 million",
+    "bomb.png": "12000 x 12000 pixels exceed the limit of 64 million",
     "cut.jpg": "truncated",
     "empty.png": "an empty file",
     "folder.jpg": "a folder, not an image",
     "gone.png": "no such file (or a link to one that is gone)",
-    "words.jpg": "not an image, whatever its name says",
+    "words.jpg": "not a supported image: its content has no known image format",
 }
 
 

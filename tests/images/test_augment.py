@@ -1,4 +1,4 @@
-"""Augmentation: each change does what it says, to the images and to the targets."""
+"""Augmentation of images and targets."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def rng(seed=0):
 
 
 def make_image(height=40, width=60, mode="RGB"):
-    """A ramp from left to right, another from top to bottom, and a blue square."""
+    """Image with a red ramp from left to right, a green ramp from top to bottom, and a blue square."""
     pixels = np.zeros((height, width, 3), "uint8")
     pixels[..., 0] = np.linspace(0, 255, width)
     pixels[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -28,7 +28,7 @@ def make_image(height=40, width=60, mode="RGB"):
     return Image.fromarray(pixels).convert(mode)
 
 
-def test_random_resized_crops_have_the_areas_and_aspects_asked_for():
+def test_crop_box_draws_areas_and_aspect_ratios_in_range():
     generator = rng()
     boxes = np.array([transforms.crop_box(300, 400, (0.08, 1.0), generator) for _ in range(2000)])
     left, top, right, bottom = boxes.T
@@ -42,12 +42,13 @@ def test_random_resized_crops_have_the_areas_and_aspects_asked_for():
     assert area.max() > 0.9
     assert 0.74 < aspect.min() < 0.78
     assert 1.28 < aspect.max() < 1.36
-    assert abs(np.mean((left + right) / 2) - 200) < 5, "centered on average"
-    assert transforms.crop_box(10, 1000, (0.9, 1.0), generator) == (493, 0, 506, 10), "none fits: the middle"
+    assert abs(np.mean((left + right) / 2) - 200) < 5, "not centered on average"
+    # No random crop fits here, so the result is the central crop.
+    assert transforms.crop_box(10, 1000, (0.9, 1.0), generator) == (493, 0, 506, 10)
 
 
-def test_a_random_resized_crop_shows_that_part_of_the_image():
-    """On two ramps, the colors of the corners tell which part was cut."""
+def test_transform_with_random_resized_crop_returns_drawn_part_of_image():
+    """The ramps show the position of the crop."""
     augmentation = Augmentation(random_resized_crop=(0.2, 0.5))
     opened = lambda smallest: make_image(400, 600)  # noqa: E731
     found = as_pixels(transforms.transform(opened, (32, 32), augmentation, rng(3)))
@@ -59,7 +60,7 @@ def test_a_random_resized_crop_shows_that_part_of_the_image():
     assert found[-1, 16, 1] == pytest.approx(255 * bottom / 400, abs=5)
 
 
-def test_the_tutorials_crop_keeps_48_of_52():
+def test_transform_with_resize_crop_returns_random_crops_of_resized_image():
     augmentation = Augmentation(resize_crop=52)
     whole = as_pixels(make_image(32, 32).resize((52, 52), Image.Resampling.BILINEAR))
     places = set()
@@ -78,7 +79,7 @@ def test_the_tutorials_crop_keeps_48_of_52():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_every_operation_of_randaugment_changes_the_image_and_keeps_its_form(mode):
+def test_randaugment_operations_change_pixels_but_not_shape(mode):
     image = make_image(mode=mode)
     unchanged = []
     for index, operation in enumerate(transforms._OPERATIONS):
@@ -89,10 +90,10 @@ def test_every_operation_of_randaugment_changes_the_image_and_keeps_its_form(mod
             unchanged.append(index)
         if index not in (1, 2):  # autocontrast and equalize have no strength
             np.testing.assert_array_equal(weak, as_pixels(image), err_msg=f"operation {index} at strength 0")
-    assert unchanged == ([0] if mode == "RGB" else [0, 6]), "gray has no color to change"
+    assert unchanged == ([0] if mode == "RGB" else [0, 6])  # 6 changes saturation, which gray images lack
 
 
-def test_color_jitter_changes_brightness_within_its_bounds():
+def test_color_jitter_changes_brightness_within_bounds():
     flat = Image.new("RGB", (4, 4), (100, 100, 100))
     means = [
         as_pixels(transforms.transform(lambda _: flat, None, Augmentation(color_jitter=0.4), rng(i))).mean()
@@ -102,21 +103,21 @@ def test_color_jitter_changes_brightness_within_its_bounds():
     assert 135 < max(means) <= 141
 
 
-def test_erasing_replaces_a_rectangle_of_the_size_asked_for():
+def test_erase_replaces_one_rectangle_with_area_in_range():
     image = np.full((50, 80, 3), 7, "uint8")
-    shares = []
+    fractions = []
     for seed in range(300):
         changed = np.any(erase(image, rng(seed)) != image, axis=-1)
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         box = changed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        assert box.mean() > 0.9, "one full rectangle"
-        shares.append(box.size / changed.size)
-    assert 0.015 < min(shares) < 0.05
-    assert 0.28 < max(shares) < 0.34
-    assert np.all(image == 7), "the image given is left alone"
+        assert box.mean() > 0.9, "not one full rectangle"
+        fractions.append(box.size / changed.size)
+    assert 0.015 < min(fractions) < 0.05
+    assert 0.28 < max(fractions) < 0.34
+    assert np.all(image == 7), "the input was changed"
 
 
-def test_mixup_and_cutmix_mix_targets_as_they_mix_pixels():
+def test_mix_mixes_targets_in_proportion_to_pixels():
     images = np.stack([np.full((8, 10, 3), value, "uint8") for value in (0, 60, 140, 250)])
     targets = np.eye(4, dtype="float32")
     kinds = set()
@@ -132,24 +133,24 @@ def test_mixup_and_cutmix_mix_targets_as_they_mix_pixels():
     assert all(only)
 
 
-def test_mixing_through_the_loader_keeps_the_labels_of_the_pixels():
-    """Images of one value each: the mean pixel of a mixed image tells its targets."""
+def test_loader_mixes_targets_in_proportion_to_pixels():
+    """The original images are uniform, so the mean of a mixed image determines its targets."""
     images = np.repeat(np.arange(0, 200, 20, dtype="uint8"), 3).reshape(-1, 1, 1, 1) * np.ones(
         (1, 6, 6, 1), "uint8"
     )
     split = Split(images, np.repeat(np.arange(10), 3))
     loader = Loader(split, ImageClassification(10), 8, True, Augmentation(mixup=1.0, cutmix=1.0))
-    shares = set()
+    weights = set()
     for index in range(len(loader)):
         batch, targets = loader[index]
         np.testing.assert_allclose(
             batch.mean(axis=(1, 2, 3)), targets @ np.arange(0, 200, 20), atol=0.51, rtol=0
         )
-        shares.add(round(float(targets[0].max()), 4))
-    assert len(shares) > 1, "a draw a batch"
+        weights.add(round(float(targets[0].max()), 4))
+    assert len(weights) > 1, "all batches have the same weight"
 
 
-def test_erasing_and_flipping_concern_the_share_asked_for():
+def test_loader_erases_and_flips_expected_fraction_of_images():
     split = Split(
         np.tile(np.arange(64, dtype="uint8").reshape(1, 8, 8, 1), (400, 1, 1, 1)), np.zeros(400, int)
     )
@@ -158,15 +159,15 @@ def test_erasing_and_flipping_concern_the_share_asked_for():
     loader = Loader(split, ImageClassification(1), 400, augmentation=Augmentation(flip=True))
     batch, _ = loader[0]
     loader.epoch = 1
-    np.testing.assert_array_equal(loader[0][0], batch[:, :, ::-1], "every other epoch the other way")
+    np.testing.assert_array_equal(loader[0][0], batch[:, :, ::-1], "epoch 1 must mirror the other half")
     mirrored = np.all(batch == split.images[:, :, ::-1], axis=(1, 2, 3))
     assert 0.4 < mirrored.mean() < 0.6
     assert np.all(mirrored | np.all(batch == split.images, axis=(1, 2, 3)))
 
 
-def test_grey_digits_pass_through_everything():
+def test_loader_applies_every_augmentation_to_grayscale_images():
     digits = open_dataset("digits", channels=1).splits["train"]
-    everything = Augmentation(
+    augmentation = Augmentation(
         random_resized_crop=(0.5, 1),
         pad_crop=1,
         color_jitter=0.4,
@@ -176,7 +177,7 @@ def test_grey_digits_pass_through_everything():
         mixup=1,
         cutmix=1,
     )
-    batch, targets = Loader(digits, ImageClassification(10), 32, True, everything, (12, 12))[0]
+    batch, targets = Loader(digits, ImageClassification(10), 32, True, augmentation, (12, 12))[0]
     assert batch.shape == (32, 12, 12, 1)
     assert targets.shape == (32, 10)
     assert as_pixels(as_image(batch[0])).shape == (12, 12, 1)
@@ -193,10 +194,10 @@ def test_grey_digits_pass_through_everything():
         ("randaugment_magnitude", 11),
     ],
 )
-def test_values_out_of_range_are_refused(field, value):
+def test_augmentation_rejects_invalid_values(field, value):
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(Augmentation(), **{field: value})
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(ValueError, match=r"Got random_resized_crop=.* and resize_crop=52\. Set only one"):
         Augmentation(random_resized_crop=(0.1, 1), resize_crop=52)
     with pytest.raises(ValueError, match="needs image_size"):
         Loader(

@@ -1,4 +1,4 @@
-"""Image formats are recognized by their content."""
+"""Identification of image formats by content and suffix."""
 
 import io
 
@@ -9,13 +9,13 @@ from focalnets.images.formats import FORMATS, HEAD, IMAGE_SUFFIXES, identify, is
 
 Image.init()
 MODES = ("RGB", "P", "1")
-# Formats that Pillow writes and that have no signature of their own.
+# Formats that Pillow writes, and suffixes of those without a unique signature.
 WRITTEN = sorted(set(FORMATS) & set(Image.SAVE) - {"HEIF"})
 SUFFIXES = {"DIB": ".dib", "TGA": ".tga", "XBM": ".xbm"}
 
 
 def written(format_):
-    """An image in that format, in the first mode that it can store."""
+    """Bytes of an image in a format, in the first mode that the format supports."""
     image = Image.linear_gradient("L").resize((40, 30))
     for mode in MODES:
         file = io.BytesIO()
@@ -28,7 +28,7 @@ def written(format_):
 
 
 @pytest.mark.parametrize("format_", WRITTEN)
-def test_identify_knows_every_format_that_pillow_writes(format_):
+def test_identify_recognizes_every_format_written_by_pillow(format_):
     head = written(format_)[:HEAD]
     assert identify(head, "x" + SUFFIXES.get(format_, ".wrong")) == format_
     assert is_image(head) == (format_ not in SUFFIXES)
@@ -46,7 +46,7 @@ def test_identify_knows_every_format_that_pillow_writes(format_):
         (b"isom\0\0\0\0iso2mp41", None),  # a video
     ],
 )
-def test_identify_tells_heif_from_avif_and_video(brands, format_):
+def test_identify_distinguishes_heif_avif_and_video(brands, format_):
     assert identify(b"\0\0\0\x18ftyp" + brands) == format_
 
 
@@ -70,16 +70,16 @@ def test_identify_tells_heif_from_avif_and_video(brands, format_):
         bytes(64),
     ],
 )
-def test_is_image_refuses_other_files(head):
+def test_is_image_rejects_other_content(head):
     assert not is_image(head)
 
 
-def test_formats_holds_nothing_that_runs_a_program_or_has_no_decoder():
+def test_formats_excludes_programs_and_formats_without_decoder():
     assert set(FORMATS) - {"HEIF"} <= set(Image.OPEN)
     assert not {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC"} & set(FORMATS)
 
 
-def test_image_suffixes_are_those_of_the_formats():
+def test_image_suffixes_match_formats():
     known = {suffix for suffix, format_ in Image.registered_extensions().items() if format_ in FORMATS}
-    assert known - IMAGE_SUFFIXES <= {".pfm", ".heics", ".heifs"}  # floats; films
+    assert known - IMAGE_SUFFIXES <= {".pfm", ".heics", ".heifs"}  # float samples, image sequences
     assert IMAGE_SUFFIXES - known <= {".mpo", ".heic", ".heif", ".hif"}

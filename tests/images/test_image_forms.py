@@ -1,4 +1,4 @@
-"""One image, stored in every form there is: the same pixels within rounding, or an error that says why."""
+"""Decoding of one image that is stored in many forms: equal pixels within rounding, or an error."""
 
 import io
 import pathlib
@@ -30,7 +30,7 @@ from focalnets.images import bit_depth
 from focalnets.images.decode import check_image, read_image
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "images"
-FORMS, ERRORS = {}, {}  # name: (bytes, pixels, tolerance); name: (bytes, part of the message)
+FORMS, ERRORS = {}, {}  # name -> (bytes, pixels, tolerance); name -> (bytes, part of the message)
 
 
 def same(name, data, pixels, tolerance=1):
@@ -42,7 +42,7 @@ def error(name, data, text):
 
 
 def at(pixels, bits):
-    """The pixels with no more than that many bits."""
+    """The pixels rounded to this many bits."""
     return scaled(pixels, bits) / (2**bits - 1) * 255
 
 
@@ -147,13 +147,13 @@ for order in "<>":
                         error(f"{color}{bits}-{name}-{form}.tif", data, UNSUPPORTED)
                     else:
                         expected = pixels if name == "unspecified" else on_white(pixels)
-                        # Dividing by a small alpha multiplies the rounding of what was stored.
+                        # Division by a small alpha increases rounding errors of the stored samples.
                         same(f"{color}{bits}-{name}-{form}.tif", data, expected, 3)
             inks = np.dstack([255 - RGB, 0 * GRAY])
             same(f"cmyk{bits}-{form}.tif", form_of(scaled(inks, bits), bits, 5), RGB)
         for bits in (1, 2, 4, 8):
             samples = scaled(GRAY, bits)
-            for factor in (257, 256, 1):  # 16-bit maps, and 8-bit maps against the standard
+            for factor in (257, 256, 1):  # 16-bit maps, and 8-bit maps, which violate the standard
                 tags = [(320, 3, (ramp(bits) * factor).T.ravel())]
                 expected = ramp(bits)[samples[..., 0]]
                 same(f"palette{bits}-{factor}-{form}.tif", form_of(samples, bits, 3, tags=tags), expected)
@@ -179,7 +179,7 @@ for order in "<>":
         error(f"lab-{form}.tif", form_of(scaled(RGB, 8), 8, 8), "CIE Lab")
     reversed_bits = np.uint32([int(f"{value:08b}"[::-1], 2) for value in GRAY.ravel()]).reshape(GRAY.shape)
     same(f"fill-order-{order}.tif", tiff(reversed_bits, 8, 1, order, tags=[(266, 3, [2])]), GRAY)
-    # Luma of 2 x 2 pixels before their common chroma; the file goes on behind it.
+    # The default subsampling stores the luma of 2 x 2 pixels before their common chroma.
     data = tiff(luma, 8, 6, order)
     error(f"subsampled-{order}.tif", data, "subsampled chroma")
 for compression in ("tiff_lzw", "packbits", "lzma", "zstd"):
@@ -196,7 +196,7 @@ for maximum in (1, 7, 100, 255, 1000, 4095, 65535):
 error("12-of-16.pgm", pnm(scaled(GRAY, 12), 65535), TWELVE)
 error("12-of-16.ppm", pnm(scaled(RGB, 12), 65535), TWELVE)
 
-# === TGA, BMP, ICO: alpha that is empty, one bit of it, masks ===
+# === TGA, BMP, ICO: empty alpha, 1-bit alpha, masks ===
 for bit in (0, 1):
     for described in (0, 1):
         same(f"rgb15-bit{bit}-{described}.tga", tga16(RGB, described, bit), at(RGB, 5))
@@ -223,14 +223,14 @@ same("png.ico", by_pillow(RGB, "ICO", sizes=[(WIDTH, HEIGHT)]), RGB)
 icon = by_pillow(np.dstack([RGB, ALPHA]), "ICO", sizes=[(WIDTH, HEIGHT)], bitmap_format="bmp")
 same("bmp.ico", icon, on_white(RGB))
 
-# === Photoshop, Silicon Graphics, and what Pillow writes by itself ===
+# === Photoshop, Silicon Graphics, and formats that Pillow writes ===
 same("gray.psd", psd(GRAY, 1), GRAY)
 same("rgb.psd", psd(RGB, 3), RGB)
 same("rgb-alpha.psd", psd(np.dstack([RGB, ALPHA]), 3), on_white(RGB))
 same("cmyk.psd", psd(np.dstack([RGB, 0 * GRAY + 255]), 4), RGB)
 same("palette.psd", psd(GRAY, 2, colors=ramp(8).T.astype("uint8").tobytes()), ramp(8)[GRAY[..., 0]])
 error("gray16.psd", psd(scaled(GRAY, 16), 1, 16), UNSUPPORTED)
-error("bitmap.psd", psd(1 - scaled(GRAY, 1), 0, 1), "bitmaps of 1 bit")
+error("bitmap.psd", psd(1 - scaled(GRAY, 1), 0, 1), "1-bit Photoshop images")
 error("lab.psd", psd(RGB, 9), "CIE Lab")
 for bits in (8, 16):
     same(f"gray{bits}.sgi", sgi(scaled(GRAY, bits), bits), GRAY)
@@ -271,7 +271,7 @@ for path in sorted(FIXTURES.iterdir()):
         bits = int(path.name.split("_")[1]) if path.name.startswith("jp2") else 8
         expected = at(GRAY if "gray" in path.name else RGB, bits)
         same(path.name, path.read_bytes(), expected, 1 if path.suffix.startswith(".j2") else 8)
-error("rgb12.jp2", (FIXTURES / "jp2_12_rgb.jp2").read_bytes(), "JPEG 2000 colors of 12 bits")
+error("rgb12.jp2", (FIXTURES / "jp2_12_rgb.jp2").read_bytes(), "12-bit JPEG 2000 colors")
 error("signed.jp2", (FIXTURES / "jp2_signed_gray.jp2").read_bytes(), "signed pixels")
 error("gray12.jpg", (FIXTURES / "jpeg12_gray.jpg").read_bytes(), "12-bit layers")
 
@@ -296,7 +296,7 @@ for bits in (8, 10, 12):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_read_image_gives_the_same_pixels_in_every_form(name):
+def test_read_image_decodes_equal_pixels_from_every_form(name):
     data, expected, tolerance = FORMS[name]
     found = read_image(io.BytesIO(data), expected.shape[-1], name)
     assert found.shape == expected.shape
@@ -305,25 +305,25 @@ def test_read_image_gives_the_same_pixels_in_every_form(name):
 
 
 @pytest.mark.parametrize("color_type", [0, 2])
-def test_read_image_reports_images_that_are_dark_or_of_fourteen_bits(color_type, monkeypatch, caplog):
-    """Where the samples are not saturated, or colors, nothing tells the two apart."""
+def test_read_image_warns_once_of_dark_16_bit_images(color_type, monkeypatch, caplog):
+    """Dark images cannot be distinguished from unscaled 14-bit images that are in color or not saturated."""
     monkeypatch.setattr(bit_depth, "_reported_dark", set())
     samples = scaled(GRAY if color_type == 0 else RGB, 0, 15_000)
     for name in ("first.png", "second.png"):
         read_image(io.BytesIO(png(samples, 16, color_type)), name=name)
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("first.png: 16-bit pixels of at most ")
-    assert "unscaled values of 13 or 14 bits, multiply all images by 8 or 4" in caplog.messages[0]
+    assert "unscaled 13-bit or 14-bit values, multiply all images by 8 or 4" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_read_image_refuses_what_has_no_known_pixels(name):
+def test_read_image_rejects_unsupported_samples(name):
     data, text = ERRORS[name]
     with pytest.raises(ValueError, match=text) as caught:
         read_image(io.BytesIO(data), name=name)
     assert str(caught.value).startswith(f"{name}: ")
 
 
-def test_forms_are_as_many_as_were_found():
+def test_forms_and_errors_are_collected():
     assert len(FORMS) > 280
     assert len(ERRORS) > 50

@@ -83,7 +83,7 @@ def said(call):
         (lambda x: x * 0.0, None, ""),  # black
         (lambda x: x.astype("uint8"), None, ""),
         (lambda x: (x / 255).astype("uint8"), None, ""),
-        (lambda x: (x * 257).astype("int32"), "from 0 to 65535;", "look like 16 bits: divide by 257."),
+        (lambda x: (x * 257).astype("int32"), "from 0 to 65535;", "16-bit images: divide them by 257."),
         (lambda x: x * 4, "from 0 to 1020;", "Scale them to 8 bits."),
     ],
 )

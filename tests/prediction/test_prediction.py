@@ -336,10 +336,12 @@ def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, c
     assert big.shape == (128, 128, 1)
     assert np.ptp(big) <= 1  # of the middle, a pixel wide and high
     assert big[64, 64, 0] in (99, 100)
-    with pytest.raises(ValueError, match="20000 x 1 pixels are too thin to be kept whole"):
+    with pytest.raises(ValueError, match="20000 x 1 pixels are too narrow to resize without a crop"):
         resize_and_crop(strip[..., None], (128, 128), crop=False)
     assert resize_and_crop(np.zeros((20, 320, 1), "uint8"), (32, 32), crop=False).shape == (32, 512, 1)
-    with pytest.raises(ValueError, match=r"320 x 19 pixels are too thin to be kept whole.*16 times"):
+    with pytest.raises(
+        ValueError, match=r"320 x 19 pixels are too narrow to resize without a crop.*16 times"
+    ):
         resize_and_crop(np.zeros((19, 320, 1), "uint8"), (32, 32), crop=False)
     assert resize_and_crop(np.zeros((1024, 2048, 1), "uint8"), None).shape == (1024, 2048, 1)
     for shape in ((1025, 2048, 1), (1, 8193, 1)):
@@ -353,7 +355,7 @@ def test_explain_of_a_thin_image_takes_little_memory(tmp_path, caplog):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     command = ["explain", "focalnet_micro_cifar10", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main([*command, "--on-bad-image", "skip"]) == 0
-    assert "strip.png: 20000 x 20 pixels are too thin" in caplog.text
+    assert "strip.png: 20000 x 20 pixels are too narrow to resize" in caplog.text
     assert (tmp_path / "out" / "long.npz").is_file()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB; it was 4.4 GB
     assert main(["predict", "focalnet_micro_cifar10", str(tmp_path / "strip.png")]) == 0
