@@ -155,7 +155,7 @@ def test_preprocess_converts_channels(net):
             np.random.default_rng(0).random((8, 8, 3)),
             "image 0: The images have values from .* expected pixels",
         ),
-        (np.full((8, 8, 3), 60_000, "uint16"), "values from 6e.04 to 60000; expected .* divide by 257"),
+        (np.full((8, 8, 3), 60_000, "uint16"), "values from 6e.04 to 60000; expected .* divide them by 257"),
         (np.linspace(-124, 151, 192).reshape(8, 8, 3), "values from -124 to 151; .* subtraction of a mean"),
         (np.arange(192, dtype="uint8").view("int8").reshape(8, 8, 3), "values from -128 to 127; .*'uint8'"),
         (np.full((8, 8, 3), np.nan), "NaN or infinite"),
