@@ -1,1 +1,1 @@
-"""Training: recipes, and the one function that carries one out."""
+"""Training: recipes, and the functions that run and resume them."""

@@ -1,4 +1,4 @@
-"""AdamW with what training a network well needs of it."""
+"""AdamW with weight averaging, per-variable learning rates, and decay of kernels only."""
 
 import functools
 
@@ -7,10 +7,10 @@ from keras import ops
 
 from focalnets.ops.backend import fused_adamw
 
-# An average of weights forgets faster in the beginning: min(decay, t / (t + 9)) at update t = 0, 1, ...
+# The average decays faster at first: min(ema_decay, t / (t + 9)) at update t = 0, 1, ...
 _AVERAGE_WARMUP = 9.0
 
-# Arguments in files that were written before November 2026.
+# Arguments in files written before November 2026.
 _FORMER_NAMES = {
     "average_decay": "ema_decay",
     "rate_scales": "learning_rate_multipliers",
@@ -20,26 +20,27 @@ _FORMER_NAMES = {
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class AdamW(keras.optimizers.Adam):
-    """AdamW that does not decay biases, norms and layer scales, and can average the weights.
+    """AdamW that decays kernels only and can average the weights.
 
-    What Keras 3.15's own does not do, and this does:
+    Differences from `keras.optimizers.AdamW` (Keras 3.15):
 
-    - variables of one axis do not decay, without a list that is lost when the optimizer is saved;
-    - the average (EMA) counts updates, not batches, under gradient accumulation;
-    - it is kept beside the weights and never overwrites them, so that two `fit`s are one; `swap_averages`
-      exchanges the two;
-    - each variable may have a learning rate of its own;
-    - on torch, everything is done in a few fused calls.
+    - Variables with one axis (biases, norms, layer scales) do not decay. Saving the optimizer keeps this.
+    - With gradient accumulation, the moving average counts updates instead of batches.
+    - The average never overwrites the weights, so training can continue. `swap_averages` exchanges both.
+    - Each variable can have its own learning rate.
+    - On torch, one update takes a few fused calls.
 
     Args:
-        learning_rate: number or schedule; a schedule counts batches, accumulated ones included.
-        weight_decay: decoupled, times the learning rate, of variables with two axes or more.
-        ema_decay: float. Fraction of the average (EMA) that one update keeps. Defaults to 0.0, no average.
+        learning_rate: float or `LearningRateSchedule`. A schedule counts batches, not updates. Defaults to
+            1e-3.
+        weight_decay: float. Decoupled decay of variables with two or more axes. Defaults to 0.05.
+        ema_decay: float. Decay of the moving average of the weights. Defaults to 0.0, no average.
         learning_rate_multipliers: list of float, one per trainable variable. Factors on the learning rate.
             Defaults to 1 for each.
-        unfreeze_steps: list of int, one per trainable variable. Number of updates before the variable learns.
+        unfreeze_steps: list of int, one per trainable variable. Number of updates before the variable trains.
             Defaults to 0 for each.
-        kwargs: of `keras.optimizers.Adam`, such as `global_clipnorm`, `gradient_accumulation_steps`.
+        epsilon: float. Term added to the denominator. Defaults to 1e-8.
+        kwargs: Arguments of `keras.optimizers.Adam`, such as `global_clipnorm`.
 
     Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
 
@@ -59,56 +60,57 @@ class AdamW(keras.optimizers.Adam):
         name="adamw",
         **kwargs,
     ):
-        # Keras' own decay and average stay off.
+        # Decay and average of the Keras base class stay off.
         kwargs = {key: value for key, value in kwargs.items() if key not in ("use_ema", "weight_decay")}
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay = float(weight_decay)
         self.ema_decay = float(ema_decay)
-        self.learning_rate_multipliers = (
-            None
-            if learning_rate_multipliers is None
-            else [float(scale) for scale in learning_rate_multipliers]
-        )
-        self.unfreeze_steps = None if unfreeze_steps is None else [int(update) for update in unfreeze_steps]
+        scales, steps = learning_rate_multipliers, unfreeze_steps
+        self.learning_rate_multipliers = None if scales is None else [float(scale) for scale in scales]
+        self.unfreeze_steps = None if steps is None else [int(step) for step in steps]
 
     def build(self, variables):
-        if self.built or not variables:  # Keras builds for no variables when it loads an .h5 file
+        if self.built or not variables:  # Keras calls it without variables when it loads an .h5 file
             return
         super().build(variables)
         for name in ("learning_rate_multipliers", "unfreeze_steps"):
             values = getattr(self, name)
             if values is not None and len(values) != len(variables):
-                raise ValueError(f"{len(values)} {name} do not fit {len(variables)} variables.")
+                raise ValueError(f"Expected {len(variables)} {name}, one per variable; got {len(values)}.")
         self.averages = []
-        if self.ema_decay:  # they begin with the weights, also those of weights that get no gradient
+        if self.ema_decay:
             self.averages = [
                 self.add_variable_from_reference(variable, "average", functools.partial(_copy, variable))
                 for variable in variables
             ]
 
     def swap_averages(self, variables):
-        """Exchange weights and averages; `variables` are the model's trainable ones. Twice is nothing."""
+        """Exchange weights and averages. A second call restores the weights.
+
+        Args:
+            variables: list. Trainable variables of the model.
+        """
         for variable, average in zip(variables, self.averages, strict=True):
             weight, mean = (ops.convert_to_numpy(value).copy() for value in (variable, average))
             variable.assign(mean)
             average.assign(weight)
 
     def _factors(self, dtype):
-        """(1 - beta_1^t, 1 - beta_2^t, what the average keeps) at the t-th update."""
-        update = ops.cast(self.iterations + 1, dtype)  # counts updates, also under accumulation
+        """(1 - beta_1^t, 1 - beta_2^t, decay of the average) at update t."""
+        update = ops.cast(self.iterations + 1, dtype)  # `iterations` counts updates, not batches
         kept = ops.minimum(self.ema_decay, (update - 1) / (update - 1 + _AVERAGE_WARMUP))
         first, second = (1 - ops.power(ops.cast(beta, dtype), update) for beta in (self.beta_1, self.beta_2))
         return first, second, kept
 
     def _scale(self, index):
-        """Factor on the learning rate of a variable; a tensor where it depends on the update."""
+        """Factor on the learning rate of a variable: a float, or a tensor if it depends on the update."""
         scale = 1.0 if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
         if self.unfreeze_steps is None or self.unfreeze_steps[index] == 0:
             return scale
         return scale * ops.cast(self.iterations >= self.unfreeze_steps[index], "float32")
 
     def update_step(self, gradient, variable, learning_rate):
-        """One variable; JAX and TensorFlow come here."""
+        """Update one variable. Used on JAX and TensorFlow."""
         index = self._get_variable_index(variable)
         dtype = variable.dtype
         gradient = ops.cast(gradient, dtype)
@@ -124,14 +126,14 @@ class AdamW(keras.optimizers.Adam):
         self._average(index, variable)
 
     def _average(self, index, variable):
-        """Draw the average of a variable towards its new value."""
+        """Update the average of a variable."""
         if self.averages:
             _, _, kept = self._factors(variable.dtype)
             average = self.averages[index]
             self.assign_add(average, (1 - kept) * (ops.convert_to_tensor(variable) - average))
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """All variables; Keras' hook for a backend that can do them together."""
+        """Update all variables, in fused calls where the backend has them. Called by Keras."""
         fused = fused_adamw()
         if fused is None:
             return super()._backend_update_step(grads, trainable_variables, learning_rate)
@@ -152,7 +154,7 @@ class AdamW(keras.optimizers.Adam):
         )
 
     def _groups(self, variables, indices):
-        """[(places of variables that are updated alike, factor on their rate, weight decay)]."""
+        """List of (indices of variables with equal settings, factor on the learning rate, weight decay)."""
         alike = {}
         for place, (variable, index) in enumerate(zip(variables, indices, strict=True)):
             scale = None if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
@@ -169,9 +171,8 @@ class AdamW(keras.optimizers.Adam):
         return super().from_config(config, custom_objects)
 
     def get_config(self):
-        config = super().get_config()
         return {
-            **config,
+            **super().get_config(),
             "weight_decay": self.decay,
             "ema_decay": self.ema_decay,
             "learning_rate_multipliers": self.learning_rate_multipliers,
@@ -180,5 +181,5 @@ class AdamW(keras.optimizers.Adam):
 
 
 def _copy(variable, shape, dtype):
-    """An initializer: the values of another variable, in memory of their own."""
+    """Initializer that copies the values of another variable."""
     return ops.stop_gradient(ops.convert_to_tensor(variable)) * 1

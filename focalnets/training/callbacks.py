@@ -1,4 +1,4 @@
-"""What happens while a network trains. `TrainMonitor` and `StopOnNaN` serve in anyone's `fit`."""
+"""Callbacks for `fit`: `StopOnNaN`, `TrainMonitor` and `TensorBoard`."""
 
 import math
 import time
@@ -14,13 +14,14 @@ from focalnets.report.figures import draw_filmstrip, draw_panels
 
 
 class StopOnNaN(keras.callbacks.Callback):
-    """End the training when the loss is no longer a number, and say where and what to try.
+    """Stop training when the loss is NaN or infinite.
 
     Args:
-        every: look at the losses every so many batches, at all of them: to look is to wait for the device.
+        every: int. Number of batches between two checks. Each check covers all losses since the previous
+            one, and waits for the device. Defaults to 16.
 
     Raises:
-        FloatingPointError: in `fit`, naming epoch and batch.
+        FloatingPointError: from `fit`, with epoch, batch and what to try.
 
     >>> import keras, numpy as np
     >>> from focalnets.training.callbacks import StopOnNaN
@@ -37,49 +38,48 @@ class StopOnNaN(keras.callbacks.Callback):
         super().__init__()
         self.every = every
         self.first_batch = 0
-        self._unseen = []
+        self._unchecked = []
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
-        self._unseen = []
+        self._unchecked = []
 
     def on_train_batch_end(self, batch, logs=None):
-        self._unseen.append((batch, logs["loss"]))  # on the device, still
-        if len(self._unseen) >= self.every:
-            self._look()
+        self._unchecked.append((batch, logs["loss"]))  # still on the device
+        if len(self._unchecked) >= self.every:
+            self._check()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._look()
+        self._check()
         self.first_batch = 0
 
-    def _look(self):
-        for batch, loss in self._unseen:
+    def _check(self):
+        for batch, loss in self._unchecked:
             value = float(ops.convert_to_numpy(loss))
             if math.isfinite(value):
                 continue
             raise FloatingPointError(
                 f"The loss became {value} in epoch {self.epoch + 1}, batch {self.first_batch + batch + 1}. "
-                "Try a lower learning rate or a longer warm-up, clip_norm=1 if it is off, and float32 if "
-                "this is bfloat16; and check that the labels are right."
+                "Check the labels. Try a lower learning rate, a longer warm-up, clip_norm=1, or float32 "
+                "instead of bfloat16."
             )
-        self._unseen = []
+        self._unchecked = []
 
 
 class TrainMonitor(keras.callbacks.Callback):
-    """Draw what a `FocalNetImageClassifier` looks at while it learns.
+    """Draw gates and modulators of a `FocalNetImageClassifier` during training.
 
-    Every `epoch_interval` epochs, and at the end of the first, a panel of gates and modulators of each
-    chosen block goes to `directory`, with the arrays behind it; at the end of the training, a filmstrip of
-    each block.
+    After the first epoch and every `epoch_interval` epochs, the callback writes one figure per block and an
+    `.npz` file with the underlying arrays. At the end of training, it writes one filmstrip per block.
 
     Args:
-        images: (N, H, W, C) as the classifier takes them, always the same; a handful.
-        directory: where to write, made if it is not there.
-        epoch_interval: epochs between two panels.
-        blocks: names such as "stage2_block1"; None for the last of every stage.
-        titles: N texts for the rows; None for numbers.
+        images: array of shape (N, H, W, C). The same few inputs of the classifier are drawn each time.
+        directory: str or `pathlib.Path`. Output directory, created if it does not exist.
+        epoch_interval: int. Number of epochs between two figures. Defaults to 1.
+        blocks: list of str or None. Blocks such as "stage2_block1". Defaults to the last of each stage.
+        titles: list of N str or None. Titles of the rows. Defaults to "1", "2", ...
 
-    Source: `TrainMonitor` of the 2023 Keras tutorial, which drew one random image.
+    Source: `TrainMonitor` of the 2023 Keras tutorial.
 
     >>> import tempfile
     >>> from focalnets import FocalNetImageClassifier, TrainMonitor, open_dataset
@@ -126,11 +126,7 @@ class TrainMonitor(keras.callbacks.Callback):
         self.draw_filmstrips()
 
     def draw_filmstrips(self):
-        """Write filmstrip.<block>.png from the arrays on disk, those of earlier sessions included.
-
-        Returns:
-            Paths of the images.
-        """
+        """Write filmstrip.<block>.png from the `.npz` files of all sessions, and return the paths."""
         files = {int(path.stem.removeprefix("epoch")): path for path in self.directory.glob("epoch*.npz")}
         if not files:
             return []
@@ -145,13 +141,13 @@ class TrainMonitor(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Scalars of every epoch as TensorBoard event files, by tensorboardX, which needs no backend. Close it.
+    """Write the metrics of each epoch as TensorBoard event files. Call `close` after training.
 
     Args:
-        directory: where the event files go.
+        directory: str or `pathlib.Path`. Directory of the event files.
 
     Raises:
-        ImportError: naming the extra to install.
+        ImportError: if tensorboardX is not installed.
     """
 
     def __init__(self, directory):
@@ -163,7 +159,7 @@ class TensorBoard(keras.callbacks.Callback):
             raise ImportError(
                 "--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'."
             ) from error
-        # Its own name has whole seconds: a run resumed within one would overwrite it.
+        # Default names have whole seconds: a run resumed within one second would overwrite its file.
         suffix = f".{time.time_ns()}"
         self.writer = SummaryWriter(str(directory), flush_secs=5, filename_suffix=suffix)
         list_files(directory.glob(f"*{suffix}"))
@@ -173,5 +169,5 @@ class TensorBoard(keras.callbacks.Callback):
             self.writer.add_scalar(name, float(value), epoch + 1)
 
     def close(self):
-        """Write what is still to be written; the writer's own flush leaves its queue."""
+        """Write all queued events. The writer's `flush` does not wait for its queue."""
         self.writer.close()

@@ -1,7 +1,7 @@
-"""Snapshot: all that a training run needs to go on as if it had never stopped, in one file.
+"""`Snapshot`: the complete state of a training run in one file, from which it resumes bit for bit.
 
-Keras saves neither the states of its seed generators nor, with an optimizer, what it does not decay, and
-its BackupAndRestore writes in place, so that a crash while it writes loses both the old and the new.
+Keras does not save the states of seed generators, and `keras.callbacks.BackupAndRestore` writes in place, so
+that a crash while it writes loses both the old and the new state.
 """
 
 import json
@@ -25,15 +25,15 @@ _META = "meta"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State after some batch.
+    """State of a run after a batch.
 
     Attributes:
-        epoch: epochs that are complete.
-        batch: batches of the next epoch that are done.
-        rows: the rows of the history so far.
-        minutes: of training so far, over all sessions.
-        arrays: values of all variables, in the order of `variables`.
-        names: their paths, to notice another network.
+        epoch: int. Number of complete epochs.
+        batch: int. Number of batches done in the next epoch.
+        rows: list of dict. History.
+        minutes: float. Training time over all sessions.
+        arrays: list of arrays. Values of all variables, in the order of `variables`.
+        names: list of str. Paths of the variables.
     """
 
     epoch: int
@@ -45,7 +45,7 @@ class Snapshot:
 
 
 def variables(model):
-    """All variables that training changes: weights, seeds, optimizer (averages, accumulators), metrics."""
+    """All variables that training changes: weights, seeds, optimizer and metrics."""
     return [
         *model.trainable_variables,
         *model.non_trainable_variables,
@@ -55,43 +55,43 @@ def variables(model):
 
 
 def take_snapshot(model, epoch, batch, rows, minutes):
-    """A `Snapshot` of a compiled and built model, with the values copied to the host."""
+    """Copy the state of a compiled and built model to a `Snapshot` in host memory."""
     found = variables(model)
     arrays = [np.array(ops.convert_to_numpy(variable)) for variable in found]
     return Snapshot(epoch, batch, list(rows), minutes, arrays, [variable.path for variable in found])
 
 
 def restore(snapshot, model):
-    """Put a snapshot's values into a model that was built and compiled in the same way.
+    """Assign the values of a snapshot to a model that was built and compiled in the same way.
 
     Raises:
-        ValueError: naming the first variable that does not fit.
+        ValueError: if the number of variables or a shape differs.
     """
     found = variables(model)
-    # The optimizer's paths begin with a name that Keras counts up; the rest must agree.
     if len(found) != len(snapshot.arrays):
         raise ValueError(
-            f"The snapshot holds {len(snapshot.arrays)} variables, the network {len(found)}: "
-            "it is another network's, or another version of focalnets or Keras wrote it."
+            f"The snapshot has {len(snapshot.arrays)} variables, but the network has {len(found)}. Another "
+            f"network, or another version of focalnets or Keras, wrote it. {_HINT}"
         )
     for variable, array, name in zip(found, snapshot.arrays, snapshot.names, strict=True):
         if tuple(variable.shape) != array.shape:
             raise ValueError(
-                f"The snapshot's {name} has shape {array.shape}, the network's {tuple(variable.shape)}."
+                f"{name} has shape {array.shape} in the snapshot and {tuple(variable.shape)} in the network. "
+                f"{_HINT}"
             )
     for variable, array in zip(found, snapshot.arrays, strict=True):
         variable.assign(array)
 
 
 def write_snapshot(path, snapshot):
-    """Write a snapshot so that, whenever the power fails, either the old file is whole or the new one."""
+    """Write a snapshot atomically: after a power failure, the old or the new file is complete."""
     meta = {key: getattr(snapshot, key) for key in ("epoch", "batch", "rows", "minutes", "names")}
     arrays = {f"{index:05}": array for index, array in enumerate(snapshot.arrays)}
     _write(path, {_META: np.array(json.dumps(meta)), **arrays})
 
 
 def read_snapshot(path):
-    """The `Snapshot` in a file; None if there is none. ValueError if the file is damaged."""
+    """The `Snapshot` in a file, or None if the file does not exist. ValueError if it is damaged."""
     if not pathlib.Path(path).exists():
         return None
     arrays = read_npz(path)
@@ -117,12 +117,12 @@ _HINT = "Start a new run."
 
 
 def write_weights(path, arrays):
-    """Write a list of arrays in the same safe way."""
+    """Write a list of arrays atomically."""
     _write(path, {f"{index:05}": array for index, array in enumerate(arrays)})
 
 
 def read_weights(path):
-    """The list that `write_weights` wrote."""
+    """Read the list of arrays that `write_weights` wrote."""
     arrays = read_npz(path)
     return [arrays[key] for key in sorted(arrays)]
 
@@ -135,4 +135,4 @@ def _write(path, arrays):
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise OSError(f"{path} cannot be written ({reason(error)}); what stood there is whole.") from error
+        raise OSError(f"Cannot write {path} ({reason(error)}). The previous file is unchanged.") from error

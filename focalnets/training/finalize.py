@@ -1,4 +1,4 @@
-"""What a run that came to its end leaves: the preset of its weights, panels, evaluation and report."""
+"""Final files of a complete run: the preset, panels, evaluation and report."""
 
 import pathlib
 from dataclasses import dataclass
@@ -21,9 +21,16 @@ PANEL_IMAGES = 8
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What `train` leaves: paths, history rows and that of the epoch whose weights were kept, accuracy (0..1)
-    on the test split (None without one), and what was wrong with each image left out. `kept` is None if it
-    stopped at its time limit; then there are no panels, report and test accuracy yet."""
+    """Result of `train` and `resume`.
+
+    Attributes:
+        directory, curves, panels, report: Paths of the run directory and its figures and page.
+        history: list of dict. One row per epoch.
+        kept: dict. Row of the epoch whose weights are saved. None if the run stopped at its time limit; then
+            `panels` is empty, and `report` and `test_accuracy` are None.
+        test_accuracy: float, 0 to 1. None if the data set has no test split.
+        skipped: list of str. Unreadable images that were left out, with the reason.
+    """
 
     directory: pathlib.Path
     curves: pathlib.Path
@@ -36,29 +43,28 @@ class TrainResult:
 
     @property
     def complete(self):
-        """Whether training came to its end."""
+        """Whether training is complete."""
         return self.kept is not None
 
 
 def finalize(trainer, directory, recorder):
-    """Put the chosen weights in place and write the preset, the images and the report.
+    """Assign the chosen weights, and write preset, panels, evaluation and report.
 
     Args:
-        trainer: `Trainer` that came to its end.
-        directory: its run directory.
-        recorder: its `RunRecorder`.
+        trainer: `Trainer` after training.
+        directory: `pathlib.Path`. Run directory.
+        recorder: `RunRecorder` of the run.
 
     Returns:
-        A `TrainResult`.
+        `TrainResult`.
     """
     classifier, recipe = trainer.classifier, trainer.recipe
+    trained = classifier.trainable_variables
     if recipe.keep_weights == "best":
-        for variable, value in zip(
-            classifier.trainable_variables, read_weights(directory / "best.npz"), strict=True
-        ):
+        for variable, value in zip(trained, read_weights(directory / "best.npz"), strict=True):
             variable.assign(value)
     elif recipe.ema_decay:
-        classifier.optimizer.swap_averages(classifier.trainable_variables)
+        classifier.optimizer.swap_averages(trained)
     write_preset_files(classifier, directory)
     test = trainer.dataset.splits.get("test")
     shown, kind = (trainer.validation, "validation") if test is None else (test, "test")
@@ -89,7 +95,7 @@ def finalize(trainer, directory, recorder):
         ("Curves", [directory / "curves.png"]),
         (f"Confusion of {kind} images", [directory / "confusion.png"]),
         (f"Gates and modulators, {kind} images", panels),
-        ("While it learned", filmstrips),
+        ("During training", filmstrips),
     ]
     report = directory / "report.html"
     write_report(report, recipe, facts, rows, kept, sections)
@@ -98,7 +104,7 @@ def finalize(trainer, directory, recorder):
 
 
 def _draw_panels(classifier, split, kind, folder):
-    """Panels of the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
+    """Draw the last block of each stage, for the first image of up to `PANEL_IMAGES` classes."""
     shown = split.one_of_each(PANEL_IMAGES)
     titles = [classifier.class_names[label] for label in shown.labels]
     images = shown.images

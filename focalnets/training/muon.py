@@ -1,4 +1,4 @@
-"""Muon: the momentum of each weight matrix is made orthogonal before it is added to the weights."""
+"""Muon: an optimizer that orthogonalizes the momentum of each weight matrix before the update."""
 
 import math
 
@@ -7,26 +7,30 @@ from keras import ops
 
 from focalnets.training.adamw import AdamW
 
-# A quintic a x + b x^3 + c x^5 that takes singular values in (0, 1] close to 1 in five rounds.
+# Coefficients of a x + b x^3 + c x^5. Five iterations bring singular values in (0, 1] close to 1.
+# Source: Jordan et al., "Muon" (2024).
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 5
 
-# An orthogonal update times this has about the size of Adam's, so that one learning rate serves both.
+# Scales an orthogonal update to about the size of an Adam update, so that both use one learning rate.
+# Source: Liu et al., arXiv 2502.16982.
 _RMS = 0.2
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
 class Muon(AdamW):
-    """Muon for the weight matrices of the blocks, `AdamW` for everything else.
+    """Muon for weight matrices, `AdamW` for all other variables.
 
-    What `keras.optimizers.Muon` of Keras 3.15 does not do, and this does: kernels of strided convolutions
-    are matrices too; biases and norms do not decay; averages, rates by depth and accumulation are `AdamW`'s.
+    Differences from `keras.optimizers.Muon` (Keras 3.15): kernels of strided convolutions count as matrices,
+    biases and norms do not decay, and the options of `AdamW` (averages, learning rate multipliers) work.
 
     Args:
-        matrices: indices of the trainable variables that are updated by Muon.
-        momentum: of Muon, with Nesterov's step.
-        iteration_dtype: in which a matrix is made orthogonal; "bfloat16" will do where that is faster.
-        arguments, keywords: of `AdamW`.
+        arguments: Positional arguments of `AdamW`.
+        matrices: sequence of int. Indices of the trainable variables that Muon updates. Defaults to none.
+        momentum: float. Nesterov momentum of Muon. Defaults to 0.95.
+        iteration_dtype: str. Dtype in which matrices are orthogonalized. "bfloat16" is precise enough.
+            Defaults to "float32".
+        keywords: Keyword arguments of `AdamW`.
 
     Sources: Jordan et al., "Muon" (2024), for the iteration; Liu et al., arXiv 2502.16982, for the scale.
 
@@ -54,7 +58,7 @@ class Muon(AdamW):
             super().update_step(gradient, variable, learning_rate)
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
-        """Keras' hook: the matrices, and the rest together where the backend can."""
+        """Update all variables: matrices with Muon, the rest with `AdamW`. Called by Keras."""
         matrices, others = [], []
         for pair in zip(grads, trainable_variables, strict=True):
             inside = self._get_variable_index(pair[1]) in self.matrices
@@ -64,7 +68,7 @@ class Muon(AdamW):
             super()._backend_update_step(*zip(*others, strict=True), learning_rate)
 
     def _update_matrices(self, pairs, learning_rate):
-        """Those of one size are made orthogonal together: many small products are slower than one large."""
+        """Update matrices. Those of equal size are stacked: one batched multiplication beats many small."""
         alike = {}
         for gradient, variable in pairs:
             matrix = self._ahead(gradient, variable)
@@ -78,7 +82,7 @@ class Muon(AdamW):
                 self._move(variable, direction, learning_rate)
 
     def _ahead(self, gradient, variable):
-        """The momentum with Nesterov's step, as a matrix (everything but the outputs, outputs)."""
+        """Nesterov momentum as a matrix (inputs, outputs), where inputs flattens all axes but the last."""
         gradient = ops.cast(gradient, variable.dtype)
         momentum = self._momentums[self._get_variable_index(variable)]
         self.assign_add(momentum, (1 - self.momentum) * (gradient - momentum))
@@ -103,14 +107,14 @@ class Muon(AdamW):
 
 
 def orthogonalize(matrices, dtype="float32"):
-    """The nearest matrix with orthonormal rows (or columns), about: singular values become 0.7 to 1.2.
+    """Approximate the nearest matrix with orthonormal rows or columns by Newton-Schulz iteration.
 
     Args:
-        matrices: (..., m, n), each for itself.
-        dtype: of the iteration.
+        matrices: tensor of shape (..., m, n).
+        dtype: str. Dtype of the iteration and of the result. Defaults to "float32".
 
     Returns:
-        (..., m, n) of that dtype: U V^T of matrix = U S V^T, by Newton-Schulz iteration.
+        Tensor of shape (..., m, n). For a matrix U S V^T, about U V^T: singular values are 0.7 to 1.2.
 
     >>> import numpy as np
     >>> from focalnets.training.muon import orthogonalize
@@ -129,9 +133,9 @@ def orthogonalize(matrices, dtype="float32"):
 
 
 def weight_matrices(classifier):
-    """Indices of the trainable variables that are matrices within the backbone: products and down-sampling.
+    """Indices of the trainable variables for Muon: dense and down-sampling kernels of the backbone.
 
-    Not the stem and the head, as Muon's authors advise, and not the depthwise kernels.
+    Stem and head are excluded, as the authors of Muon recommend. Depthwise kernels are not matrices.
     """
     layers = classifier.backbone.layers
     stem = {variable.path for layer in layers if layer.name == "stem" for variable in layer.variables}

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate of a recipe."""
+"""Optimizer and learning rate schedule of a recipe."""
 
 import keras
 
@@ -7,16 +7,16 @@ from focalnets.training.muon import Muon, weight_matrices
 
 
 def learning_rate_schedule(recipe, total_steps):
-    """Linear warm-up, then half a cosine: the peak after the warm-up, the final rate after the last step.
+    """Learning rate schedule of a recipe: linear warm-up to the peak, then half a cosine to the final rate.
 
-    No step is wasted: the warm-up begins at one step's worth of the peak, not at 0.
-
-    Keras' `decay_steps` does not count the warm-up; the tutorial's schedule ended 24 steps early because
-    it counted steps with a division that `fit` does not use.
+    The first step has a fraction 1 / (warm-up steps + 1) of the peak, because a step at rate 0 is wasted.
 
     Args:
-        recipe: a `Recipe`.
-        total_steps: batches of the whole run, accumulated ones included: Keras counts those.
+        recipe: `Recipe`.
+        total_steps: int. Number of batches in the run, with accumulation, too: Keras counts batches.
+
+    Returns:
+        Keras `CosineDecay`.
     """
     final = recipe.final_learning_rate / recipe.learning_rate
     warmup_steps = round(recipe.warmup_fraction * total_steps)
@@ -32,12 +32,15 @@ def learning_rate_schedule(recipe, total_steps):
 
 
 def make_optimizer(recipe, classifier, total_steps):
-    """The recipe's `AdamW` or `Muon` with its schedule, decaying kernels only.
+    """Make the optimizer of a recipe.
 
     Args:
-        recipe: a `Recipe`.
-        classifier: the built `FocalNetImageClassifier`.
-        total_steps: batches of the whole run.
+        recipe: `Recipe`.
+        classifier: `FocalNetImageClassifier`, built.
+        total_steps: int. Number of batches in the run.
+
+    Returns:
+        `AdamW` or `Muon` with the learning rate schedule.
     """
     scales = unfreeze_steps = None
     if recipe.layer_decay != 1:
@@ -46,7 +49,7 @@ def make_optimizer(recipe, classifier, total_steps):
         scales = [recipe.layer_decay ** (deepest - depth) for depth in depths]
     if recipe.unfreeze_epochs:
         updates = recipe.unfreeze_epochs * total_steps / recipe.epochs / recipe.accumulation
-        unfreeze_steps = [round(updates * wait) for wait in stages_behind(classifier)]
+        unfreeze_steps = [round(updates * order) for order in unfreeze_order(classifier)]
     arguments = {
         "learning_rate": learning_rate_schedule(recipe, total_steps),
         "weight_decay": recipe.weight_decay,
@@ -66,9 +69,9 @@ def make_optimizer(recipe, classifier, total_steps):
 
 
 def layer_depths(classifier):
-    """How deep each trainable variable lies: 0 for the stem, 1, 2, ... for the blocks, one more for the head.
+    """Depth of each trainable variable: 0 in the stem, 1, 2, ... in the blocks, one more in the head.
 
-    What stands behind a block (down-sampling, the last norm) counts with it.
+    Down-sampling and the last norm have the depth of the block before them.
 
     Source: layer-wise learning-rate decay of BEiT (Bao et al., 2022).
     """
@@ -80,18 +83,18 @@ def layer_depths(classifier):
     return [of_layer.get(variable.path, depth + 1) for variable in classifier.trainable_variables]
 
 
-def stages_behind(classifier):
-    """For each trainable variable, how many parts are unfrozen before it: 0 for the head and the last norm, 1
-    for the last stage, 2 for the one before it, ...; the stem goes with the first stage, down-sampling with
-    the stage that it ends.
+def unfreeze_order(classifier):
+    """Order in which each trainable variable is unfrozen, starting at 0.
+
+    The head and the last norm have 0, the last stage 1, the stage before it 2, and so on. The stem belongs to
+    the first stage, and down-sampling to the stage before it.
 
     Source: gradual unfreezing of ULMFiT (Howard and Ruder, 2018).
     """
     stages = classifier.backbone.stages
-    later = {stage[0].name for stage in stages[1:]}  # the blocks that begin a stage, after the first stage
-    parts, of_layer = len(stages), {}
+    starts = {stage[0].name for stage in stages[1:]}
+    order, of_layer = len(stages), {}
     for layer in classifier.backbone.layers:
-        parts -= layer.name in later
-        behind = 0 if layer.name == "norm" else parts
-        of_layer.update({variable.path: behind for variable in layer.trainable_variables})
+        order -= layer.name in starts
+        of_layer.update({v.path: 0 if layer.name == "norm" else order for v in layer.trainable_variables})
     return [of_layer.get(variable.path, 0) for variable in classifier.trainable_variables]

@@ -1,4 +1,4 @@
-"""Recipe: everything that a training run depends on, in one record."""
+"""`Recipe`: all settings of a training run, in one record."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from focalnets.names import did_you_mean, sibling_names, unknown_name
 from focalnets.schema import check_fields
 from focalnets.training.recipes import recipe_names
 
-# Upper limits against damaged and hostile files; lower ones are below.
+# Upper limits reject damaged and hostile files. Lower limits are in `Recipe.__post_init__`.
 _Count = Annotated[int, Meta(le=1_000_000)]
 _Number = Annotated[float, Meta(le=1e38)]
 _Text = Annotated[str, Meta(max_length=10_000)]
@@ -28,48 +28,51 @@ _Channels = Annotated[tuple[float, ...], Meta(max_length=1024)]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment. Runs keep it as `recipe.json`.
+    """Settings of one training run. The run directory stores them as `recipe.json`.
 
     Attributes:
-        name: what the recipe is called.
-        data: default of `open_dataset`'s spec; "" if the user has to name it.
-        architecture: name in `ARCHITECTURES`; "" with a `preset`.
-        preset: what to start from, anything that `FocalNetImageClassifier.from_preset` takes: its
-            backbone, its preprocessing, and its head if the classes are the same; "" to start from random
-            weights.
-        image_size: side of the square images in pixels; None for the preset's.
-        mean, std: per channel, for the FocalNetImageConverter; None for the preset's.
-        interpolation: of the FocalNetImageConverter; None for the preset's, or "bicubic".
-        crop_fraction: of the FocalNetImageConverter, for validation and test; None for the preset's, or 1.
-        epochs: passes over the training images.
-        batch_size: images a step.
-        optimizer: "adamw", or "muon" for the weight matrices and AdamW for the rest.
-        accumulation: batches whose gradients are averaged before one update.
-        learning_rate: peak, reached after the warm-up; then half a cosine down to the final one.
-        final_learning_rate: at the last step.
-        warmup_fraction: share of all steps in which the rate rises linearly.
-        weight_decay: decoupled (AdamW), on kernels only: not on biases, norms and layer scales.
-        clip_norm: largest global norm of the gradients; 0 for no limit.
-        layer_decay: factor on the learning rate from each block to the one before it; 1 for none.
-        frozen_stages: so many stages, and the stem, keep their weights; 0 for none.
-        unfreeze_epochs: progressive unfreezing: the head learns alone for so many epochs, then the last stage
-            joins in, after as many the one before it, and so on; 0 for all from the start.
-        ema_decay: average the weights, an update keeping so much; validation and the preset take the
-            average. 0 for none.
-        drop_path_rate, dropout_rate: instead of the architecture's; None for that.
-        class_weights: "balanced" to weigh the loss of each class by 1 / its share of the training images, so
-            that rare classes count as much as frequent ones; "none" for all images alike.
-        label_smoothing: share of the target spread over all classes.
-        precision: "float32", or "bfloat16" for mixed precision: weights stay float32. "auto" is the one that
-            is faster where the run begins, and the run's record has that.
-        augmentation: how training images are varied; see `Augmentation`.
-        validation_fraction: share of the training images held out, where the data set has no "val" split.
-        keep_weights: which epoch's become the preset: "best" by validation accuracy (by validation loss with
-            balanced class weights, which it then has, too), or "last".
-        seed: of initial values, order, augmentation, dropout and drop path.
+        name: str. Name of the recipe.
+        data: str. Data set, as in `open_dataset`. Defaults to "", which requires `data` in `train`.
+        architecture: str. Name in `ARCHITECTURES`. Excludes `preset`. Defaults to "".
+        preset: str. Weights to start from, as in `FocalNetImageClassifier.from_preset`: backbone,
+            preprocessing, and the head if the classes are the same. Defaults to "", random weights.
+        image_size: int or None. Side of the square images in pixels. Defaults to that of the preset.
+        mean, std: tuple of float or None. Per-channel normalization of pixels scaled to 0..1. Default to
+            those of the preset.
+        interpolation: str or None. Resizing filter. Defaults to that of the preset, or "bicubic".
+        crop_fraction: float or None. Side of the center crop of validation and test images, as a fraction
+            of the resized image. Defaults to that of the preset, or 1.
+        epochs: int. Number of passes over the training images. Defaults to 10.
+        batch_size: int. Number of images per batch. Defaults to 128.
+        optimizer: str. "adamw", or "muon" for Muon on matrices and AdamW otherwise. Defaults to "adamw".
+        accumulation: int. Number of batches whose gradients are averaged for one update. Defaults to 1.
+        learning_rate: float. Peak, reached after the warm-up and followed by a cosine. Defaults to 1e-3.
+        final_learning_rate: float. Learning rate after the last step. Defaults to 0.
+        warmup_fraction: float. Fraction of steps with a linearly rising learning rate. Defaults to 0.1.
+        weight_decay: float. Decoupled decay of kernels, not of biases, norms, layer scales. Defaults to 0.05.
+        clip_norm: float. Maximum global norm of the gradients, 0 for no limit. Defaults to 5.
+        layer_decay: float. Factor on the learning rate from each block to the previous one. Defaults to 1.
+        frozen_stages: int. Freeze the stem and this many stages. Defaults to 0.
+        unfreeze_epochs: float. Epochs that the head trains alone. After every further period of this length,
+            the next stage is unfrozen, starting with the last stage. Defaults to 0, all from the start.
+        ema_decay: float. Decay of the moving average of the weights. Validation and the preset use the
+            average. Defaults to 0, no average.
+        drop_path_rate, dropout_rate: float or None. Default to those of the architecture or preset.
+        class_weights: str. "balanced" multiplies the loss of each class by its inverse frequency, so that
+            rare classes count as much as frequent ones. Defaults to "none", no factors.
+        label_smoothing: float. Fraction of the target that is spread over all classes. Defaults to 0.
+        precision: str. "float32", "bfloat16" (mixed precision with float32 weights), or "auto", the faster of
+            the two on the machine that starts the run. The run records the choice. Defaults to "float32".
+        augmentation: Augmentation. Random changes of the training images. Defaults to none.
+        validation_fraction: float. Fraction of the training images held out for validation, if the data set
+            has no "val" split. Defaults to 0.1.
+        keep_weights: str. Epoch whose weights are saved as the preset: "last", or "best" for the highest
+            validation accuracy. With balanced class weights, "best" is the lowest validation loss, which has
+            the same factors. Defaults to "best".
+        seed: int. Seed of initial weights, order, augmentation, dropout and drop path. Defaults to 0.
 
     Raises:
-        ValueError: on values out of range, or that exclude each other.
+        ValueError: if a value is out of range, or two values exclude each other.
     """
 
     name: _Text
@@ -107,7 +110,7 @@ class Recipe:
     def __post_init__(self):
         check_fields(self)
         for name in ("epochs", "batch_size", "accumulation", "learning_rate", "layer_decay"):
-            if not getattr(self, name) > 0:  # also if it is not a number
+            if not getattr(self, name) > 0:  # rejects NaN, too
                 raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
         for name in ("weight_decay", "clip_norm", "final_learning_rate", "frozen_stages", "unfreeze_epochs"):
             if getattr(self, name) < 0:
@@ -118,18 +121,22 @@ class Recipe:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1); got {getattr(self, name)}.")
         if self.preset and self.architecture:
-            raise ValueError("A recipe starts from a preset or from an architecture, not from both.")
+            both = f"{self.preset!r} and {self.architecture!r}"
+            raise ValueError(f"A recipe sets either preset or architecture; got {both}.")
         if not self.preset and self.architecture and None in (self.image_size, self.mean, self.std):
-            raise ValueError("A recipe with an architecture needs image_size, mean and std.")
+            raise ValueError("A recipe with an architecture must also set image_size, mean and std.")
         if self.image_size is not None and not self.image_size > 0:
             raise ValueError(f"image_size must be positive; got {self.image_size}.")
 
 
 def recipe_file(name):
-    """Path of the Python file of a recipe, by its name or by that path itself.
+    """Path of the Python file of a recipe.
+
+    Args:
+        name: str. Name of a recipe, or path of a `.py` file.
 
     Raises:
-        ValueError: listing the names, if there is none.
+        ValueError: if the recipe or file does not exist.
     """
     from focalnets.training import recipes
 
@@ -145,10 +152,13 @@ def recipe_file(name):
 
 
 def load_recipe(name):
-    """The `Recipe` of that name, or of the Python file of that path, which has to define RECIPE.
+    """Load a `Recipe`.
+
+    Args:
+        name: str. Name of a recipe, or path of a `.py` file that defines `RECIPE`.
 
     Raises:
-        ValueError: if there is no such recipe or file, or the file defines none, or fails.
+        ValueError: if the recipe or file does not exist, or the file fails or does not define `RECIPE`.
 
     >>> from focalnets.training.recipe import load_recipe
     >>> load_recipe("digits").architecture
@@ -161,38 +171,34 @@ def load_recipe(name):
 
 @functools.cache
 def _executed(path, *version):
-    """The `Recipe` that a Python file defines. A file of one version is executed once in a process."""
+    """The `Recipe` that a Python file defines. Each version of a file is executed once per process."""
     specification = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # whatever a file of the user's own may raise
+    except Exception as error:  # a user's file may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == specification.origin]
         place = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ValueError(f"{place}: {type(error).__name__}: {error}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):
-        raise ValueError(f"{path} does not define RECIPE, a focalnets.Recipe.")
+        raise ValueError(f"{path} does not define a recipe. Add RECIPE = focalnets.Recipe(...).")
     return recipe
 
 
 def data_for(recipe, data=None):
-    """What a recipe is trained on: `data`, or the recipe's own if that is None.
-
-    Raises:
-        ValueError: if there is neither.
-    """
+    """`data`, or the data set of the recipe if `data` is None. ValueError if neither is given."""
     data = recipe.data if data is None else data
     if not data:
-        raise ValueError(f"Recipe {recipe.name} has no data of its own; name a folder or zip with --data.")
+        raise ValueError(f"Recipe {recipe.name!r} does not set data. Give a folder or zip with --data.")
     return data
 
 
 def recipe_from_json(values):
-    """The `Recipe` of a run's `recipe.json`; ValueError naming fields that are unknown or out of limits."""
+    """The `Recipe` in the JSON of a run. ValueError if a field is unknown, missing or out of range."""
     augmentation = values.get("augmentation", {}) if isinstance(values, dict) else {}
-    if isinstance(augmentation, dict):  # a name in runs that were begun before November 2026
+    if isinstance(augmentation, dict):  # runs started before November 2026 use the former name
         augmentation = {
             "color_jitter" if name == "colour_jitter" else name: value for name, value in augmentation.items()
         }
@@ -206,24 +212,27 @@ def recipe_from_json(values):
 def _checked(record, values):
     if not isinstance(values, dict):
         raise ValueError(
-            f"Expected the fields of {record.__name__} as an object; got {type(values).__name__}."
+            f"Expected an object with the fields of {record.__name__}; got {type(values).__name__}."
         )
     unknown = sorted(set(values) - {one.name for one in dataclasses.fields(record)})
     if unknown:
         names = ", ".join(name if name.isidentifier() else repr(name[:40]) for name in unknown[:10])
-        raise ValueError(f"Unknown fields of a recipe: {names}; another focalnets wrote it.")
+        raise ValueError(f"Unknown recipe fields: {names}. Another version of focalnets wrote this recipe.")
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def replace_fields(recipe, changes):
-    """A recipe with fields replaced.
+    """Replace fields of a recipe.
 
     Args:
-        recipe: a `Recipe`.
-        changes: dict. Name of a field -> value.
+        recipe: `Recipe`.
+        changes: dict. Names and new values of fields.
+
+    Returns:
+        A new `Recipe`.
 
     Raises:
-        ValueError: if there is no such field, or it does not take the value.
+        ValueError: if a field does not exist, or a value is out of range.
 
     >>> from focalnets.training.recipe import load_recipe, replace_fields
     >>> replace_fields(load_recipe("digits"), {"epochs": 5}).epochs
@@ -237,15 +246,18 @@ def replace_fields(recipe, changes):
 
 
 def change(recipe, changes):
-    """A recipe with fields replaced, given as texts.
+    """Replace fields of a recipe, given as text.
 
     Args:
-        recipe: a `Recipe`.
-        changes: texts "field=value", such as "epochs=5", "augmentation.mixup=0.2", "mean=0.5,0.5,0.5" or
-            "drop_path_rate=none".
+        recipe: `Recipe`.
+        changes: list of str. Each is "field=value", such as "epochs=5", "augmentation.mixup=0.2",
+            "mean=0.5,0.5,0.5" or "drop_path_rate=none".
+
+    Returns:
+        A new `Recipe`.
 
     Raises:
-        ValueError: naming the fields there are, or the type that was expected.
+        ValueError: if a field does not exist, or a value has the wrong type or is out of range.
 
     >>> from focalnets.training.recipe import change, load_recipe
     >>> change(load_recipe("digits"), ["epochs=5", "augmentation.flip=true"]).augmentation.flip
@@ -255,36 +267,32 @@ def change(recipe, changes):
     for text in changes:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ValueError(f"A change is field=value; got {text!r}.")
+            raise ValueError(f"Expected field=value; got {text!r}.")
         if name.startswith("augmentation."):
             name = name.removeprefix("augmentation.")
             inner[name] = _value(recipe.augmentation, name, value)
         else:
             outer[name] = _value(recipe, name, value)
-    # All at once: values may exclude each other, or need each other, and have no order.
+    # All fields at once: intermediate combinations may be invalid.
     if inner:
         outer["augmentation"] = dataclasses.replace(recipe.augmentation, **inner)
     return dataclasses.replace(recipe, **outer)
 
 
 def _value(record, name, text):
-    """The text as a value of the type of that field."""
-    types_of = typing.get_type_hints(type(record))
-    if name not in types_of or dataclasses.is_dataclass(types_of[name]):
-        names = [
-            f"{key}.<field>" if dataclasses.is_dataclass(kind) else key for key, kind in types_of.items()
-        ]
-        raise ValueError(
-            f"{type(record).__name__} has no field {name!r}; it has: {', '.join(names)}."
-            f"{did_you_mean(name, types_of)}"
-        )
+    """Convert text to the type of a field."""
+    kinds = typing.get_type_hints(type(record))
+    if name not in kinds or dataclasses.is_dataclass(kinds[name]):
+        names = [f"{key}.<field>" if dataclasses.is_dataclass(kind) else key for key, kind in kinds.items()]
+        raise ValueError(unknown_name(f"{type(record).__name__.lower()} field", name, names))
     try:
-        return _parsed(types_of[name], text)
+        return _parsed(kinds[name], text)
     except ValueError as error:
-        raise ValueError(f"{name} does not take {text!r}: {error}.") from error
+        raise ValueError(f"{name} must be {error}; got {text!r}.") from error
 
 
 def _parsed(kind, text):
+    """Convert text to a type. The ValueError names what was expected."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         if text.lower() == "none":
             return None
@@ -293,11 +301,11 @@ def _parsed(kind, text):
         return tuple(_parsed(typing.get_args(kind)[0], part) for part in text.split(","))
     if kind is bool:
         if text.lower() not in ("true", "false"):
-            raise ValueError("it must be true or false")
+            raise ValueError("true or false")
         return text.lower() == "true"
     if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
-            raise ValueError("it must be a whole number" if kind is int else "it must be a number") from None
+            raise ValueError("a whole number" if kind is int else "a number") from None
     return text

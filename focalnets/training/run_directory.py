@@ -1,4 +1,4 @@
-"""The JSON files of a run directory, checked when they are read. Free of Keras."""
+"""Readers of the JSON files in a run directory, with checks. Does not import Keras."""
 
 import os
 import pathlib
@@ -12,6 +12,7 @@ from focalnets.schema import checked, read_json
 from focalnets.training.recipe import recipe_from_json
 
 RECIPE = "recipe.json"
+_NOT_A_RUN = "{} is not a run that can be resumed: it has no {}. Give a directory that `train` wrote."
 
 _Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 
@@ -22,7 +23,7 @@ class _Images(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """What `run.json` must have, for the run to be resumed; what else it says is for people."""
+    """Fields of `run.json` that resuming needs. Other fields are for information."""
 
     backend: _Text
     data: _Text
@@ -36,60 +37,60 @@ class Run(msgspec.Struct):
 
 
 def read_run(directory):
-    """The settings in a run's `run.json`, as a dict.
+    """Read the settings in the `run.json` of a run, as a dict.
 
     Raises:
-        ValueError: if there is no such file, or a value has another type than `train` writes.
+        ValueError: if the file does not exist, or a value has the wrong type.
     """
     path = pathlib.Path(directory) / RUN
     if not path.is_file():
-        raise ValueError(f"{directory} is not a run that can be resumed: it has no {RUN}.")
+        raise ValueError(_NOT_A_RUN.format(directory, RUN))
     settings = read_json(path)
-    if isinstance(settings, dict) and "keep" in settings:  # the name of `cache_images` in earlier runs
+    if isinstance(settings, dict) and "keep" in settings:  # former name of `cache_images`
         settings["cache_images"] = settings.pop("keep")
-    checked(settings, Run, path, "The run cannot be resumed; start a new one.")
+    checked(settings, Run, path, "This run cannot be resumed. Start a new run.")
     return settings
 
 
 def check_run(settings, directory, backend, moved=False):
-    """Refuse a run that cannot be resumed here.
+    """Raise if a run cannot be resumed here.
 
     Args:
-        settings: dict. What `read_run` returned.
-        directory: path of the run, for the message.
-        backend: str. Keras backend that is to resume it.
-        moved: bool. Whether another place of its data was named. Defaults to False.
+        settings: dict. Result of `read_run`.
+        directory: str or `pathlib.Path`. Run directory, for the message.
+        backend: str. Current Keras backend.
+        moved: bool. Whether a new path of the data was given. Defaults to `False`.
 
     Raises:
-        ValueError: if the run was started on another backend or by another focalnets, or its data were moved.
+        ValueError: if backend or version of focalnets differ, or the data do not exist.
     """
     if settings["backend"] != backend:
         raise ValueError(
-            f"{directory} was begun on {settings['backend']}, not on {backend}; resume it with --backend "
-            f"{settings['backend']}."
+            f"{directory} was started on {settings['backend']}, and the current backend is {backend}. Resume "
+            f"it with --backend {settings['backend']}."
         )
     if "images" not in settings:
         raise ValueError(
-            f"{directory} was begun by another focalnets, {settings.get('focalnets', 'unknown')}, which knew "
-            "its data otherwise: resume it with that, or begin anew."
+            f"{directory} was started by another version of focalnets: "
+            f"{settings.get('focalnets', 'unknown')}. Resume it with that version, or start a new run."
         )
     data = settings["data"]
     if not moved and os.path.isabs(data) and not os.path.exists(data):
         raise ValueError(
-            f"The data of this run are no longer at {data}. If they were moved: focalnets train --resume "
-            f"{shlex.quote(str(directory))} --data NEW_PLACE."
+            f"The data of this run do not exist: {data}. If they were moved, use focalnets train --resume "
+            f"{shlex.quote(str(directory))} --data NEW_PATH."
         )
 
 
 def read_recipe(directory):
-    """The `Recipe` in a run's `recipe.json`.
+    """Read the `Recipe` in the `recipe.json` of a run.
 
     Raises:
-        ValueError: if there is no such file, or it is not a recipe; naming field and limit.
+        ValueError: if the file does not exist, or a field is unknown, missing or out of range.
     """
     path = pathlib.Path(directory) / RECIPE
     if not path.is_file():
-        raise ValueError(f"{directory} is not a run that can be resumed: it has no {RECIPE}.")
+        raise ValueError(_NOT_A_RUN.format(directory, RECIPE))
     try:
         return recipe_from_json(read_json(path))
     except ValueError as error:

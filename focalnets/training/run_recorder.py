@@ -1,4 +1,4 @@
-"""Callbacks of `train` itself: they keep the run directory such that a run survives a crash at any moment."""
+"""Callbacks that write history, weights and snapshots of a run, so that it can resume after a crash."""
 
 import csv
 import io
@@ -12,16 +12,16 @@ from focalnets.output.files import writing
 from focalnets.report.figures import draw_curves
 from focalnets.training.checkpoint import take_snapshot, write_snapshot, write_weights
 
-# A run that is killed in a long epoch loses no more than this.
+# Interval of snapshots within an epoch: a killed run loses at most this.
 SNAPSHOT_MINUTES = 10.0
 
 
-class OutOfTime(Exception):  # noqa: N818 - not an error: the run was asked to stop
-    """Training reached its time limit; everything is saved."""
+class OutOfTime(Exception):  # noqa: N818 - not an error
+    """Raised after a snapshot when training reaches its time limit."""
 
 
 class Averages(keras.callbacks.Callback):
-    """Validation with the averaged weights; training goes on with its own."""
+    """Validate with the averaged weights. Training continues with the weights themselves."""
 
     def on_test_begin(self, logs=None):
         self.model.optimizer.swap_averages(self.model.trainable_variables)
@@ -31,32 +31,24 @@ class Averages(keras.callbacks.Callback):
 
 
 class RunRecorder(keras.callbacks.Callback):
-    """Keep the run directory such that the run can be taken up after a crash at any moment.
+    """Write the files from which a run resumes after a crash.
 
-    At the end of each epoch, in this order: the best weights so far, a snapshot, history.csv, curves.png.
-    Within long epochs a snapshot every ten minutes.
+    Each epoch writes, in this order: the best weights so far, a snapshot, history.csv and curves.png. Within
+    an epoch, a snapshot is written every ten minutes.
 
     Args:
-        directory: run directory.
-        loader: training `Loader`, which is told the epoch.
-        task: The task, which chooses the best epoch.
-        schedule: learning rate by step.
-        averaged: whether the weights to keep are the optimizer's averages.
-        snapshot: `Snapshot` the run starts from, or None.
-        max_minutes: stop by raising `OutOfTime`, after a snapshot; None for no limit.
-        signals: `HeldSignals`. A signal that it holds is delivered after a snapshot. None for no signals.
+        directory: `pathlib.Path`. Run directory.
+        loader: `Loader` of the training images. Its `epoch` is set at the start of each epoch.
+        task: Task, which chooses the best epoch.
+        schedule: function from a step to its learning rate.
+        averaged: bool. Whether `best.npz` stores the averages of the optimizer.
+        snapshot: `Snapshot` or None. State to resume from. Defaults to `None`.
+        max_minutes: float or None. Raise `OutOfTime` after this time and a snapshot. Defaults to `None`.
+        signals: `HeldSignals` or None. A held signal is delivered after a snapshot. Defaults to `None`.
     """
 
     def __init__(
-        self,
-        directory,
-        loader,
-        task,
-        schedule,
-        averaged,
-        snapshot=None,
-        max_minutes=None,
-        signals=None,
+        self, directory, loader, task, schedule, averaged, snapshot=None, max_minutes=None, signals=None
     ):
         super().__init__()
         self.directory = directory
@@ -73,13 +65,13 @@ class RunRecorder(keras.callbacks.Callback):
 
     @property
     def minutes(self):
-        """Of training, over all sessions."""
+        """Minutes of training, over all sessions."""
         return self.minutes_before + (time.monotonic() - self.started) / 60
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, self.first_batch = epoch, 0
         if self.resumed is not None and self.resumed.batch:
-            # Keras has just reset the metrics; the rest of an epoch goes on from where they were.
+            # Keras has just reset the metrics: restore their state for the rest of the epoch.
             self.first_batch = self.resumed.batch
             count = len(self.model.metrics_variables)
             for variable, value in zip(
@@ -100,7 +92,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _stop(self):
         if self.signals is not None:
-            self.signals.deliver()  # which raises KeyboardInterrupt, unless a handler of the user's does not
+            self.signals.deliver()  # raises KeyboardInterrupt, unless a handler of the user does not
         if self._out_of_time:
             raise OutOfTime
 
@@ -109,7 +101,7 @@ class RunRecorder(keras.callbacks.Callback):
         if not stop and time.monotonic() - self.last_snapshot < 60 * SNAPSHOT_MINUTES:
             return
         done = self.first_batch + batch + 1
-        if done < self.loader.batches:  # the end of the epoch sees to itself
+        if done < self.loader.batches:  # `on_epoch_end` writes the snapshot after the last batch
             self._snapshot(self.epoch, done)
             if stop:
                 self._stop()
@@ -118,7 +110,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
-        seconds = self.trained - self.epoch_started  # without validation
+        seconds = self.trained - self.epoch_started  # validation is not included
         images = len(self.loader.split) - self.first_batch * self.loader.batch_size
         row = {
             "epoch": epoch + 1,
@@ -142,7 +134,7 @@ class RunRecorder(keras.callbacks.Callback):
         return [np.array(ops.convert_to_numpy(variable)) for variable in chosen]
 
     def _snapshot(self, epoch, batch):
-        if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables lag behind within an epoch
+        if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables are stale within an epoch
             self.model.jax_state_sync()
         snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
         write_snapshot(self.directory / "last.npz", snapshot)
@@ -153,7 +145,7 @@ class RunRecorder(keras.callbacks.Callback):
 
 
 def write_history(path, rows):
-    """Write history.csv anew, by write-then-rename, so that each epoch is in it once."""
+    """Replace history.csv atomically, so that each epoch occurs once."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()

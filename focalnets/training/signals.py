@@ -1,4 +1,4 @@
-"""HeldSignals: Ctrl-C and termination wait until the batch is done, so that a snapshot can be written."""
+"""HeldSignals: delays Ctrl-C and termination until the batch is done and a snapshot is written."""
 
 import contextlib
 import os
@@ -6,25 +6,24 @@ import signal
 import threading
 import time
 
-# Ctrl-C; what `kill` and cluster schedulers send; what a closed terminal sends.
+# Sent by Ctrl-C, by `kill` and cluster schedulers, and by a closed terminal.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
-# `timeout` and some schedulers send each signal twice. Only a later one is a second wish.
+# `timeout` and some schedulers send each signal twice. Only a later signal counts as a second one.
 _REPEATED_SECONDS = 2.0
 
 _NOTE = "focalnets: writing a snapshot, then stopping. Send the signal again to stop at once.\n"
 
 
 class HeldSignals:
-    """Context manager that holds back the first signal to stop. A second one, 2 seconds later, acts at once.
+    """Context manager that holds the first signal to stop. A second one, 2 seconds later, acts at once.
 
-    Handlers are replaced in the main thread only, and restored at the end of the block. Signals that are
-    ignored stay ignored. `deliver` hands the signal to the handler that was installed before, which raises
-    KeyboardInterrupt or ends the process. A signal that is still held at the end of the block is delivered
-    there.
+    Handlers are replaced in the main thread only, and restored at the end of the block. Ignored signals stay
+    ignored. `deliver` passes the held signal to the previous handler, which raises KeyboardInterrupt or ends
+    the process. The end of the block delivers it, too.
 
     Attributes:
-        received: int or None. Number of the signal that is held.
+        received: int or None. Number of the held signal.
 
     >>> import signal
     >>> from focalnets.training.signals import HeldSignals
@@ -56,7 +55,7 @@ class HeldSignals:
         self.deliver()
 
     def deliver(self):
-        """Restore the handlers, and hand them the signal that is held, if there is one."""
+        """Restore the handlers and pass them the held signal, if any."""
         self._restore()
         number, self.received = self.received, None
         if number is not None:
@@ -66,13 +65,13 @@ class HeldSignals:
         if self.received is None:
             self.received, self._since = number, time.monotonic()
             with contextlib.suppress(OSError):  # the terminal may be closed
-                os.write(2, _NOTE.encode())  # print must not be called by a handler that may interrupt it
+                os.write(2, _NOTE.encode())  # `print` is not reentrant
         elif time.monotonic() - self._since > _REPEATED_SECONDS:
             self._restore()
             signal.raise_signal(number)
 
     def _restore(self):
         for number, handler in self._handlers.items():
-            if signal.getsignal(number) == self._hold:  # nobody else has replaced it meanwhile
+            if signal.getsignal(number) == self._hold:  # not replaced in the meantime
                 signal.signal(number, handler)
         self._handlers = {}

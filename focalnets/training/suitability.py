@@ -1,4 +1,4 @@
-"""Which recipe suits a data set, and what is lost where a recipe and a data set do not fit together."""
+"""Choice of a recipe for a data set, and warnings when a recipe does not suit the images."""
 
 import dataclasses
 import logging
@@ -6,14 +6,14 @@ import logging
 from focalnets.presets.checkpoints import DEFAULT
 from focalnets.training.recipe import load_recipe
 
-# Data sets that a recipe was made for. For all others, fine-tuning reaches more in less time.
+# Data sets with their own recipe. On all others, fine-tuning reaches a higher accuracy in less time.
 _MADE_FOR = {"digits": "digits", "cifar10": "cifar10_small"}
 
-# Networks for images up to this side exist for small images. Larger ones are meant for photographs of any
+# Networks for images up to this side are meant for small images. Larger networks take photographs of any
 # size, as is usual for ImageNet.
 _SMALL_IMAGE_SIZE = 64
 
-# Reducing or enlarging by less than this is usual.
+# Smaller factors of reduction and enlargement are usual.
 _REDUCED, _ENLARGED = 3, 4
 
 _BETTER_FOR_PHOTOGRAPHS = "focalnet_tiny_srf_imagenet1k"
@@ -22,11 +22,11 @@ _log = logging.getLogger("focalnets")
 
 
 def recipe_for(data, preset=None):
-    """The `Recipe` to use where none is named.
+    """Choose the `Recipe` for a data set.
 
     Args:
-        data: as for `train`. None for the digits, if there is no `preset` either.
-        preset: weights to start from. None for those of the recipe.
+        data: Data set, as for `train`. None stands for the digits, unless a preset is given.
+        preset: str or None. Weights to start from. Defaults to `None`, those of the recipe.
 
     >>> from focalnets.training.suitability import recipe_for
     >>> recipe_for("digits").name, recipe_for("my_images.zip").name
@@ -38,7 +38,7 @@ def recipe_for(data, preset=None):
 
 
 def report_choice(recipe, data):
-    """Log which recipe is used where none was named, and what it does to `data`."""
+    """Log the recipe that was chosen for `data`, and what it does."""
     if recipe.preset == DEFAULT:
         what = f"fine-tunes {DEFAULT}, a network for 32 x 32 pixels, on color or grayscale images"
     elif recipe.preset:
@@ -49,7 +49,7 @@ def report_choice(recipe, data):
 
 
 def describe_misfits(recipe, converter, survey):
-    """What is lost where the preprocessing of a recipe and the stored images contradict each other.
+    """Describe how the preprocessing of a recipe does not suit the stored images.
 
     Args:
         recipe: `Recipe`.
@@ -57,7 +57,7 @@ def describe_misfits(recipe, converter, survey):
         survey: `data.survey.Survey` of the data set. None if no image could be read.
 
     Returns:
-        List of texts, each with numbers and advice. Empty if everything fits.
+        list of str. Warnings with numbers and advice. Empty if the recipe suits the images.
 
     >>> from focalnets import FocalNetImageConverter
     >>> from focalnets.data.survey import Survey

@@ -1,4 +1,4 @@
-"""train: a recipe and a data set -> a run directory, which is a preset directory and its history."""
+"""`train` and `resume`: write a run directory, which is a preset directory with the history of the run."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,6 @@ from focalnets import __version__
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
 from focalnets.files import expanded
-from focalnets.names import plural
 from focalnets.ops.backend import accelerator, bfloat16_supported, prefer_bfloat16
 from focalnets.output.directories import check_run_directory, new_run_directory, resumed_directory
 from focalnets.output.files import seal, write_json
@@ -44,33 +43,33 @@ def train(
 ):
     """Train a classifier and write its weights, metrics and figures to a run directory.
 
-    The function behind `focalnets train`.
-
     Args:
-        recipe: `Recipe` or str. A recipe, the name of one, or the path of a Python file that defines one.
-            Defaults to one that suits `data`, which is logged: "finetune" for images of your own.
-        data: spec for `open_dataset`; None for the recipe's own.
-        out: run directory to make: a preset directory (`FocalNetImageClassifier.from_preset(out)`) with
-            `recipe.json`, `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and
-            the snapshot (`last.npz`) from which `resume` goes on.
-        force: replace a run that is there.
-        on_bad_image: "error" to name the images that cannot be read, "skip" to leave them out.
-        cache_images: str. "memory", "stream" or "auto"; see `open_dataset`. A recipe whose augmentation needs
+        recipe: `Recipe` or str. Recipe, name of a recipe, or path of a Python file that defines `RECIPE`.
+            Defaults to a recipe that suits `data`: "finetune" for your own images.
+        data: Data set, see `open_dataset`. Defaults to that of the recipe.
+        out: str or `pathlib.Path`. Run directory. It becomes a preset directory with `recipe.json`,
+            `run.json`, `history.csv`, `curves.png`, `report.html`, `panels/`, `monitor/`, and the snapshot
+            `last.npz`, from which `resume` continues. Defaults to "runs/latest".
+        force: bool. Replace an existing run. Defaults to `False`.
+        on_bad_image: str. "error" raises an error that lists unreadable images. "skip" leaves them out.
+            Defaults to "error".
+        cache_images: str. "memory", "stream" or "auto", see `open_dataset`. A recipe whose augmentation needs
             the original images always streams them. Defaults to "auto".
-        max_minutes: stop after so long, saved, to be resumed; None for no limit.
-        monitor_every: epochs between two panels in `monitor/`; None for about ten in the run, 0 for none.
-        tensorboard: write event files, too.
-        force_bfloat16: use bfloat16 even where it is slower than float32.
-        verbose: as in Keras' `fit`.
-        changes: fields of the recipe to replace, such as `epochs=5`.
+        max_minutes: float or None. Save a snapshot and stop after this time. Defaults to `None`, no limit.
+        monitor_every: int or None. Number of epochs between two figures in `monitor/`. 0 draws none. Defaults
+            to `None`, about ten figures per run.
+        tensorboard: bool. Write TensorBoard event files. Defaults to `False`.
+        force_bfloat16: bool. Allow bfloat16 where it is slower than float32. Defaults to `False`.
+        verbose: Verbosity of Keras' `fit`. Defaults to "auto".
+        changes: Fields of the recipe to replace, such as `epochs=5`.
 
     Returns:
-        A `TrainResult`.
+        `TrainResult`.
 
     Raises:
-        ValueError: on an unknown recipe, field or data set, or data that do not fit the recipe.
-        FileExistsError: if `out` is not empty, unless `force`, or another process is writing it.
-        FloatingPointError: if the loss is no longer a number, see `StopOnNaN`.
+        ValueError: if recipe, field or data set is unknown, or the data do not fit the recipe.
+        FileExistsError: if `out` is not empty and `force` is `False`, or another process writes to `out`.
+        FloatingPointError: if the loss becomes NaN or infinite, see `StopOnNaN`.
 
     >>> import tempfile
     >>> import focalnets
@@ -89,9 +88,9 @@ def train(
     recipe = _with_precision(recipe, force_bfloat16)
     data = _located(data)
     if recipe.preset not in CHECKPOINTS:
-        recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))  # to be resumed from anywhere
+        recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))
     if recipe.preset and pathlib.Path(recipe.preset) == expanded(out).resolve():
-        raise ValueError(f"{out} is the preset to start from; choose another directory for the new run.")
+        raise ValueError(f"{out} is the preset to start from. Choose another directory for the new run.")
     settings = {
         "data": data,
         "on_bad_image": on_bad_image,
@@ -117,22 +116,22 @@ def train(
 
 
 def resume(directory, max_minutes=None, verbose="auto", data=None):
-    """Take up a run that was stopped or killed, from its last snapshot, and carry it to its end.
+    """Resume a run that was stopped or killed, from its last snapshot.
 
-    On the same machine and backend, the weights in the end are those of a run that was never interrupted.
+    On the same machine and backend, the final weights are bit for bit those of an uninterrupted run.
 
     Args:
-        directory: run directory.
-        max_minutes: as in `train`, for this session.
-        verbose: as in Keras' `fit`.
-        data: where the data set of the run is now, if it was moved. Defaults to where it was.
+        directory: str or `pathlib.Path`. Run directory.
+        max_minutes: float or None. Time limit of this session, see `train`. Defaults to `None`.
+        verbose: Verbosity of Keras' `fit`. Defaults to "auto".
+        data: New path of the data set, if it was moved. Defaults to the path in `run.json`.
 
     Returns:
-        A `TrainResult`.
+        `TrainResult`.
 
     Raises:
-        ValueError: if it is no run, its data have changed, or it was begun on another backend.
-        FileExistsError: if another process is training it.
+        ValueError: if the directory is not a run, its data changed, or it was started on another backend.
+        FileExistsError: if another process writes to the directory.
 
     >>> import dataclasses, tempfile
     >>> from focalnets import resume, train
@@ -142,39 +141,33 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     >>> stopped.complete, resume(stopped.directory, verbose=0).complete
     (False, True)
     """
-    directory = expanded(directory)
+    directory, moved = expanded(directory), data is not None
     settings, recipe = read_run(directory), read_recipe(directory)
-    check_run(settings, directory, keras.backend.backend(), data is not None)
+    check_run(settings, directory, keras.backend.backend(), moved)
     with resumed_directory(directory):
-        return _resume(directory, settings, recipe, max_minutes, verbose, data)
+        snapshot = read_snapshot(directory / "last.npz")
+        if moved:
+            settings["data"] = _located(data)
+        trainer = Trainer(recipe, settings)
+        if trainer.fingerprint() != settings["fingerprint"]:
+            raise ValueError(_changed_data(trainer, settings))
+        if moved:
+            write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]})
+            write_json(directory / "run.json", settings)
+        return _run(trainer, directory, snapshot, max_minutes, verbose)
 
 
-def _resume(directory, settings, recipe, max_minutes, verbose, data):
-    moved = data is not None
-    snapshot = read_snapshot(directory / "last.npz")
-    if moved:
-        settings["data"] = _located(data)
-    trainer = Trainer(recipe, settings)
-    if trainer.fingerprint() != settings["fingerprint"]:
-        raise ValueError(_other_data(trainer, settings))
-    if moved:
-        write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]})
-        write_json(directory / "run.json", settings)
-    return _run(trainer, directory, snapshot, max_minutes, verbose)
-
-
-def _other_data(trainer, settings):
+def _changed_data(trainer, settings):
     then, now = settings["images"], _images(trainer)
     what = (
-        f"{then['train']} {plural(then['train'], 'image')} to train on and {then['validation']} to validate "
-        f"then, {now['train']} and {now['validation']} now"
+        f"{then['train']} training and {then['validation']} validation images at the start, "
+        f"{now['train']} and {now['validation']} now"
         if then != now
-        else "as many images as then, but other files, labels or contents"
+        else "the number of images is the same, but files, labels or contents differ"
     )
     return (
-        f"The data at {settings['data']}, or the preprocessing of the preset to start from, are not those "
-        f"the run was begun with: {what}. Restore them, name the place of the right ones with --data, or "
-        "start a new run."
+        f"The data at {settings['data']}, or the preprocessing of the preset, changed since the run started: "
+        f"{what}. Restore the data, give their path with --data, or start a new run."
     )
 
 
@@ -183,12 +176,12 @@ def _images(trainer):
 
 
 def _report_drawn(trainer):
-    """Log how many images were set aside, where the data do not name their splits."""
+    """Log the sizes of the splits that were drawn, if the data set has no splits."""
     if trainer.dataset.drawn_from is None or "test" not in trainer.dataset.splits:
         return
     _log.warning(
-        "The data have no test split. Of %d images, %d are set aside to test (a fifth of each class, drawn "
-        "by file name), %d to validate, and %d are trained on. Folders train/ and test/ choose the splits.",
+        "The data set has no test split. Of %d images, %d are for testing (a fifth of each class, drawn by "
+        "file name), %d for validation and %d for training. Use folders train/ and test/ to set the splits.",
         trainer.dataset.drawn_from,
         len(trainer.dataset.splits["test"]),
         len(trainer.validation),
@@ -202,30 +195,30 @@ def _run(trainer, directory, snapshot, max_minutes, verbose):
         if complete:
             return finalize(trainer, directory, recorder)
     finally:
-        with contextlib.suppress(OSError):  # of a disk that is full: that error is on its way
+        with contextlib.suppress(OSError):  # on a full disk, an error is raised already
             seal(directory)
     curves = directory / "curves.png"
     return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.bad)
 
 
 def _located(data):
-    """The spec of a data set, a path in full, so that a run can be resumed from anywhere."""
-    return str(data if data in NAMES else _absolute(data))  # names go before folders
+    """Data set with an absolute path, so that a run can be resumed from any directory."""
+    return str(data if data in NAMES else _absolute(data))  # names have priority over folders
 
 
 def _absolute(name):
-    """The path in full, if it is one that is there."""
+    """Absolute path, if the path exists."""
     path = expanded(name)
     return str(path.resolve()) if name and path.exists() else name
 
 
 def _with_precision(recipe, force_bfloat16):
-    """The recipe with "auto" replaced by what is faster here; refuses what is very slow."""
+    """Replace precision "auto" by the faster one on this machine. ValueError if bfloat16 is very slow."""
     if recipe.precision == "auto":
         return dataclasses.replace(recipe, precision="bfloat16" if prefer_bfloat16() else "float32")
     if recipe.precision == "bfloat16" and not force_bfloat16 and not bfloat16_supported():
         raise ValueError(
-            "This processor has no units for bfloat16, and torch without them is about 150 times slower than "
-            "with float32. Leave precision at float32, or force it with --force-bfloat16."
+            "This processor does not support bfloat16, so torch emulates it about 150 times slower than "
+            "float32. Use precision=float32, or allow it with --force-bfloat16."
         )
     return recipe

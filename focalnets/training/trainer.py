@@ -1,4 +1,4 @@
-"""What is the same for a new run and a resumed one: a network, its data, and their fit."""
+"""`Trainer`: network, data and `fit` of a run, new or resumed."""
 
 import contextlib
 import hashlib
@@ -10,13 +10,7 @@ from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.report.figures import draw_curves
-from focalnets.training.build import (
-    class_weights,
-    freeze,
-    make_classifier,
-    make_converter,
-    training_splits,
-)
+from focalnets.training.build import class_weights, freeze, make_classifier, make_converter, training_splits
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import restore
 from focalnets.training.forecast import Forecast
@@ -27,15 +21,15 @@ from focalnets.training.task import ImageClassification
 
 
 class Trainer:
-    """A network, compiled, and its data.
+    """A compiled network and its data.
 
     Args:
-        recipe: `Recipe`, its precision decided.
-        settings: dict of what `train` was asked besides: data, on_bad_image, cache_images, monitor_every,
-            tensorboard.
+        recipe: `Recipe`. Its precision must not be "auto".
+        settings: dict. The arguments data, on_bad_image, cache_images, monitor_every and tensorboard of
+            `train`.
 
     Raises:
-        ValueError: on data that cannot be read or do not fit the recipe.
+        ValueError: if the data cannot be read or do not fit the recipe.
     """
 
     def __init__(self, recipe, settings):
@@ -70,8 +64,8 @@ class Trainer:
         self.total_steps = recipe.epochs * self.loader.batches
         if self.total_steps < recipe.accumulation:
             raise ValueError(
-                f"The run has {self.total_steps} batches, fewer than accumulation={recipe.accumulation}: the "
-                "weights would never be updated. Use more epochs, or a smaller batch_size or accumulation."
+                f"The run has {self.total_steps} batches, fewer than accumulation={recipe.accumulation}, so "
+                "it never updates the weights. Use more epochs, or a smaller batch_size or accumulation."
             )
         optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
         self.classifier.compile(optimizer=optimizer, loss=self.task.loss(), metrics=self.task.metrics())
@@ -79,25 +73,24 @@ class Trainer:
         self.validation_loader = Loader(self.validation, self.task, recipe.batch_size)
 
     def fingerprint(self):
-        """A text that changes when the data do, or what becomes of them: a preset to start from may have been
-        trained anew meanwhile."""
-        converter = self.converter.get_config()
-        becomes = [converter[key] for key in ("image_size", "crop_fraction", "interpolation", "mean", "std")]
+        """Hash of data and preprocessing. The preset to start from may change between sessions."""
+        config = self.converter.get_config()
+        converter = [config[key] for key in ("image_size", "crop_fraction", "interpolation", "mean", "std")]
         splits = (self.training, self.validation, self.dataset.splits.get("test"))
         prints = [split.fingerprint() for split in splits if split is not None]
-        text = json.dumps([self.dataset.class_names, becomes, prints])
+        text = json.dumps([self.dataset.class_names, converter, prints])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def fit(self, directory, snapshot=None, max_minutes=None, verbose="auto"):
-        """Train to the end, or to the time limit, and keep the run directory's files.
+        """Train to the end or to the time limit, and write the files of the run directory.
 
         Args:
-            directory: run directory.
-            snapshot: `Snapshot` to go on from; None to begin.
-            max_minutes, verbose: as in `train`.
+            directory: `pathlib.Path`. Run directory.
+            snapshot: `Snapshot` or None. State to resume from. Defaults to `None`, a new run.
+            max_minutes, verbose: See `train`.
 
         Returns:
-            (`RunRecorder`, whether training came to its end).
+            Tuple: `RunRecorder`, and whether training is complete.
         """
         schedule = learning_rate_schedule(self.recipe, self.total_steps)
         averaged = self.recipe.ema_decay > 0
@@ -132,10 +125,10 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             if self.settings["tensorboard"]:
                 board = stack.enter_context(contextlib.closing(TensorBoard(directory / "tensorboard")))
-                callbacks.insert(-1, board)  # before recorder, which may end it all
+                callbacks.insert(-1, board)  # before the recorder, which may end the run
             self._fit_from(snapshot, callbacks, verbose)
         if monitor is not None and snapshot is not None and snapshot.epoch == self.recipe.epochs:
-            monitor.draw_filmstrips()  # the run was killed after its last epoch, maybe before this
+            monitor.draw_filmstrips()  # the run may have been killed between its last epoch and this call
 
     def _fit_from(self, snapshot, callbacks, verbose):
         first = 0 if snapshot is None else snapshot.epoch
@@ -143,7 +136,7 @@ class Trainer:
             self._make_metrics()
             restore(snapshot, self.classifier)
         if snapshot is not None and snapshot.batch:
-            # Keras takes all epochs of a fit to be as long as its first: the rest of one is a fit of its own.
+            # In one `fit`, all epochs have the length of the first. A partial epoch needs its own `fit`.
             self.loader.first_batch = snapshot.batch
             self._fit_epochs(callbacks, first, first + 1, verbose)
             self.loader.first_batch = 0
@@ -157,18 +150,18 @@ class Trainer:
                 self.loader,
                 initial_epoch=first,
                 epochs=last,
-                shuffle=False,  # Keras would shuffle by Python's generator; the loader has its own order
+                shuffle=False,  # the loader shuffles, as a function of its seed
                 validation_data=self.validation_loader,
                 callbacks=callbacks,
                 verbose=verbose,
             )
         except Exception as error:
             for loader in (self.loader, self.validation_loader):
-                if loader.problem not in (None, error):  # TensorFlow makes an error of its own of it
+                if loader.problem not in (None, error):  # TensorFlow replaces the error by its own
                     raise loader.problem from error
             raise
 
     def _make_metrics(self):
-        """Keras makes the variables of metrics with the first batch; `evaluate` changes nothing else."""
+        """Create the variables of the metrics, which Keras does with the first batch."""
         images, targets, *_ = self.validation_loader[0]
         self.classifier.evaluate(images[:1], targets[:1], verbose=0)

@@ -48,7 +48,11 @@ MISTAKES = [
         "--learning-rate: expected a number above 0, got '-1'",
     ),
     ("train --out r --recipe digits --max-minutes 0", "--max-minutes: expected a number above 0"),
-    ("train --out r --recipe digits --set epoch=3", "Recipe has no field 'epoch'", "Did you mean 'epochs'?"),
+    (
+        "train --out r --recipe digits --set epoch=3",
+        "Unknown recipe field 'epoch'. Available recipe fields: name",
+        "Did you mean 'epochs'?",
+    ),
     ("train --out r --recipe digits --set ema_decay=2", "ema_decay must be in [0, 1)"),
     ("train --out r --recipe digits --set architecture=focalnet_pikco", "Did you mean 'focalnet_pico'"),
     ("train --out r --recipe finetune --preset runs/mien", "There is no preset", "Did you mean 'runs/mine'?"),
@@ -63,7 +67,7 @@ MISTAKES = [
     ("train --out r --data table.csv", "table.csv needs a first line with the column"),
     (
         "train --out r --recipe cifar10_small",
-        "Recipe cifar10_small has no data of its own; name a folder or zip",
+        "Recipe 'cifar10_small' does not set data. Give a folder or zip with --data",
     ),
     ("train --out full --recipe digits", "full is not empty"),
     ("train --out cat.jpg --recipe digits", "cat.jpg"),

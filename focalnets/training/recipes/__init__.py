@@ -1,10 +1,10 @@
-"""One short file per experiment. Its docstring gives the command, and the result where it was run."""
+"""One short file per recipe. The docstring gives the command and, where it was run, the result."""
 
 import pkgutil
 
 
 def recipe_names():
-    """Names of the recipes that ship with focalnets, without importing them.
+    """Sorted names of the recipes that ship with the package, without importing them.
 
     >>> from focalnets.training.recipes import recipe_names
     >>> "digits" in recipe_names()

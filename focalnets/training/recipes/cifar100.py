@@ -2,7 +2,7 @@
 
 focalnets train --recipe cifar100 --out runs/cifar100
 
-Keras downloads the data. Not run yet: neither the data nor a GPU were at hand. On two CPU cores:
+Keras downloads the data. This recipe has not been run yet. On two CPU cores, add
 --set architecture=focalnet_micro epochs=26 batch_size=128 precision=auto augmentation.cutmix=0.5
 """
 

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8 x 8 pixels: the smallest real task, and what `make demo` runs.
+"""Handwritten digits of 8 x 8 pixels, the smallest real data set. `make demo` runs this recipe.
 
 focalnets train --recipe digits --out runs/digits
 """

@@ -1,11 +1,11 @@
-"""Adapt a trained network to your own classes: a new head, earlier blocks learning more slowly.
+"""Fine-tune a pretrained network on your own classes: a new head, and lower learning rates in early blocks.
 
 focalnets train --data my_images --out runs/mine
 
-Used when no recipe is named. It starts from the weights that ship with focalnets, or from those that
---preset names: focalnet_tiny_srf_imagenet1k for photographs, or any preset or run. Image size and
-preprocessing are those of the preset. With few images per class, use --set frozen_stages=1; if some classes
-are rare, --set class_weights=balanced. docs/finetuning.md has an example with figures.
+`train` uses this recipe by default. It starts from the weights that ship with the package, or from --preset:
+a run or any other preset, such as focalnet_tiny_srf_imagenet1k for photographs. Image size and preprocessing
+are those of the preset. For few images per class, use --set frozen_stages=1. For rare classes, use --set
+class_weights=balanced. docs/finetuning.md has an example with results.
 """
 
 from focalnets.images.augment import Augmentation
