@@ -62,9 +62,6 @@ def _check_train(arguments):
     if arguments.resume is not None:
         check_resume_options(arguments)
         path = expanded(arguments.resume)
-        if not (path / "run.json").is_file():
-            hint = "" if path.exists() else did_you_mean(path, sibling_names(path))
-            raise ValueError(f"{path} is not a run that can be resumed: it has no run.json.{hint}")
         refuse_in_use(path)
         settings = read_run(path)
         check_run(settings, path, arguments.backend or settings["backend"], arguments.data is not None)

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from focalnets.names import did_you_mean, sibling_names
 from focalnets.presets.files import RUN
 from focalnets.schema import checked, read_json
 from focalnets.training.recipe import recipe_from_json
 
 RECIPE = "recipe.json"
-_NOT_A_RUN = "{} is not a run that can be resumed: it has no {}. Give a directory that `train` wrote."
 
 _Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 
@@ -44,7 +44,7 @@ def read_run(directory):
     """
     path = pathlib.Path(directory) / RUN
     if not path.is_file():
-        raise ValueError(_NOT_A_RUN.format(directory, RUN))
+        raise _not_a_run(path)
     settings = read_json(path)
     if isinstance(settings, dict) and "keep" in settings:  # former name of `cache_images`
         settings["cache_images"] = settings.pop("keep")
@@ -83,15 +83,21 @@ def check_run(settings, directory, backend, moved=False):
 
 
 def read_recipe(directory):
-    """Read the `Recipe` in the `recipe.json` of a run.
+    """Read the recipe in the `recipe.json` of a run.
 
     Raises:
         ValueError: if the file does not exist, or a field is unknown, missing or out of range.
     """
     path = pathlib.Path(directory) / RECIPE
     if not path.is_file():
-        raise ValueError(_NOT_A_RUN.format(directory, RECIPE))
+        raise _not_a_run(path)
     try:
         return recipe_from_json(read_json(path))
     except ValueError as error:
         raise ValueError(f"{path}: {str(error).removeprefix(str(path)).lstrip(': ')}") from error
+
+
+def _not_a_run(path):
+    run = path.parent
+    hint = "" if run.exists() else did_you_mean(run, sibling_names(run))
+    return ValueError(f"{run} is not a run that can be resumed: it has no {path.name}.{hint}")

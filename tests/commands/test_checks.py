@@ -82,9 +82,9 @@ MISTAKES = [
     ("train --resume full", "full is not a run that can be resumed"),
     (
         "train --resume old",
-        "The data of this run are no longer at /nowhere/photos. If they were moved: focalnets train --resume",
+        "do not exist: /nowhere/photos. If they were moved, use focalnets train --resume",
     ),
-    ("train --resume old --data digits --backend torch", "was begun on jax, not on torch"),
+    ("train --resume old --data digits --backend torch", "started on jax, and the current backend is torch"),
     ("train --out r --data twice.npz", "The classes have a name twice: cat."),
     ("train --out r --backnd torch", "--backend"),
     ("evaluate runs/mine", "--data"),

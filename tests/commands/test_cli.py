@@ -76,7 +76,7 @@ def test_presets_lists_every_architecture(capsys):
             2,
             "--epochs: expected a whole number of at least 1, got '0'",
         ),
-        (["train", "--out", "{tmp}/r", "--recipe", "cifar10_small"], 2, "name a folder or zip"),
+        (["train", "--out", "{tmp}/r", "--recipe", "cifar10_small"], 2, "Give a folder or zip"),
         (["train", "--out", "{tmp}/r", "--data", "{tmp}/none"], 2, "is not a data set"),
         (["train", "--out", "{tmp}", "--data", "digits"], 2, "is not empty"),
         (["train", "--out", "{tmp}", "--force"], 2, "does not look like a run"),

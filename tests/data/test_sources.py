@@ -106,7 +106,7 @@ def test_verbs_take_classes_of_one_image(verb, classes, preset, tmp_path, capsys
     captured = capsys.readouterr()
     if verb == "train":  # of three classes with one training image each, none can be spared
         assert code == 2
-        assert "Each class has one training image only" in captured.err
+        assert "Each class has only one training image" in captured.err
     else:
         assert code == 0, captured.err
 

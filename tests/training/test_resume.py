@@ -1,4 +1,4 @@
-"""A run that is killed, and taken up again, ends with the weights of one that never stopped."""
+"""Resumed runs end with the weights of an uninterrupted run, bit for bit."""
 
 import csv
 import dataclasses
@@ -28,8 +28,7 @@ from focalnets.training import checkpoint, run_recorder, signals
 from focalnets.training.recipe import load_recipe
 from focalnets.training.signals import HeldSignals
 
-# Everything that could be forgotten is on: dropout, drop path, average, mixing, accumulation over ends of
-# epochs.
+# Every kind of state is in use: dropout, drop path, averages, mixup, and accumulation across epochs.
 EVERYTHING = dataclasses.replace(
     load_recipe("digits"),
     epochs=3,
@@ -50,7 +49,7 @@ def weights(directory):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The run that nothing interrupts."""
+    """Uninterrupted run."""
     return train(EVERYTHING, out=tmp_path_factory.mktemp("whole") / "run", **QUIET)
 
 
@@ -66,12 +65,12 @@ def assert_same_run(directory, whole):
 
 
 class KilledError(Exception):
-    """Stands for a crash, where the process shall live on to look at what is left."""
+    """Simulates a crash in a process that continues, so that the test can inspect the files."""
 
 
 @pytest.mark.parametrize("last", [5, 16, 26])
-def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
-    """Of 13 batches an epoch: in the first epoch, in the second, at the end of the second."""
+def test_resume_after_crash_within_epoch(whole, tmp_path, monkeypatch, last):
+    """An epoch has 13 batches: the crash is in the first epoch, in the second, and in its last batch."""
     seen = []
     original = run_recorder.RunRecorder.on_train_batch_end
 
@@ -85,21 +84,21 @@ def test_a_crash_in_an_epoch(whole, tmp_path, monkeypatch, last):
         patch.setattr(run_recorder.RunRecorder, "on_train_batch_end", crashes)
         with pytest.raises(KilledError):
             train(EVERYTHING, out=tmp_path / "run", **QUIET)
-    assert not (tmp_path / "run" / "config.json").exists(), "no preset of a net that is not trained"
+    assert not (tmp_path / "run" / "config.json").exists(), "an incomplete run must not be a preset"
     resume(tmp_path / "run", verbose=0)
     assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.all_backends
-def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
-    """Snapshots within epochs: metrics, accumulators and the place in the epoch go on, too."""
+def test_resume_after_time_limit_within_epoch(whole, tmp_path, monkeypatch):
+    """Snapshots within an epoch include metrics, accumulated gradients and the batch."""
     monkeypatch.setattr(run_recorder, "SNAPSHOT_MINUTES", 0.0)  # after every batch
     result = train(EVERYTHING, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
-    interrupted = 2 if keras.backend.backend() == "torch" else 1  # the others compile for each session
+    interrupted = 2 if keras.backend.backend() == "torch" else 1  # the others compile in each session
     sessions = 1
     while not result.complete:
         snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
-        assert (snapshot.epoch, snapshot.batch) == (0, sessions), "a batch each"
+        assert (snapshot.epoch, snapshot.batch) == (0, sessions), "one batch per session"
         limit = 1e-9 if sessions < interrupted else None
         result = resume(tmp_path / "run", max_minutes=limit, verbose=0)
         sessions += 1
@@ -108,12 +107,12 @@ def test_a_time_limit_in_the_middle_of_an_epoch(whole, tmp_path, monkeypatch):
 
 
 class TerminatedError(KeyboardInterrupt):
-    """What the handler of the command line raises on SIGTERM."""
+    """Raised on SIGTERM, as by the command line."""
 
 
 @pytest.fixture
 def handlers():
-    """A handler for SIGTERM that raises, as the command line's does. Restored afterwards."""
+    """Install signal handlers that raise, as the command line does: {number: (handler, error)}."""
     raising = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: TerminatedError}
 
     def handler(number, _):
@@ -126,7 +125,7 @@ def handlers():
 
 
 def send_in_batch(patch, last, *numbers):
-    """Send signals to this process in the middle of batch `last`, counted from 1 over all epochs."""
+    """Send signals to this process during batch `last`, counted from 1 over all epochs."""
     seen = []
 
     def begin(self, batch, logs=None):
@@ -143,10 +142,10 @@ def send_in_batch(patch, last, *numbers):
     [
         (signal.SIGINT, 5, None, (0, 5)),
         (signal.SIGTERM, 16, 60, (1, 3)),
-        (signal.SIGTERM, 26, None, (2, 0)),  # in the last batch of an epoch: after its validation
+        (signal.SIGTERM, 26, None, (2, 0)),  # last batch of an epoch: takes effect after validation
     ],
 )
-def test_a_signal_writes_a_snapshot_of_the_moment(
+def test_train_writes_snapshot_on_signal(
     whole, tmp_path, monkeypatch, capfd, handlers, number, last, max_minutes, state
 ):
     handler, error = handlers[number]
@@ -162,17 +161,18 @@ def test_a_signal_writes_a_snapshot_of_the_moment(
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_the_second_signal_stops_at_once(tmp_path, monkeypatch, handlers):
+def test_train_stops_at_once_on_second_signal(tmp_path, monkeypatch, handlers):
     with monkeypatch.context() as patch:
         patch.setattr(signals, "_REPEATED_SECONDS", 0.0)
         send_in_batch(patch, 16, signal.SIGTERM, signal.SIGTERM)
         with pytest.raises(TerminatedError):
             train(EVERYTHING, out=tmp_path / "run", **QUIET)
     snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
-    assert (snapshot.epoch, snapshot.batch) == (1, 0), "that of the last epoch"
+    assert (snapshot.epoch, snapshot.batch) == (1, 0), "expected the snapshot of the last epoch"
 
 
-def test_a_signal_sent_twice_as_timeout_does_is_one(handlers):
+def test_held_signals_counts_repeated_signal_once(handlers):
+    """`timeout` sends each signal twice."""
     reached = []
 
     def hold():
@@ -186,15 +186,15 @@ def test_a_signal_sent_twice_as_timeout_does_is_one(handlers):
     assert len(reached) == 2
 
 
-def test_signals_are_left_alone_outside_of_the_main_thread_and_where_they_are_ignored(handlers):
+def test_held_signals_leaves_other_threads_and_ignored_signals_alone(handlers):
     handler, _ = handlers[signal.SIGTERM]
     found = []
 
-    def look():
+    def hold():
         with HeldSignals():
             found.append(signal.getsignal(signal.SIGTERM))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=hold)
     thread.start()
     thread.join()
     assert found == [handler]
@@ -205,7 +205,7 @@ def test_signals_are_left_alone_outside_of_the_main_thread_and_where_they_are_ig
     assert held.received is None
 
 
-def test_a_handler_that_does_not_raise_lets_the_training_continue(tmp_path, monkeypatch, handlers):
+def test_train_continues_if_signal_handler_does_not_raise(tmp_path, monkeypatch, handlers):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     recipe = dataclasses.replace(EVERYTHING, epochs=1)
@@ -215,7 +215,7 @@ def test_a_handler_that_does_not_raise_lets_the_training_continue(tmp_path, monk
 
 
 @pytest.mark.skipif(not bfloat16_supported(), reason="150 times slower on this processor")
-def test_mixed_precision_goes_on(tmp_path):
+def test_resume_in_mixed_precision(tmp_path):
     recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=300)
     whole = train(recipe, out=tmp_path / "whole", **QUIET)
     stopped = train(recipe, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
@@ -225,7 +225,7 @@ def test_mixed_precision_goes_on(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):
+def test_resume_after_crash_while_writing_snapshot(whole, tmp_path, monkeypatch):
     replaced = os.replace
 
     def crashes(source, target):
@@ -239,7 +239,7 @@ def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             train(EVERYTHING, out=tmp_path / "run", **QUIET)
     assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
-    left = tmp_path / "run" / ".focalnets-work-killed"  # as a real crash leaves it
+    left = tmp_path / "run" / ".focalnets-work-killed"  # a real crash leaves this directory
     left.mkdir(mode=0o700)
     (left / "lock").write_bytes(b"")
     (left / "last.npz").write_bytes(b"half")
@@ -248,7 +248,7 @@ def test_a_crash_while_a_snapshot_is_written(whole, tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob(".focalnets-work-*"))
 
 
-def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsys):
+def test_train_keeps_last_snapshot_on_full_disk(tmp_path, monkeypatch, capsys):
     saved = np.savez
 
     def full(file, **arrays):
@@ -264,14 +264,14 @@ def test_a_full_disk_leaves_the_last_snapshot_whole(tmp_path, monkeypatch, capsy
     assert not list((tmp_path / "run").glob("partial-*"))
 
 
-def test_a_process_that_is_terminated_and_killed(tmp_path, capsys):
-    """The real thing: SIGTERM from outside, resumed by a process that gets SIGKILL, resumed by a third."""
+def test_resume_after_sigterm_and_sigkill_of_real_processes(tmp_path, capsys):
+    """The first process gets SIGTERM, the second resumes and gets SIGKILL, the third resumes to the end."""
     run = tmp_path / "run"
     command = [sys.executable, "-m", "focalnets", "train", "--backend", keras.backend.backend()]
     begin = ["--out", str(run), "--epochs", "2000", "--monitor-every", "0", "--set", "batch_size=500"]
 
     def interrupted(options, number):
-        """Start, wait for another epoch, send the signal: (exit code, standard error)."""
+        """Start a process, wait for an epoch, send a signal, and return (exit code, standard error)."""
         before = len((run / "history.csv").read_bytes()) if (run / "history.csv").exists() else 0
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         running = subprocess.Popen([*command, *options], **pipes, text=True)
@@ -291,7 +291,9 @@ def test_a_process_that_is_terminated_and_killed(tmp_path, capsys):
     assert f"resume with: focalnets train --resume {run}\nfocalnets: stopped.\n" in text
     first = checkpoint.read_snapshot(run / "last.npz").epoch
     assert interrupted(["--resume", str(run)], signal.SIGKILL)[0] == -signal.SIGKILL
-    assert all(entry.sha256 for entry in read_manifest(run).files.values()), "also after SIGKILL"
+    assert all(entry.sha256 for entry in read_manifest(run).files.values()), (
+        "every file must have a hash after SIGKILL"
+    )
     done = checkpoint.read_snapshot(run / "last.npz").epoch
     assert 1 <= first < done < 2000
     record = json.loads((run / "recipe.json").read_text())
@@ -302,7 +304,7 @@ def test_a_process_that_is_terminated_and_killed(tmp_path, capsys):
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, done + 2))
 
 
-def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch):
+def test_resume_rejects_invalid_and_changed_runs(whole, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="not a run that can be resumed"):
         resume(tmp_path)
     record = json.loads((whole.directory / "run.json").read_text())
@@ -310,8 +312,8 @@ def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch)
     for name in ("recipe.json", "last.npz", "best.npz"):
         (tmp_path / "run" / name).write_bytes((whole.directory / name).read_bytes())
     for change, words in (
-        ({"backend": "theano"}, "was begun on theano"),
-        ({"fingerprint": "other"}, "are not those the run was begun with"),
+        ({"backend": "theano"}, "was started on theano"),
+        ({"fingerprint": "other"}, "changed since the run started"),
     ):
         (tmp_path / "run" / "run.json").write_text(json.dumps({**record, **change}))
         with pytest.raises(ValueError, match=words):
@@ -332,7 +334,7 @@ def test_what_cannot_be_resumed_is_refused(whole, tmp_path, capsys, monkeypatch)
     ("form", "cache_images"),
     [("folder", "memory"), ("folder", "stream"), ("zip", "stream"), ("csv", "stream")],
 )
-def test_a_run_is_resumed_with_data_that_were_moved(form, cache_images, tmp_path, capsys):
+def test_resume_takes_moved_data_and_rejects_changed_data(form, cache_images, tmp_path, capsys):
     generator = np.random.default_rng(0)
     old = tmp_path / "old"
     for name in ("cat", "dog"):
@@ -352,17 +354,17 @@ def test_a_run_is_resumed_with_data_that_were_moved(form, cache_images, tmp_path
     old.rename(tmp_path / "new")
     assert main(["train", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
-    assert f"The data of this run are no longer at {old / data}" in error
-    assert f"focalnets train --resume '{run}' --data NEW_PLACE" in error
+    assert f"The data of this run do not exist: {old / data}" in error
+    assert f"focalnets train --resume '{run}' --data NEW_PATH" in error
     changed = shutil.copytree(tmp_path / "new", tmp_path / "changed") / "images"
     files = sorted(changed.rglob("*.png"))
     files[0].write_bytes(files[1].read_bytes())
     assert main(["train", "--resume", str(run), "--data", str(changed)]) == 2
-    assert "as many images as then, but other files, labels or contents" in capsys.readouterr().err
+    assert "the number of images is the same, but files, labels or contents differ" in capsys.readouterr().err
     for file in files[:3]:
         file.unlink()
     assert main(["train", "--resume", str(run), "--data", str(changed)]) == 2
-    assert "10 images to train on and 2 to validate then, 8 and 2 now" in capsys.readouterr().err
+    assert "10 training and 2 validation images at the start, 8 and 2 now" in capsys.readouterr().err
     moved = tmp_path / "new" / data
     assert main(["train", "--resume", str(run), "--data", str(moved)]) == 0
     for name in ("run.json", "recipe.json"):
@@ -370,7 +372,7 @@ def test_a_run_is_resumed_with_data_that_were_moved(form, cache_images, tmp_path
     assert main(["train", "--resume", str(run)]) == 0
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
+def test_train_fails_when_loss_is_nan_or_infinite(tmp_path, capsys):
     command = ["train", "--out", str(tmp_path / "run"), "--learning-rate", "1e30"]
     command += ["--set", "warmup_fraction=0", "clip_norm=0", "--monitor-every", "0"]
     assert main(command) == 1
@@ -379,8 +381,8 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, capsys):
     assert "lower learning rate" in text
 
 
-def test_scalars_for_tensorboard(tmp_path):
-    """Also of an epoch after which the time was over: with one batch an epoch, that is every one."""
+def test_tensorboard_has_metrics_of_every_epoch(tmp_path):
+    """Includes the epoch at the time limit. With one batch per epoch, every epoch ends at a time limit."""
     from tensorboardX.proto import event_pb2
 
     recipe = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=2000)
@@ -390,7 +392,7 @@ def test_scalars_for_tensorboard(tmp_path):
     found = {}
     for file in (result.directory / "tensorboard").iterdir():
         data, place = file.read_bytes(), 0
-        while place < len(data):  # records of TensorFlow: length, checksum, event, checksum
+        while place < len(data):  # TFRecord: length, checksum, event, checksum
             length = int.from_bytes(data[place : place + 8], "little")
             event = event_pb2.Event.FromString(data[place + 12 : place + 12 + length])
             found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
@@ -402,8 +404,8 @@ def test_scalars_for_tensorboard(tmp_path):
 
 
 @pytest.mark.parametrize("frozen", [1, 2])
-def test_finetuning_starts_from_the_weights_of_a_preset(whole, tmp_path, frozen):
-    """Other classes: the backbone's weights, a new head, frozen stages."""
+def test_finetuning_starts_from_preset_weights(whole, tmp_path, frozen):
+    """With other classes, the backbone has the weights of the preset, and the head is new."""
     digits = open_dataset("digits", channels=1)
     arrays = {}
     for name, split in digits.splits.items():

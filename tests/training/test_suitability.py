@@ -1,4 +1,4 @@
-"""Which recipe is used where none is named; the warnings where recipe and images contradict each other."""
+"""Default recipe of a data set, and warnings when a recipe does not suit the images."""
 
 import csv
 import json
@@ -62,14 +62,14 @@ def write(form, tmp_path, width, height, color):
 
 @pytest.mark.parametrize("form", ["folder", "zip", "csv", "npz"])
 @pytest.mark.parametrize(("width", "height", "color"), [(50, 40, True), (6, 7, False), (400, 300, False)])
-def test_survey_tells_size_and_color_in_every_form(width, height, color, form, tmp_path):
+def test_survey_finds_size_and_color_in_all_layouts(width, height, color, form, tmp_path):
     data = write(form, tmp_path, width, height, color)
     for channels in (1, 3):
         dataset = focalnets.open_dataset(data, channels, prepare=FocalNetImageConverter(8).prepare)
         assert dataset.survey() == Survey(12, height, width, color)
 
 
-def test_survey_of_a_rotated_photograph_is_upright(tmp_path):
+def test_survey_applies_exif_orientation(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     image = Image.new("RGB", (300, 200), (200, 0, 0))
@@ -90,7 +90,7 @@ def test_survey_of_a_rotated_photograph_is_upright(tmp_path):
         ("folder", 400, 300, True, ["400 x 300 pixels", "reduces them to 32 x 32"]),
     ],
 )
-def test_images_of_ones_own_are_finetuned_in_color_at_32_pixels(
+def test_train_finetunes_own_images_in_color_at_32_pixels(
     form, width, height, color, words, tmp_path, caplog
 ):
     data = write(form, tmp_path, width, height, color)
@@ -105,21 +105,21 @@ def test_images_of_ones_own_are_finetuned_in_color_at_32_pixels(
         assert word in misfits[0]
 
 
-def test_train_without_a_recipe_says_which_and_writes_a_color_network(tmp_path, capsys, caplog):
+def test_train_without_recipe_logs_choice_and_writes_color_network(tmp_path, capsys, caplog):
     data = write_images(tmp_path / "images", 300, 200, color=True)
     command = ["train", "--data", str(data), "--epochs", "1", "--monitor-every", "0"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert "No recipe given. Using 'finetune'" in caplog.text
     assert "--preset focalnet_tiny_srf_imagenet1k" in caplog.text
-    assert "Of 12 images, 2 are set aside to test (a fifth of each class" in caplog.text
+    assert "Of 12 images, 2 are for testing (a fifth of each class" in caplog.text
     network = focalnets.FocalNetImageClassifier.from_preset(tmp_path / "run")
     assert network.image_converter.image_size == (32, 32)
     assert len(network.image_converter.mean) == 3
     assert network.class_names == ("cat", "dog")
 
 
-def test_digits_recipe_on_color_photographs_warns_with_numbers_and_advice(tmp_path, caplog):
+def test_train_warns_of_digits_recipe_on_color_photographs(tmp_path, caplog):
     data = write_images(tmp_path / "images", 500, 375, color=True)
     focalnets.train("digits", data, tmp_path / "run", **QUIET)
     assert (
@@ -143,13 +143,13 @@ def test_digits_recipe_on_color_photographs_warns_with_numbers_and_advice(tmp_pa
         (None, "runs/other", "finetune"),
     ],
 )
-def test_recipe_for_data_sets_by_name(data, preset, name):
+def test_recipe_for_chooses_by_data_and_preset(data, preset, name):
     recipe = recipe_for(data, preset)
     assert recipe.name == name
     assert preset is None or recipe.preset == preset
 
 
-def test_preset_option_replaces_the_weights_to_start_from(tmp_path, capsys, caplog):
+def test_preset_option_replaces_starting_weights(tmp_path, capsys, caplog):
     data = write_images(tmp_path / "images", 40, 40, color=True)
     command = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--max-minutes", "1e-9"]
     assert main([*command, "--preset", "focalnet_nano_cifar10"]) == 0
@@ -159,7 +159,7 @@ def test_preset_option_replaces_the_weights_to_start_from(tmp_path, capsys, capl
     assert "Recipe 'digits' trains focalnet_pico from random weights" in capsys.readouterr().err
 
 
-def test_usual_reductions_are_not_misfits():
+def test_describe_misfits_ignores_usual_reductions():
     converter = FocalNetImageConverter(224)
     recipe = load_recipe("imagenet_tiny_srf")
     assert describe_misfits(recipe, converter, Survey(16, 3000, 4000, True)) == []

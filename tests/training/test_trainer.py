@@ -1,4 +1,4 @@
-"""What a recipe says reaches the network, its loss and its batches; and which weights a run leaves."""
+"""Effect of recipe fields on network, loss and batches, and the weights that a run saves."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def trainer(recipe, data="digits"):
     return Trainer(recipe, {**settings, "tensorboard": False})
 
 
-def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
+def test_trainer_compiles_recipe_fields(tmp_path):
     recipe = dataclasses.replace(
         SHORT,
         label_smoothing=0.3,
@@ -32,7 +32,7 @@ def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
     )
     made = trainer(recipe)
     assert made.classifier.loss.label_smoothing == 0.3
-    assert [len(loader[0]) for loader in (made.loader, made.validation_loader)] == [3, 3], "with weights"
+    assert [len(loader[0]) for loader in (made.loader, made.validation_loader)] == [3, 3], "no class weights"
     blocks = made.classifier.backbone.blocks
     np.testing.assert_allclose([block.drop_path_rate for block in blocks], np.linspace(0, 0.4, len(blocks)))
     assert {block.dropout_rate for block in blocks} == {0.1}
@@ -44,7 +44,7 @@ def test_what_the_recipe_says_is_what_is_compiled(tmp_path):
     assert {block.dropout_rate for block in made.classifier.backbone.blocks} == {0.0}
 
 
-def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
+def test_trainer_keeps_head_only_for_same_classes_in_same_order(tmp_path):
     backbone = FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
     converter = FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
     net = FocalNetImageClassifier(backbone, 10, converter, class_names=tuple("0123456789"))
@@ -68,39 +68,38 @@ def test_a_head_is_kept_for_the_same_classes_in_the_same_order_only(tmp_path):
     ("keep_weights", "ema_decay"),
     [("best", 0.9), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
 )
-def test_the_weights_that_are_kept_are_those_whose_loss_is_told(
-    keep_weights, ema_decay, tmp_path, monkeypatch
-):
-    """The first epoch is called the best, so that best and last differ."""
+def test_train_saves_weights_of_the_reported_validation_loss(keep_weights, ema_decay, tmp_path, monkeypatch):
+    """The first epoch counts as the best, so that best and last epoch differ."""
     monkeypatch.setattr(ImageClassification, "best_row", lambda task, rows: rows[0])
     recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay)
     result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
     assert result.kept["epoch"] == (1 if keep_weights == "best" else 2)
     first, second = (row["val_loss"] for row in result.history)
-    assert abs(first - second) > 0.01, "the two cannot be told apart"
+    assert abs(first - second) > 0.01, "the epochs must differ for this test"
 
     _, validation = training_splits(open_dataset("digits", channels=1), recipe)
     logits = np.float64(
         FocalNetImageClassifier.from_preset(result.directory).predict(validation.images, verbose=0)
     )
-    log_shares = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     targets = 0.9 * np.eye(10)[validation.labels] + 0.1 / 10
-    assert -np.mean(np.sum(targets * log_shares, axis=1)) == pytest.approx(result.kept["val_loss"], rel=1e-4)
+    loss = -np.mean(np.sum(targets * log_probabilities, axis=1))
+    assert loss == pytest.approx(result.kept["val_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("labels", "validation", "changes", "words"),
     [
-        ([0, 0, 0, 1, 1, 1], None, {}, None),  # one batch, larger than the data
+        ([0, 0, 0, 1, 1, 1], None, {}, None),  # one batch, smaller than batch_size
         ([0, 1, 1, 1], [], {"batch_size": 1, "augmentation.mixup": 0.5, "augmentation.cutmix": 0.5}, None),
         ([0, 1], [0], {"class_weights": "balanced", "ema_decay": 0.9, "unfreeze_epochs": 5}, None),
-        ([0, 0, 1, 1, 1], [], {"validation_fraction": 0.99}, None),  # leaves an image of each class
-        ([0, 1], None, {}, "Each class has one training image only"),
+        ([0, 0, 1, 1, 1], [], {"validation_fraction": 0.99}, None),  # one image of each class remains
+        ([0, 1], None, {}, "Each class has only one training image"),
         ([0, 0, 1, 1], None, {"validation_fraction": 0}, "leaves no validation images"),
         ([0, 0, 1, 1], [1], {"accumulation": 3}, "has 2 batches, fewer than accumulation=3"),
     ],
 )
-def test_the_smallest_data_train_or_are_refused_in_words(labels, validation, changes, words, tmp_path):
+def test_train_trains_or_rejects_smallest_data_sets(labels, validation, changes, words, tmp_path):
     generator = np.random.default_rng(0)
     parts = {"train": labels, "test": labels[:1]} | ({} if validation is None else {"val": validation})
     arrays = {
