@@ -57,7 +57,7 @@ def _print(found, checkpoint):
         print(f"top-5 accuracy: {found.top5:.4f}")
     print(f"top-1 accuracy: {found.top1:.4f}")
     if found.tta is not None:
-        print(f"top-1 accuracy, averaged over views ({found.tta['views']}): {found.tta['top1']:.4f}")
+        print(f"top-1 accuracy with test-time augmentation ({found.tta['views']}): {found.tta['top1']:.4f}")
     if found.corruptions is not None:
         print("top-1 accuracy by corruption, severities 1 to 5:")
         _print_shares(found.corruptions)

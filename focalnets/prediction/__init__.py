@@ -1,1 +1,1 @@
-"""Putting a trained network to work: predictions and their evaluation."""
+"""Prediction with a trained network, and evaluation on labeled images."""

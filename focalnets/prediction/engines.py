@@ -1,7 +1,7 @@
-"""What computes the logits of a `Predictor`: Keras, or a runtime for exported networks.
+"""Engines that compute the logits of a `Predictor`: Keras, or a runtime for exported networks.
 
 A runtime needs neither Keras nor a backend, whose imports take most of the time of a first prediction. The
-export is made once and kept in the cache, under a name that belongs to the preset's path.
+export is made once and cached.
 """
 
 import logging
@@ -25,22 +25,23 @@ _log = logging.getLogger("focalnets")
 
 
 def open_engine(preset, engine="auto"):
-    """The engine for a preset.
+    """Open an engine for a preset.
 
     Args:
-        preset: what `FocalNetImageClassifier.from_preset` takes, a directory that `focalnets.export` wrote,
+        preset: Preset as in `FocalNetImageClassifier.from_preset`, a directory that `focalnets.export` wrote,
             or a `FocalNetImageClassifier`.
-        engine: one of `ENGINES`. "auto" takes the fastest runtime that is installed, where there is no GPU,
-            `preset` is a local directory and the network's images have one size; Keras otherwise.
+        engine: str. One of `ENGINES`. "auto" selects the fastest installed runtime if there is no GPU,
+            `preset` is a local directory and its image size is fixed, and Keras otherwise. Defaults to
+            "auto".
 
     Returns:
-        An object with the attributes `channels`, `num_classes`, `class_names` (or None), `takes_images`
-        (whether it has preprocessing), `prepare(image, crop)` and `run(images)`, which takes images
-        (N, H, W, channels) and returns logits (N, classes).
+        Object with the attributes `channels`, `num_classes`, `class_names` (or None) and `takes_images`
+        (whether it has preprocessing), and the methods `prepare(image, crop)` and `run(images)`, which maps
+        images (N, H, W, channels) to logits (N, classes).
 
     Raises:
-        TypeError: if `preset` is something else.
-        ValueError: on an unknown engine, or a network that cannot be exported.
+        TypeError: if `preset` has another type.
+        ValueError: if the engine is unknown, or the network cannot be exported.
         ImportError: if the engine is not installed.
     """
     if engine not in ENGINES:
@@ -48,14 +49,13 @@ def open_engine(preset, engine="auto"):
     if not isinstance(preset, str | os.PathLike):
         if not hasattr(preset, "classify"):
             raise TypeError(
-                f"A preset is a name, a path or a FocalNetImageClassifier; got {type(preset).__name__}. A "
-                "backbone, or a model around a classifier, has no labels and preprocessing: give the "
-                "classifier."
+                "Expected a preset name, a path or a FocalNetImageClassifier; got "
+                f"{type(preset).__name__}. Give the classifier: other models lack labels and preprocessing."
             )
         if engine not in ("auto", "keras"):
             raise ValueError(
-                f"A classifier computes with Keras; got engine={engine!r}. Save it with save_to_preset and "
-                "give the directory."
+                f"A classifier in memory runs with Keras; got engine={engine!r}. Save it with save_to_preset "
+                "and give the directory."
             )
         return KerasEngine(preset)
     source = resolve(preset)
@@ -75,8 +75,8 @@ def open_engine(preset, engine="auto"):
 def _open_export(directory, engine):
     if engine == "keras":
         raise ValueError(
-            f"{directory} is an exported network, which Keras cannot run; got engine='keras'. Use the engine "
-            "onnxruntime or openvino, or give the preset that it was exported from."
+            f"{directory} is an exported network, which Keras cannot run; got engine='keras'. Use onnxruntime"
+            " or openvino, or give the preset that it was exported from."
         )
     usable = usable_runtimes() if engine == "auto" else [engine] * (not missing_packages(engine))
     if not usable:
@@ -91,21 +91,21 @@ def _automatic(source):
         try:
             return ExportEngine(_exported(source, usable[0]), usable[0], cached=True)
         except (OSError, ValueError) as error:  # the cache cannot be written, or the export is wrong
-            engine = KerasEngine.load(source)  # which says the same itself if the preset is damaged
+            engine = KerasEngine.load(source)  # raises its own error if the preset is damaged
             _log.warning("%s Predicting with Keras.", error)
             return engine
     return KerasEngine.load(source)
 
 
-def _as_it_is(image):
-    """An array, which a net without preprocessing takes as it comes; an image has no such numbers."""
+def _unprocessed(image):
+    """Return an array unchanged, for a network without preprocessing. ValueError for a PIL image."""
     if not isinstance(image, np.ndarray):
         raise ValueError(NO_PREPROCESSING)
     return image
 
 
 class KerasEngine:
-    """Predicts with the classifier itself."""
+    """Runs a classifier with Keras."""
 
     def __init__(self, classifier):
         self.classifier = classifier
@@ -115,21 +115,21 @@ class KerasEngine:
 
     @classmethod
     def load(cls, source):
-        from focalnets.conversion.open import local_preset  # which imports Keras
+        from focalnets.conversion.open import local_preset  # imports Keras
         from focalnets.presets.load import load_preset
 
         return cls(load_preset(local_preset(source)))
 
     def prepare(self, image, crop=True):
         converter = self.classifier.image_converter
-        return _as_it_is(image) if converter is None else converter.prepare(image, crop=crop)
+        return _unprocessed(image) if converter is None else converter.prepare(image, crop=crop)
 
     def run(self, images):
         return self.classifier.predict_on_batch(images)
 
 
 class ExportEngine:
-    """Predicts with an export directory, by ONNX Runtime or OpenVINO, in float32 on the CPU."""
+    """Runs an export directory with ONNX Runtime or OpenVINO, in float32 on the CPU."""
 
     def __init__(self, directory, runtime, cached=False):
         record = read_export(directory)
@@ -141,12 +141,12 @@ class ExportEngine:
 
     def prepare(self, image, crop=True):
         if self._preprocessing is None:
-            return _as_it_is(image)
+            return _unprocessed(image)
         return resize_and_crop(image, **self._preprocessing, crop=crop)
 
 
 def _has_image_size(source):
-    """Whether it is a local classifier's preset whose images have one size. Read without Keras."""
+    """Whether a preset is a local classifier with a fixed image size. Does not import Keras."""
     if source.kind != "preset" or not (source.place / WEIGHTS).is_file():
         return False
     config, preprocessing, _ = read_preset_files(source.place)
@@ -157,10 +157,10 @@ def _has_image_size(source):
 
 
 def _exported(source, runtime):
-    """The export directory of a preset: from the cache, or made and compared with the network."""
+    """Export directory of a preset, from the cache or newly exported and verified."""
     preset = source.place
     if source.kind != "preset":
-        from focalnets.conversion.open import local_preset  # which imports Keras
+        from focalnets.conversion.open import local_preset  # imports Keras
 
         preset = local_preset(source)
     preset = preset.absolute()
@@ -168,7 +168,7 @@ def _exported(source, runtime):
 
 
 def _export(preset, runtime, directory, origin):
-    from focalnets.deployment.export import write_verified  # which imports Keras
+    from focalnets.deployment.export import write_verified  # imports Keras
     from focalnets.presets.load import load_preset
 
     write_verified(load_preset(preset), directory, runtime, origin, cached=True)

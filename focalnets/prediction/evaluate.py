@@ -1,4 +1,4 @@
-"""evaluate: a preset or classifier and labeled images -> an `Evaluation`."""
+"""`evaluate`: measures a classifier on labeled images."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ from focalnets.prediction.tta import VIEWS
 from focalnets.presets.labels import in_words
 from focalnets.report.figures import label as short
 
-MOST_ERRORS = 24  # images of an evaluation's page
+MOST_ERRORS = 24  # images on the page of an evaluation
 
 _log = logging.getLogger("focalnets")
 
@@ -35,36 +35,34 @@ def evaluate(
 ):
     """Measure accuracy, loss, calibration and confusion of a classifier on labeled images.
 
-    The function behind `focalnets evaluate`.
-
     Args:
-        preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
-            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`.
-        data: str. Name of a data set such as "digits", or path of a folder, .zip, .tar, .csv or .npz file;
+        preset: Path of a preset or run directory, name in `CHECKPOINTS`, any other preset of
+            `FocalNetImageClassifier.from_preset`, or a `FocalNetImageClassifier`.
+        data: str. Name of a data set such as "digits", or path of a folder, .zip, .tar, .csv or .npz file,
             see `open_dataset`.
         split: str. "test", "val", "train", or "all" for the images of all splits. Defaults to "test".
-        restrict: bool. Choose among the classes of the data only. Defaults to `False`.
+        restrict: bool. Predict only classes that occur in the data. Defaults to `False`.
         tta: str. Test-time augmentation: "none", "flip" (2 images) or "shift" (6 images). Defaults to "none".
         corruptions: bool. Also measure accuracy on corrupted images (Hendrycks and Dietterich, 2019).
             Defaults to `False`.
         limit: int. Evaluate this many images, the same fraction of each class. Defaults to all images.
         batch_size: int. Number of images per batch. Defaults to 64.
-        on_bad_image: str. "error" if an unreadable image is an error, "skip" to leave it out. Defaults to
-            "error".
-        cache_images: str. "memory", "stream" or "auto"; see `open_dataset`. Defaults to "auto".
+        on_bad_image: str. "error" raises an error that lists unreadable images. "skip" leaves them out.
+            Defaults to "error".
+        cache_images: str. "memory", "stream" or "auto", see `open_dataset`. Defaults to "auto".
 
     Returns:
-        An `Evaluation`. It prints as a table, is displayed as one in a notebook, and `save(directory)` writes
-        its figures.
+        `Evaluation`. It prints as a table, is displayed in a notebook, and saves itself with
+        `save(directory)`.
 
     Raises:
-        ValueError: if the data have no such split, or a class that the preset does not know, or a logit is
-            not finite.
+        ValueError: if the data set has no such split or has a class that the preset lacks, or a logit is not
+            finite.
 
     >>> import pathlib, tempfile
     >>> import focalnets
     >>> from PIL import Image
-    >>> folder = pathlib.Path(tempfile.mkdtemp(), "cat")  # a folder per class
+    >>> folder = pathlib.Path(tempfile.mkdtemp(), "cat")  # one folder per class
     >>> folder.mkdir()
     >>> Image.new("RGB", (32, 32)).save(folder / "1.png")
     >>> focalnets.evaluate("focalnet_nano_cifar10", str(folder.parent), split="all").images
@@ -98,9 +96,10 @@ def evaluate(
     more = {}
     if tta != "none":
         views = VIEWS[tta]
-        averaged = evaluate_logits(run(views=views, text=f"classifying {len(views)} views"), labels, names)
+        text = f"classifying {len(views)} variants of each image"
+        averaged = evaluate_logits(run(views=views, text=text), labels, names)
         more["tta"] = {"views": tta, "top1": averaged.top1, "loss": averaged.loss, "ece": averaged.ece}
-    plain = evaluate_logits(logits, labels, names)  # before the corruptions, which take long
+    plain = evaluate_logits(logits, labels, names)  # errors come before the slow corruptions
     if corruptions:
         more["corruptions"] = _corruptions(run, labels, predictor.channels)
     return replace(
@@ -114,19 +113,19 @@ def evaluate(
 
 
 def _matched(names, data_names):
-    """(class names of the preset, index among them of each class of the data, which may lack some)."""
-    # ImageNet's folders have WordNet's identifiers for names.
+    """Class names of the preset, and the index in them of each class of the data."""
+    # ImageNet folders are named by WordNet identifiers.
     names, data_names = (distinct_class_names(in_words(one)) for one in (names, data_names))
     unknown = sorted(set(data_names) - set(names))
     if unknown:
         raise ValueError(
-            f"The preset does not know the classes {listed(unknown)} of the data; it knows {listed(names)}."
+            f"The data have classes that the preset lacks: {listed(unknown)}. It has: {listed(names)}."
         )
     return names, np.array([names.index(name) for name in data_names])
 
 
 def _confident_errors(images, logits, labels, class_names):
-    """The `ConfidentErrors`, None if there are none."""
+    """The most confident errors as `ConfidentErrors`, or None without errors."""
     probabilities = softmax(logits)
     predicted = probabilities.argmax(axis=-1)
     wrong = np.flatnonzero(predicted != labels)
@@ -139,11 +138,11 @@ def _confident_errors(images, logits, labels, class_names):
 
 
 def _some(split, limit):
-    """`limit` images of a split, each class by its fraction of the images."""
+    """Choose `limit` images of a split, the same fraction of each class."""
     if limit >= len(split):
         return split
     generator = np.random.default_rng(0)
-    places = np.empty(len(split))  # of each image on the way from 0 to 1 that every class takes evenly
+    places = np.empty(len(split))  # the images of each class are spread evenly over 0..1
     for label in np.unique(split.labels):
         rows = generator.permutation(np.flatnonzero(split.labels == label))
         places[rows] = (np.arange(len(rows)) + generator.random()) / len(rows)
@@ -151,7 +150,7 @@ def _some(split, limit):
 
 
 def _corruptions(logits, labels, channels):
-    """Name -> top-1 accuracy at each severity."""
+    """Dict of top-1 accuracies at all severities, by corruption."""
     found, names = {}, corruptions_for(channels)
     for number, name in enumerate(names, start=1):
         found[name] = []

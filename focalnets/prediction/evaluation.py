@@ -1,4 +1,4 @@
-"""Evaluation: what logits and labels say about a classifier, its files and its table."""
+"""`Evaluation`: metrics from logits and labels, with their files and table."""
 
 import csv
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from focalnets.report.evaluation_page import class_table, write_evaluation_page
 from focalnets.report.html import pairs
 
 BINS = 15
-_MATRIX_CLASSES = 100  # of more, the matrix as JSON would be larger than everything else of a run
+_MATRIX_CLASSES = 100  # with more, a matrix in JSON would be larger than all other files of a run
 
 
 @dataclass(frozen=True)
 class ConfidentErrors:
-    """Images that a classifier got wrong, most confident first.
+    """Misclassified images, most confident first.
 
     Attributes:
         images: uint8 array (N, H, W, channels).
-        titles: tuple of str. For each image the true class, the predicted one and its probability.
+        titles: tuple of str. True class, predicted class and its probability for each image.
     """
 
     images: np.ndarray
@@ -37,27 +37,26 @@ class ConfidentErrors:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
-    """Figures of one classifier on one split. Fractions are 0 to 1.
+    """Metrics of a classifier on one split. Fractions are 0 to 1.
 
     Attributes:
         images: int. Number of images.
-        top1: float. Fraction of the images whose class is the most probable one.
-        top5: float or None. Fraction whose class is among the five most probable ones. None below 6 classes.
+        top1: float. Fraction of images whose class has the highest probability.
+        top5: float or None. Fraction of images whose class is among the five most probable ones. None for
+            five classes or fewer.
         loss: float. Mean negative log-likelihood (NLL) in nats.
         ece: float. Expected calibration error: mean absolute difference between confidence and accuracy over
-            15 equal-width bins, weighted by their numbers of images (Guo et al., 2017).
+            15 equal-width bins, weighted by bin count (Guo et al., 2017).
         bins: array (15, 3). Mean confidence, accuracy (both 0 in an empty bin) and number of images.
-        per_class: dict. Name of a class -> fraction of its images that are classified correctly; None
-            without images.
-        confusion: int array (classes, classes). Rows are true classes, columns predicted ones.
-        data: str. The data that were evaluated. Defaults to "".
-        split: str. Their split. Defaults to "".
+        per_class: dict. Accuracy of each class by name. None for a class without images.
+        confusion: int array (classes, classes). Rows are true classes, columns are predicted classes.
+        data: str. Data set. Defaults to "".
+        split: str. Split of the data set. Defaults to "".
         tta: dict or None. "views" (str), "top1", "loss" and "ece" with test-time augmentation. Defaults to
             None.
-        corruptions: dict or None. Name of a corruption -> top-1 accuracy at severities 1 to 5. Defaults to
-            None.
-        errors: `ConfidentErrors` or None. The wrong predictions of highest confidence. Defaults to None.
-        unreadable: tuple of str. What is wrong with each image that was skipped. Defaults to `()`.
+        corruptions: dict or None. Top-1 accuracy at severities 1 to 5 for each corruption. Defaults to None.
+        errors: `ConfidentErrors` or None. Most confident errors. Defaults to None.
+        unreadable: tuple of str. Skipped images, with the reason. Defaults to `()`.
     """
 
     images: int
@@ -83,7 +82,7 @@ class Evaluation:
         return pairs(self.facts().items()) + class_table(self)
 
     def facts(self):
-        """Label -> text of each figure of the whole split."""
+        """Dict of the metrics of the split as text, by label."""
         facts = {"images": f"{self.images:,}", "top-1 accuracy": f"{self.top1:.2%}"}
         if self.top5 is not None:
             facts["top-5 accuracy"] = f"{self.top5:.2%}"
@@ -100,7 +99,7 @@ class Evaluation:
         return facts
 
     def record(self):
-        """The figures as JSON values, without the confusion matrix."""
+        """Dict of the metrics as JSON values, without the confusion matrix."""
         record = {
             "data": self.data,
             "split": self.split,
@@ -115,23 +114,23 @@ class Evaluation:
         return {**record, **{name: value for name, value in more.items() if value is not None}}
 
     def save(self, directory, force=False, html=False):
-        """Write evaluation.json and figures into a directory, and optionally a page.
+        """Write evaluation.json and figures to a directory, and optionally a page.
 
         Args:
             directory: str or path. Directory to create.
-            force: bool. Write into a directory that is not empty: earlier files of an evaluation are
-                replaced, all others are kept. Defaults to `False`.
-            html: bool. Also write evaluation.html, one page with all figures. Defaults to `False`.
+            force: bool. Write into a directory that is not empty. Files of an earlier evaluation are
+                replaced, all other files are kept. Defaults to `False`.
+            html: bool. Also write evaluation.html, one page with all results. Defaults to `False`.
 
         Raises:
-            FileExistsError: if the directory is not empty, unless `force`.
+            FileExistsError: if the directory is not empty and `force` is `False`.
         """
         with new_output_directory(directory, "evaluation", force) as directory:
             fill(directory, self, html)
 
 
 def fill(directory, evaluation, html=False):
-    """`Evaluation.save` into a directory that `new_output_directory` has opened."""
+    """Write an `Evaluation` into a directory opened by `new_output_directory`."""
     with filling(directory, "evaluation") as partial:
         write_evaluation(partial, evaluation)
         if html:
@@ -141,17 +140,16 @@ def fill(directory, evaluation, html=False):
 
 
 def evaluate_logits(logits, labels, class_names, **facts):
-    """Compare logits with labels.
+    """Compute an `Evaluation` from logits and labels.
 
     Args:
-        logits: (N, classes).
-        labels: (N,) integers.
+        logits: float array (N, classes).
+        labels: int array (N,).
         class_names: sequence of str. One per class.
-        facts: further attributes of the `Evaluation`.
+        facts: Further attributes of the `Evaluation`.
 
     Raises:
-        ValueError: if there are no images, two classes have one name, a label has no logit, or a logit is not
-            finite.
+        ValueError: if there are no images, class names repeat, shapes differ, or a logit is not finite.
 
     >>> import numpy as np
     >>> from focalnets.prediction.evaluation import evaluate_logits
@@ -162,10 +160,10 @@ def evaluate_logits(logits, labels, class_names, **facts):
     if len(set(class_names)) < classes:
         raise ValueError(
             f"The {classes} classes have only {len(set(class_names))} different names. Expected one name per "
-            "class: figures are given by name."
+            "class, because results are listed by name."
         )
     if len(labels) == 0:
-        raise ValueError("There are no images to evaluate.")
+        raise ValueError("No images to evaluate.")
     if logits.shape != (len(labels), classes) or labels.max() >= classes:
         raise ValueError(
             f"Logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes."
@@ -197,21 +195,17 @@ def evaluate_logits(logits, labels, class_names, **facts):
 
 
 def _reliability(confidence, right):
-    """(BINS, 3): mean confidence, share that is right, images."""
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(places, minlength=BINS)
-    sums = [np.bincount(places, values, minlength=BINS) for values in (confidence, right)]
+    """Array (BINS, 3): mean confidence, accuracy and number of images in each bin."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    sums = [np.bincount(bins, values, minlength=BINS) for values in (confidence, right)]
     return np.stack([*(total / counts.clip(1) for total in sums), counts], axis=1)
 
 
 def write_evaluation(directory, evaluation):
-    """Write evaluation.json and the figures into an existing directory.
+    """Write evaluation.json and figures into an existing directory.
 
-    With more than 100 classes, the matrix is in confusion.csv instead of the JSON, without its zeros.
-
-    Args:
-        directory: Path.
-        evaluation: an `Evaluation`.
+    With more than 100 classes, confusion.csv has the nonzero entries of the matrix instead of the JSON.
     """
     arrays = {"reliability": evaluation.bins.tolist()}
     if len(evaluation.confusion) <= _MATRIX_CLASSES:

@@ -1,8 +1,8 @@
-"""Exports kept in the cache: made once for each preset, and used only if every byte is as it was written.
+"""Cache of exports, one per preset and runtime.
 
-An export is found by the path of its preset and valid for the content of its files, so that other weights of
-equal size and time are never answered with old ones. The folder belongs to the user alone, each file's owner
-is checked, and its hash is compared: what another user planted, or a disk damaged, is made anew.
+The path of the preset selects an export, and the hashes of its files decide whether the export is valid. Only
+the user can write to the folder. Owner and hash of each cached file are checked before use: a file that
+another user planted, or that is damaged, is exported again.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ from focalnets.schema import read_record
 
 
 def cached_export(preset, runtime, export):
-    """The export directory of a local preset.
+    """Export directory of a local preset, exported if the cache has no valid one.
 
     Args:
         preset: `pathlib.Path`. Absolute path of a preset directory.
-        runtime: str. The runtime with which the export is compared.
-        export: function (directory, origin). Writes the export of the preset, and raises ValueError if it
-            gives other numbers than the network.
+        runtime: str. Runtime that verifies the export.
+        export: function (directory, origin). Writes the export, and raises ValueError if its logits differ
+            from those of the network.
 
     Returns:
         `pathlib.Path`.
 
     Raises:
         OSError: if the cache cannot be written.
-        ValueError: what `export` raises.
+        ValueError: from `export`.
     """
     present = [name for name in (CONFIG, PREPROCESSING, LABELS, WEIGHTS) if (preset / name).is_file()]
     origin = {

@@ -1,4 +1,4 @@
-"""predict: a preset or classifier and images -> labels and probabilities, in one call."""
+"""`predict`: classifies images in one call."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from focalnets.threads import cores, parallel_map
 
 @dataclass(frozen=True, repr=False)
 class Predictions:
-    """One `Prediction` for each image, in the order of the images. A sequence.
+    """Sequence with one `Prediction` per image, in the order of the images.
 
     Attributes:
         predictions: tuple of `Prediction`.
@@ -42,29 +42,27 @@ _SHOWN = 20  # lines of a repr
 
 
 def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="error"):
-    """Classify images.
-
-    The function behind `focalnets predict`: it gives the same labels and probabilities.
+    """Classify images, with the same result as `focalnets predict`.
 
     Args:
-        preset: path of a preset or run directory, a name in `CHECKPOINTS` or whatever else
-            `FocalNetImageClassifier.from_preset` takes; or a `FocalNetImageClassifier`. To classify images
-            again and again, load a classifier or `Predictor` once.
-        images: a path of an image or of a folder of images, a pattern such as "photos/*.jpg", a PIL image, an
-            array (H, W), (H, W, C) or (N, H, W, C) with values 0..255, or a list of these. Any size.
+        preset: Path of a preset, run or export directory, name in `CHECKPOINTS`, any other preset of
+            `FocalNetImageClassifier.from_preset`, or a `FocalNetImageClassifier`. To call `predict` many
+            times, load a classifier once.
+        images: Path of an image or folder, pattern such as "photos/*.jpg", PIL image, array (H, W), (H, W, C)
+            or (N, H, W, C) with values 0..255, or a list of these. Images can have any size.
         top: int. Number of classes per image. Defaults to 5.
         batch_size: int. Number of images per batch. Defaults to 64.
-        engine: str. What computes: "keras", "onnxruntime", "openvino" or "auto", the fastest that is there.
-            Defaults to "auto". A classifier computes with Keras.
-        on_bad_image: str. "error" if an unreadable image is an error, "skip" to leave it out and report it.
-            Defaults to "error".
+        engine: str. "keras", "onnxruntime", "openvino", or "auto" for the fastest installed engine. A
+            `FocalNetImageClassifier` always uses Keras. Defaults to "auto".
+        on_bad_image: str. "error" raises an error that lists unreadable images. "skip" leaves them out and
+            logs them. Defaults to "error".
 
     Returns:
-        A `Predictions`, a sequence of `Prediction` with `name`, `classes` and `probabilities`.
+        `Predictions`, a sequence of `Prediction` with `name`, `classes` and `probabilities`.
 
     Raises:
-        ValueError: if the preset has no preprocessing, an image cannot be read (unless skipped), no image is
-            found, or a logit is not finite.
+        ValueError: if the preset has no preprocessing, an image is unreadable, no image is found, or a logit
+            is not finite.
 
     >>> import numpy as np
     >>> import focalnets

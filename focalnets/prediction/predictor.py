@@ -1,4 +1,4 @@
-"""Predictor: a preset or run directory -> predictions for images of any size."""
+"""`Predictor`: a classifier with preprocessing and labels, for images of any size."""
 
 import itertools
 import numbers
@@ -13,20 +13,20 @@ from focalnets.prediction.tta import VIEWS
 from focalnets.progress import progress
 from focalnets.threads import cores, parallel_map
 
-# Pixels of a batch: as many as 64 images of 512 x 512.
+# Largest number of pixels in a batch: 64 images of 512 x 512.
 _MOST_PIXELS = 2**24
 
-NOT_FINITE = "Some logits are not finite: the weights are damaged, or training has diverged."
+NOT_FINITE = "Some logits are NaN or infinite: the weights are damaged, or training diverged."
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image is taken for.
+    """Predicted classes of one image.
 
     Attributes:
-        name: the image's.
-        classes: names of the likeliest classes, likeliest first.
-        probabilities: theirs, 0 to 1.
+        name: str. Name of the image.
+        classes: tuple of str. Most probable classes, in descending order.
+        probabilities: tuple of float, 0 to 1. Probabilities of these classes.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Prediction:
     probabilities: tuple[float, ...]
 
     def in_words(self):
-        """Classes with their probabilities on one line."""
+        """One line with the classes and their probabilities."""
         ranked = zip(self.classes, self.probabilities, strict=True)
         return "  ".join(f"{printable(name)} {probability:6.1%}" for name, probability in ranked)
 
@@ -43,10 +43,10 @@ class Predictor:
     """A classifier with the preprocessing and labels of its preset.
 
     Args:
-        preset: preset or run directory, or whatever else `FocalNetImageClassifier.from_preset` takes; or a
-            `FocalNetImageClassifier`.
-        batch_size: images at a time.
-        engine: what computes: "keras", "onnxruntime", "openvino" or "auto"; see `inference/engines.py`.
+        preset: Preset, run or export directory, any other preset of `FocalNetImageClassifier.from_preset`, or
+            a `FocalNetImageClassifier`.
+        batch_size: int. Number of images per batch. Defaults to 64.
+        engine: str. "keras", "onnxruntime", "openvino" or "auto", see `open_engine`. Defaults to "keras".
 
     >>> import tempfile
     >>> import numpy as np
@@ -66,34 +66,35 @@ class Predictor:
 
     @property
     def channels(self):
-        """Channels of the images that the net takes."""
+        """Number of channels of the images."""
         return self.engine.channels
 
     @property
     def class_names(self):
-        """The preset's labels, or "class 0", "class 1", ... if it has none."""
+        """Class names of the preset, or "class 0", "class 1", ... if it has none."""
         names = self.engine.class_names
         return tuple(names or (f"class {index}" for index in range(self.engine.num_classes)))
 
     def prepare(self, pixels, crop=True):
-        """One uint8 image (H, W, channels) as the preset wants it; see `FocalNetImageConverter.prepare`."""
+        """Preprocess one uint8 image (H, W, channels), see `FocalNetImageConverter.prepare`."""
         return self.engine.prepare(pixels, crop=crop)
 
     def logits(self, images):
-        """Logits (N, classes) of uint8 images (H, W, channels), each of any size."""
+        """Logits (N, classes) of uint8 images (H, W, channels) of any size."""
         none = np.zeros((0, self.engine.num_classes), "float32")
         return np.concatenate([none, *self._batches_of_logits(self.prepare(image) for image in images)])
 
     def logits_of_split(self, split, classes=None, views=VIEWS["none"], change=None, text="classifying"):
-        """Logits (N, classes) of a `Split` that was opened with `prepare`, read as needed.
+        """Logits (N, classes) of a `Split`. Batches are read when they are needed.
 
         Args:
-            split: the `Split`.
-            classes: indices of the classes to choose among; None for all.
-            views: functions uint8 images -> uint8 images; see `views.py`. With several, what is returned are
-                the logarithms of the mean of their probabilities.
-            change: function of images and `first`, the number of the first of them, before anything else.
-            text: what to say while it lasts.
+            split: `Split` that was opened with `prepare`.
+            classes: sequence of int or None. Indices of the possible classes. Defaults to `None`, all.
+            views: tuple of functions on uint8 images, see `tta.py`. With several, the result is the logarithm
+                of the mean of their probabilities. Defaults to the unchanged images.
+            change: function of images and `first`, the index of the first one, or None. It is applied before
+                `views`. Defaults to `None`.
+            text: str. Text of the progress bar. Defaults to "classifying".
         """
         starts = range(0, len(split), self.batch_size)
         rows = [np.arange(start, min(start + self.batch_size, len(split))) for start in starts]
@@ -117,19 +118,15 @@ class Predictor:
         return np.log(np.mean([softmax(one) for one in logits], axis=0).clip(1e-300))
 
     def predict(self, images, top=5):
-        """A `Prediction` for each `data.find.FoundImage`, with its `top` likeliest classes.
-
-        Raises:
-            ValueError: if a logit is not finite.
-        """
+        """List of `Prediction` for a list of `data.find.FoundImage`. ValueError if a logit is not finite."""
         pixels = (self.prepare(image.pixels) for image in images)
         return self.rank([image.name for image in images], pixels, top)
 
     def predict_files(self, paths, top=5):
-        """The same for files, read a few ahead of their turn, so that a folder of any size is taken.
+        """Classify image files. Only a few images are in memory at a time.
 
         Returns:
-            (list of `Prediction`, list of texts that say what was wrong with each unreadable image).
+            Tuple: list of `Prediction`, and list of str with the reason for each unreadable image.
 
         Raises:
             ValueError: if the preset has no preprocessing, or a logit is not finite.
@@ -149,18 +146,18 @@ class Predictor:
         return self.rank(names, good(), top), bad
 
     def _batches_of_logits(self, images):
-        """Logits of prepared images, of as many neighbors of one size as make a batch."""
+        """Yield logits of prepared images. A batch has consecutive images of equal size."""
         for (height, width, _), group in itertools.groupby(images, key=np.shape):
             most = max(1, min(self.batch_size, _MOST_PIXELS // (height * width)))
             while batch := list(itertools.islice(group, most)):
                 yield self.engine.run(np.stack(batch))
 
     def rank(self, names, images, top):
-        """Predictions for prepared images.
+        """List of `Prediction` for prepared images.
 
         Args:
-            names: list. Names of the images; it may grow while the images are drawn.
-            images: iterable of uint8 (H, W, channels). They and their logits are not stored.
+            names: list of str. Names of the images. It may grow while the images are read.
+            images: iterable of uint8 (H, W, channels). Images and logits are not stored.
             top: int. Number of classes per image.
 
         Raises:
@@ -172,14 +169,14 @@ class Predictor:
                 raise ValueError(NOT_FINITE)
             for row in softmax(logits):
                 best = np.argsort(-row, kind="stable")[:top]
-                shares = tuple(float(row[index]) for index in best)
+                probabilities = tuple(float(row[index]) for index in best)
                 classes = tuple(class_names[index] for index in best)
-                predictions.append(Prediction(names[len(predictions)], classes, shares))
+                predictions.append(Prediction(names[len(predictions)], classes, probabilities))
         return predictions
 
 
 def check_count(name, value):
-    """ValueError unless the value of an argument is a whole number of at least 1."""
+    """Raise ValueError unless an argument is a whole number of at least 1."""
     if not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(f"{name} must be at least 1; got {value!r}.")
 
@@ -192,5 +189,5 @@ def softmax(logits):
     >>> softmax(np.array([[0.0, 0.0]])).tolist()
     [[0.5, 0.5]]
     """
-    shares = np.exp(np.float64(logits) - np.max(logits, axis=-1, keepdims=True))
-    return shares / shares.sum(axis=-1, keepdims=True)
+    exponentials = np.exp(np.float64(logits) - np.max(logits, axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

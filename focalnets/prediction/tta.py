@@ -1,4 +1,4 @@
-"""Test-time augmentation: the ways in which one image is looked at before the opinions are averaged."""
+"""Test-time augmentation: variants of an image whose predictions are averaged."""
 
 import functools
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def mirrored(images):
-    """uint8 (N, H, W, C), left and right exchanged.
+    """Flip images (N, H, W, C) horizontally.
 
     >>> import numpy as np
     >>> from focalnets.prediction.tta import mirrored
@@ -17,7 +17,7 @@ def mirrored(images):
 
 
 def shifted(images, pixels):
-    """uint8 (N, H, W, C), moved down and to the right by so many pixels; the edge is repeated.
+    """Shift images (N, H, W, C) down and to the right by a number of pixels. Edge pixels are repeated.
 
     >>> import numpy as np
     >>> from focalnets.prediction.tta import shifted
@@ -30,7 +30,7 @@ def shifted(images, pixels):
     return images[:, rows][:, :, columns]
 
 
-def _as_it_is(images):
+def _unchanged(images):
     return images
 
 
@@ -43,7 +43,7 @@ def _shift_and_flip():
 
 
 VIEWS = {
-    "none": (_as_it_is,),
-    "flip": (_as_it_is, mirrored),
-    "shift": _shift_and_flip(),  # by a pixel, each also mirrored: six views
+    "none": (_unchanged,),
+    "flip": (_unchanged, mirrored),
+    "shift": _shift_and_flip(),  # by -1, 0 and 1 pixel, with and without a flip
 }

@@ -1,4 +1,4 @@
-"""What `evaluate` does beyond accuracy: corruptions, views, the page, a part of the images."""
+"""Corruptions, test-time augmentation, the page and `--limit` of `evaluate`."""
 
 import colorsys
 import dataclasses
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photographs():
-    """Eight smooth color images with an edge in each: uint8 (8, 32, 32, 3)."""
+    """Eight smooth color images with one edge each, uint8 (8, 32, 32, 3)."""
     generator = np.random.default_rng(0)
     small = generator.integers(30, 220, (8, 4, 4, 3), "uint8")
     images = [np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)) for one in small]
@@ -41,7 +41,7 @@ def photographs():
 
 
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
-def test_a_corruption_grows_with_severity_and_does_not_depend_on_the_batch(name, photographs):
+def test_corrupt_grows_with_severity_and_does_not_depend_on_batch(name, photographs):
     distances = []
     for severity in SEVERITIES:
         changed = corrupt(photographs, name, severity)
@@ -51,12 +51,12 @@ def test_a_corruption_grows_with_severity_and_does_not_depend_on_the_batch(name,
         np.testing.assert_array_equal(alone[0], changed[5])
         distances.append(np.abs(changed.astype(float) - photographs).mean())
     assert distances[0] > 0
-    if name == "saturation":  # 1 and 2 take color away, 3 to 5 add it
+    if name == "saturation":  # severities 1 and 2 remove color, 3 to 5 add it
         assert distances[0] < distances[1]
         distances = distances[2:]
     assert distances[-1] > distances[0]
-    if name != "pixelate":  # what the nearest pixel is changes more with 30 of 32 pixels than with 28
-        # The direction of motion is drawn anew for each severity.
+    if name != "pixelate":  # resizing to 30 of 32 pixels changes an image more than to 28
+        # Tolerance: the direction of motion blur is random for each severity.
         assert all(after > 0.95 * before for before, after in itertools.pairwise(distances))
     gray = corrupt(photographs[..., :1], name, 3)
     assert gray.shape == (8, 32, 32, 1)
@@ -64,7 +64,7 @@ def test_a_corruption_grows_with_severity_and_does_not_depend_on_the_batch(name,
         assert (gray != photographs[..., :1]).any()
 
 
-def test_corruptions_are_what_they_are_called(photographs):
+def test_corrupt_matches_definitions(photographs):
     image = photographs[:1]
     plain = image[0] / 255
     noise = corrupt(np.full((1, 200, 200, 3), 128, "uint8"), "gaussian_noise", 5)
@@ -84,7 +84,7 @@ def test_corruptions_are_what_they_are_called(photographs):
     np.testing.assert_allclose(corrupt(image, "brightness", 5)[0, 3, 20] / 255, brighter, atol=3e-3)
     paler = colorsys.hsv_to_rgb(hue, saturation * 0.1, value)
     np.testing.assert_allclose(corrupt(image, "saturation", 2)[0, 3, 20] / 255, paler, atol=3e-3)
-    for blur in ("gaussian_blur", "defocus_blur", "motion_blur"):  # a filter keeps the mean, and a plane
+    for blur in ("gaussian_blur", "defocus_blur", "motion_blur"):  # a blur does not change a flat image
         flat = np.full((1, 32, 32, 3), 77, "uint8")
         np.testing.assert_array_equal(corrupt(flat, blur, 5), flat)
     small = Image.fromarray(image[0]).resize((20, 20), Image.Resampling.BOX)
@@ -92,8 +92,8 @@ def test_corruptions_are_what_they_are_called(photographs):
     np.testing.assert_allclose(corrupt(image, "pixelate", 5)[0].astype(int), blocks, atol=1)
 
 
-def test_blurs_have_the_width_that_they_name():
-    """What becomes of an edge, of one white pixel, and of a slope."""
+def test_blurs_have_expected_width():
+    """Measured on an edge, on one white pixel, and on a ramp."""
     edge = np.zeros((1, 32, 32, 1), "uint8")
     edge[0, :, 16:] = 255
     for severity, deviation in ((3, 0.7), (5, 1.0)):
@@ -107,12 +107,12 @@ def test_blurs_have_the_width_that_they_name():
     disk = corrupt(point, "defocus_blur", 5)[0, ..., 0]
     assert disk[15:18, 15:18].min() == disk.max() == round(255 / 9)
     assert (disk > 0).sum() == 9
-    for severity, deviation in ((1, 1.0), (5, 2.5)):  # half a bell, to one side: its mean is off the point
+    for severity, deviation in ((1, 1.0), (5, 2.5)):  # half a Gaussian: its mean is not the point
         trail = corrupt(point, "motion_blur", severity)[0, ..., 0] / 255
         trail /= trail.sum()
         down, right = trail.sum(axis=1) @ away, trail.sum(axis=0) @ away
         assert np.hypot(down, right) == pytest.approx(deviation * np.sqrt(2 / np.pi), rel=0.15)
-        assert abs(down) <= abs(right), "at most 45 degrees off the horizontal"
+        assert abs(down) <= abs(right), "expected at most 45 degrees from the horizontal"
     slope = np.tile(np.arange(64, dtype="uint8") * 4, (64, 1))[None, ..., None]
     for severity, largest in ((1, 1.06), (5, 1.26)):
         zooms = np.arange(1, largest, 0.01)
@@ -121,7 +121,7 @@ def test_blurs_have_the_width_that_they_name():
         assert np.polyfit(np.arange(16, 48), row[16:48], 1)[0] == pytest.approx(expected, rel=0.01)
 
 
-def test_lengths_grow_with_the_image(photographs):
+def test_blur_width_scales_with_image_size(photographs):
     large = np.stack([np.asarray(Image.fromarray(one).resize((128, 128))) for one in photographs])
     small_blur = corrupt(photographs, "defocus_blur", 5).astype(float)
     large_blur = corrupt(large, "defocus_blur", 5)
@@ -131,14 +131,14 @@ def test_lengths_grow_with_the_image(photographs):
     assert np.abs(back - small_blur).mean() < 0.5 * np.abs(photographs - small_blur).mean()
 
 
-def test_unknown_corruptions_are_refused(photographs):
+def test_corrupt_rejects_unknown_name_and_severity(photographs):
     with pytest.raises(ValueError, match=r"Unknown corruption 'rain'\. .*corruptions: gaussian_noise"):
         corrupt(photographs, "rain", 1)
     with pytest.raises(ValueError, match="severity must be one of 1 to 5; got 6"):
         corrupt(photographs, "jpeg", 6)
 
 
-def test_views_average_probabilities(run):
+def test_tta_averages_probabilities(run):
     test = open_dataset("digits", channels=1).splits["test"].take(range(50))
     predictor = Predictor(run)
     images = test.batch(np.arange(50))
@@ -152,15 +152,15 @@ def test_views_average_probabilities(run):
 
 
 @pytest.mark.parametrize("limit", [3, 10, 17, 358])
-def test_a_limit_is_kept_and_every_class_has_its_share(run, limit, capsys):
+def test_evaluate_limit_takes_same_fraction_of_each_class(run, limit, capsys):
     assert main(["evaluate", str(run), "--data", "digits", "--limit", str(limit), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["images"] == limit
-    classes = [share for share in record["per_class"].values() if share is not None]
+    classes = [accuracy for accuracy in record["per_class"].values() if accuracy is not None]
     assert len(classes) == min(limit, 10)
 
 
-def test_many_classes_are_written_without_zeros(tmp_path):
+def test_confusion_csv_of_many_classes_has_no_zeros(tmp_path):
     names = tuple(f"class {i}" for i in range(150))
     logits = np.eye(150)[[0, 7, 7]]
     write_evaluation(tmp_path, evaluate_logits(logits, np.array([0, 7, 9]), names))
@@ -169,12 +169,12 @@ def test_many_classes_are_written_without_zeros(tmp_path):
     assert " ".join(lines) == ("true,predicted,images class 0,class 0,1 class 7,class 7,1 class 9,class 7,1")
 
 
-def test_logits_that_are_no_numbers_are_refused():
-    with pytest.raises(ValueError, match="logits are not finite"):
+def test_evaluate_logits_rejects_nan():
+    with pytest.raises(ValueError, match="logits are NaN or infinite"):
         evaluate_logits(np.array([[np.nan, 0.0]]), np.array([0]), ("a", "b"))
 
 
-def test_images_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
+def test_evaluate_force_replaces_earlier_figures(run, tmp_path):
     out = tmp_path / "out"
     with new_output_directory(out, "evaluation") as directory, filling(directory, "evaluation") as partial:
         for name in ("mistakes.png", "corruptions.png"):
@@ -185,7 +185,7 @@ def test_images_of_an_earlier_evaluation_do_not_stay(run, tmp_path):
     assert not (out / "mistakes.png").exists() or (out / "mistakes.png").read_bytes() != b"old"
 
 
-def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
+def test_evaluate_html_page_has_all_results(run, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["evaluate", str(run), "--data", "digits", "--out", str(out), "--limit", "60"]
     assert main([*command, "--tta", "flip", "--corruptions", "--html"]) == 0
@@ -193,21 +193,21 @@ def test_everything_about_a_network_on_one_page(run, tmp_path, capsys):
     record = json.loads((out / "evaluation.json").read_text())
     assert record["images"] == 60
     assert list(record["corruptions"]) == corruptions_for(1)
-    assert all(len(shares) == 5 for shares in record["corruptions"].values())
+    assert all(len(accuracies) == 5 for accuracies in record["corruptions"].values())
     split = _some(open_dataset("digits", channels=1).splits["test"], 60)
     for name, severity in (("gaussian_noise", 5), ("contrast", 4)):
         logits = Predictor(run).logits(list(corrupt(split.images, name, severity)))
-        share = np.mean(logits.argmax(axis=1) == split.labels)
-        assert record["corruptions"][name][severity - 1] == share
-    assert share < record["top1"], "of images with less than a third of their contrast"
-    assert f"averaged over views (flip): {record['tta']['top1']:.4f}" in printed
+        accuracy = np.mean(logits.argmax(axis=1) == split.labels)
+        assert record["corruptions"][name][severity - 1] == accuracy
+    assert accuracy < record["top1"], "low contrast must lower the accuracy"
+    assert f"top-1 accuracy with test-time augmentation (flip): {record['tta']['top1']:.4f}" in printed
     assert f"expected calibration error: {record['ece']:.4f}" in printed
     assert sum(row[2] for row in record["reliability"]) == 60
     page = (out / "evaluation.html").read_text()
     headings = ("Classes", "Confusion", "Calibration", "Corruptions", "Most confident errors")
     for text in (*headings, "most often confused"):
         assert text in page
-    assert not re.search(r"(src|href)=[\"'](?!data:)", page), "nothing is loaded from elsewhere"
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page), "the page must not load other files"
     for image in ("confusion", "reliability", "corruptions", "mistakes"):
         assert np.asarray(Image.open(out / f"{image}.png").convert("L")).std() > 10
     assert main(["evaluate", str(run), "--data", "digits", "--html"]) == 2

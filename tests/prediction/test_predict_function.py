@@ -1,4 +1,4 @@
-"""`focalnets.predict` and `classifier.preprocess`: images of every kind, as the command line takes them."""
+"""`focalnets.predict` and `classifier.preprocess`, compared with the command line for all kinds of images."""
 
 import json
 
@@ -18,7 +18,7 @@ BUNDLED = "focalnet_nano_cifar10"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Photo-like images of several kinds and sizes."""
+    """Smooth images of several modes and sizes."""
     path = tmp_path_factory.mktemp("images")
     smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 8, 4)).astype("uint8"), "RGBA")
     image = smooth.resize((80, 60), Image.Resampling.BICUBIC)
@@ -47,7 +47,7 @@ def net():
     return FocalNetImageClassifier.from_preset(BUNDLED)
 
 
-def test_predict_agrees_with_the_command_line_to_the_last_digit(folder, capsys):
+def test_predict_equals_command_line_exactly(folder, capsys):
     assert main(["predict", BUNDLED, str(folder), "--json", "--engine", "keras"]) == 0
     expected = json.loads(capsys.readouterr().out)
     found = focalnets.predict(BUNDLED, folder, engine="keras")
@@ -64,7 +64,7 @@ def test_predict_agrees_with_the_command_line_to_the_last_digit(folder, capsys):
     ] == expected
 
 
-def test_one_image_gives_the_same_answer_in_every_form(folder, net):
+def test_predict_gives_same_result_for_path_pil_and_array(folder, net):
     for path in sorted(folder.iterdir()):
         forms = [
             path,
@@ -80,7 +80,7 @@ def test_one_image_gives_the_same_answer_in_every_form(folder, net):
         }, path
 
 
-def test_pil_images_are_upright_like_their_files(tmp_path):
+def test_read_image_like_orients_pil_images_like_files(tmp_path):
     tag = b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0"  # orientation 6
     whole = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4)
     broken = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + tag + b"\x28\x01\x02\0\x02\0\0\0" + b"2\0\0\0\0\0\0\0"
@@ -107,7 +107,7 @@ def test_pil_images_are_upright_like_their_files(tmp_path):
                 np.testing.assert_array_equal(np.asarray(one), expected, err_msg=f"{mode} {suffix}")
 
 
-def test_a_truncated_pil_image_is_named(tmp_path):
+def test_read_image_like_reports_name_of_truncated_pil_image(tmp_path):
     path = tmp_path / "cut.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype("uint8")).save(path)
     path.write_bytes(path.read_bytes()[:2000])
@@ -115,7 +115,7 @@ def test_a_truncated_pil_image_is_named(tmp_path):
         read_image_like(image, 3, "image 0")
 
 
-def test_preprocess_gives_what_the_command_line_computes_with(folder, net):
+def test_preprocess_equals_preparation_of_files(folder, net):
     files = sorted(folder.iterdir())
     expected = np.stack([net.image_converter.prepare(read_image(path)) for path in files])
     assert expected.shape == (9, 32, 32, 3)
@@ -138,13 +138,13 @@ def test_preprocess_converts_channels(net):
     for form in (gray, gray[..., None], gray[None, ..., None], Image.fromarray(gray)):
         np.testing.assert_array_equal(net.preprocess(form)[0], np.repeat(gray[..., None], 3, -1))
     clear = np.zeros((32, 32, 4), "uint8")
-    assert net.preprocess(clear).min() == 255, "transparency lies on white"
+    assert net.preprocess(clear).min() == 255, "transparent pixels become white"
     backbone = FocalNetBackbone(4, (1,), 1, image_shape=(None, None, 1))
     one = FocalNetImageClassifier(backbone, 2, FocalNetImageConverter(8, mean=(0.5,), std=(0.5,)))
     color = np.zeros((8, 8, 3), "uint8")
     color[..., 0] = 255
     assert one.preprocess(color).shape == (1, 8, 8, 1)
-    assert set(one.preprocess(color).ravel()) == {76}, "Pillow's luma of red"
+    assert set(one.preprocess(color).ravel()) == {76}, "luma of red in Pillow"
     assert net.preprocess([]).shape == (0, 32, 32, 3)
 
 
@@ -160,18 +160,18 @@ def test_preprocess_converts_channels(net):
         (np.arange(192, dtype="uint8").view("int8").reshape(8, 8, 3), "values from -128 to 127; .*'uint8'"),
         (np.full((8, 8, 3), np.nan), "NaN or infinite"),
         (np.zeros((3, 32, 40), "uint8"), r"shape \(3, 32, 40\). Move the channels to the end"),
-        (np.zeros((2, 2, 2, 2, 3), "uint8"), r"is \(H, W\), \(H, W, C\) or \(N, H, W, C\)"),
+        (np.zeros((2, 2, 2, 2, 3), "uint8"), r"Expected an array \(H, W\), \(H, W, C\) or \(N, H, W, C\)"),
         (np.zeros((0, 8, 3), "uint8"), "the image is empty"),
         (Image.new("F", (8, 8)), "32-bit pixels have no known range"),
         ("nowhere.png", "nowhere.png"),
     ],
 )
-def test_images_that_cannot_be_used_are_named(net, image, words):
+def test_preprocess_rejects_unusable_images(net, image, words):
     with pytest.raises(ValueError, match=words):
         net.preprocess(image)
 
 
-def test_other_things_are_no_images(net):
+def test_predict_and_preprocess_reject_other_types(net):
     with pytest.raises(TypeError, match="a path, a PIL image or an array; got float"):
         net.preprocess(3.5)
     with pytest.raises(TypeError, match=r"got generator\. Give list"):
@@ -181,17 +181,19 @@ def test_other_things_are_no_images(net):
     with pytest.raises(ValueError, match=r"image 0: the image is empty: the shape \(0, 8, 3\)"):
         focalnets.predict(net, np.zeros((2, 0, 8, 3), "uint8"))
     for other in (net.backbone, keras.Sequential([net]), None):
-        with pytest.raises(TypeError, match="A preset is a name, a path or a FocalNetImageClassifier; got"):
+        with pytest.raises(
+            TypeError, match="Expected a preset name, a path or a FocalNetImageClassifier; got"
+        ):
             focalnets.predict(other, np.zeros((8, 8, 3), "uint8"))
     bare = FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1), 2)
     with pytest.raises(ValueError, match="no preprocessing"):
         bare.preprocess(np.zeros((8, 8, 3), "uint8"))
     free = FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1), 2, FocalNetImageConverter())
-    with pytest.raises(ValueError, match=r"several sizes \(8 x 8, 9 x 8\)"):
+    with pytest.raises(ValueError, match=r"different sizes \(8 x 8, 9 x 8\)"):
         free.preprocess([np.zeros((8, 8, 3), "uint8"), np.zeros((9, 8, 3), "uint8")])
 
 
-def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, caplog):
+def test_predict_rejects_or_skips_unreadable_images(folder, net, tmp_path, caplog):
     (tmp_path / "bad.png").write_text("words")
     files = [folder / "a.png", tmp_path / "bad.png", folder / "gray.png"]
     with pytest.raises(ValueError, match=r"(?s)1 .* cannot be used.*bad.png.*with on_bad_image=\"skip\""):
@@ -204,11 +206,11 @@ def test_unreadable_images_stop_or_are_skipped(folder, net, tmp_path, caplog):
     for top in (0, None, 2.5):
         with pytest.raises(ValueError, match=f"top must be at least 1; got {top}"):
             focalnets.predict(net, files, top=top)
-    with pytest.raises(ValueError, match="A classifier computes with Keras; got engine='openvino'"):
+    with pytest.raises(ValueError, match="A classifier in memory runs with Keras; got engine='openvino'"):
         focalnets.predict(net, files, engine="openvino")
 
 
-def test_predictions_read_well(folder, net):
+def test_predictions_repr_has_one_line_per_image(folder, net):
     found = focalnets.predict(net, [folder / "a.png", np.zeros((9, 9, 3), "uint8")], top=2)
     first, second = repr(found).splitlines()
     assert first.startswith(f"{folder / 'a.png'}  {found[0].classes[0]}")

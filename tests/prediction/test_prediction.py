@@ -1,4 +1,4 @@
-"""Predictions and evaluation, from Python and from the command line, on a really trained network."""
+"""Prediction, evaluation and explanation with a trained network, from Python and the command line."""
 
 import csv
 import dataclasses
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def images(tmp_path):
-    """Three digits as files, one in a subfolder and one twice as wide."""
+    """Three image files: one of them is in a subfolder, and one is twice as wide."""
     digits = open_dataset("digits", channels=1).splits["test"].images[:3, ..., 0]
     (tmp_path / "images" / "more").mkdir(parents=True)
     Image.fromarray(digits[0]).save(tmp_path / "images" / "a.png")
@@ -44,7 +44,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
-def test_evaluation_equals_a_computation_by_hand():
+def test_evaluate_logits_matches_reference():
     generator = np.random.default_rng(0)
     logits, labels = generator.normal(size=(200, 7)), generator.integers(0, 6, 200)
     found = evaluate_logits(logits, labels, tuple("abcdefg"))
@@ -65,28 +65,28 @@ def test_evaluation_equals_a_computation_by_hand():
     assert found.ece == pytest.approx(sum(gaps) / 200)
     assert found.bins[:, 2].sum() == 200
     sure = evaluate_logits(np.array([[100.0, 0.0], [100.0, 0.0]]), np.array([0, 1]), ("a", "b"))
-    assert sure.ece == pytest.approx(0.5), "always sure, right half of the time"
+    assert sure.ece == pytest.approx(0.5), "confidence 1, accuracy 0.5"
     assert evaluate_logits(logits[:, :5], labels.clip(0, 4), tuple("abcde")).top5 is None
-    with pytest.raises(ValueError, match="no images"):
+    with pytest.raises(ValueError, match="No images to evaluate"):
         evaluate_logits(logits[:0], labels[:0], tuple("abcdefg"))
     with pytest.raises(ValueError, match="do not fit"):
         evaluate_logits(logits, labels + 5, tuple("abcdefg"))
 
 
-def test_a_confusion_matrix_takes_names_of_any_kind(tmp_path):
+def test_draw_confusion_handles_special_characters_in_names(tmp_path):
     names = ("cost_$x_$", "$a^^b$", "a very long name of a flower that grows where nobody goes")
     draw_confusion(tmp_path / "c.png", evaluate_logits(np.eye(3), np.arange(3), names))
     assert np.asarray(Image.open(tmp_path / "c.png").convert("L")).std() > 10
 
 
-def test_images_of_an_evaluation_show_its_numbers(tmp_path, figures):
+def test_figures_show_numbers_of_evaluation_and_history(tmp_path, figures):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 60)
     found = evaluate_logits(generator.normal(size=(60, 3)) + 2 * np.eye(3)[labels], labels, ("a", "b", "c"))
     draw_confusion(tmp_path / "c.png", found)
     axis = figures["c.png"].axes[0]
-    shares = found.confusion / found.confusion.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(axis.images[0].get_array(), shares)
+    fractions = found.confusion / found.confusion.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(axis.images[0].get_array(), fractions)
     written = {text.get_position()[::-1]: text.get_text() for text in axis.texts}
     assert written[0, 1] == str(found.confusion[0, 1]), "rows are the true classes"
     draw_curves(
@@ -107,11 +107,11 @@ def test_images_of_an_evaluation_show_its_numbers(tmp_path, figures):
     assert drawn["accuracy", "validation"] == [1 / 8, 2 / 8]
 
 
-def test_softmax_survives_large_logits():
+def test_softmax_is_stable_for_large_logits():
     np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0], [-1000.0, 0.0]])), [[0.5, 0.5], [0, 1]])
 
 
-def test_predictor_takes_images_of_any_size_in_their_order(tmp_path):
+def test_predictor_keeps_order_of_images_of_different_sizes(tmp_path):
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3, FocalNetImageConverter(image_size=None))
     net.save_to_preset(tmp_path / "preset")
     generator = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_predictor_takes_images_of_any_size_in_their_order(tmp_path):
     assert set(predictions[0].classes) < {"class 0", "class 1", "class 2"}
 
 
-def test_predict_as_table_json_and_csv(run, images, capsys, monkeypatch):
+def test_predict_prints_table_json_and_csv(run, images, capsys, monkeypatch):
     command = ["predict", str(run.directory), str(images), "--top", "2"]
     assert main(command) == 0
     table = capsys.readouterr().out.splitlines()
@@ -144,7 +144,7 @@ def test_predict_as_table_json_and_csv(run, images, capsys, monkeypatch):
     assert capsys.readouterr().out.count("\n") == 1
 
 
-def test_evaluate_reports_what_training_reported(run, tmp_path, capsys):
+def test_evaluate_matches_accuracy_of_training(run, tmp_path, capsys):
     command = ["evaluate", str(run.directory), "--data", "digits"]
     assert main([*command, "--json", "--out", str(tmp_path / "out")]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -161,16 +161,16 @@ def test_evaluate_reports_what_training_reported(run, tmp_path, capsys):
     assert "they have: train, test" in capsys.readouterr().err
 
 
-def test_evaluate_refuses_data_of_other_classes(run, tmp_path, capsys):
+def test_evaluate_rejects_unknown_classes(run, tmp_path, capsys):
     for label in ("cat", "dog"):
         (tmp_path / "pets" / label).mkdir(parents=True)
         for i in range(5):
             Image.new("L", (8, 8), i).save(tmp_path / "pets" / label / f"{i}.png")
     assert main(["evaluate", str(run.directory), "--data", str(tmp_path / "pets")]) == 2
-    assert "does not know the classes cat, dog of the data; it knows 0, 1, 2" in capsys.readouterr().err
+    assert "The data have classes that the preset lacks: cat, dog. It has: 0, 1, 2" in capsys.readouterr().err
 
 
-def test_evaluate_takes_data_with_some_of_the_classes(run, tmp_path, capsys):
+def test_evaluate_accepts_subset_of_classes(run, tmp_path, capsys):
     digits = open_dataset("digits", channels=1).splits["test"]
     logits = Predictor(run.directory).logits(digits.images)
     chosen = np.isin(digits.labels, (3, 7))
@@ -187,7 +187,7 @@ def test_evaluate_takes_data_with_some_of_the_classes(run, tmp_path, capsys):
     assert figures["per_class"]["4"] is None
 
 
-def test_explain_writes_panels_and_the_arrays_behind_them(run, images, tmp_path, capsys):
+def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
     command = ["explain", str(run.directory), str(images / "wide.png"), str(images / "a.png")]
     out = tmp_path / "out"
     assert main([*command, "--out", str(out)]) == 0
@@ -213,29 +213,29 @@ def test_explain_writes_panels_and_the_arrays_behind_them(run, images, tmp_path,
     assert not (tmp_path / "x").exists()
 
 
-def test_explain_lists_the_content_of_its_files_while_it_writes(run, images, tmp_path, monkeypatch):
-    """Should it be killed, files that are edited afterwards are known to be of others."""
+def test_explain_lists_file_hashes_while_it_writes(run, images, tmp_path, monkeypatch):
+    """If `explain` is killed, files that are edited later do not match their hashes."""
     found, draw = [], explain_job.draw_panels
 
-    def look(path, *arguments, **keywords):
+    def read_record(path, *arguments, **keywords):
         record = json.loads((path.parent / ".focalnets-files.json").read_text())
         found.append({name for name, entry in record["files"].items() if entry["sha256"]})
         return draw(path, *arguments, **keywords)
 
-    monkeypatch.setattr(explain_job, "draw_panels", look)
+    monkeypatch.setattr(explain_job, "draw_panels", read_record)
     command = ["explain", str(run.directory), str(images), "--block", "stage1_block1"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert found[:2] == [set(), {"a.npz", "a.stage1_block1.png"}]
 
 
-def test_blocks_can_be_chosen_by_stage():
+def test_chosen_blocks_selects_by_stage():
     stages = [["stage1_block1", "stage1_block2"], ["stage2_block1"]]
     assert chosen_blocks(stages, stage=1) == stages[0]
     with pytest.raises(ValueError, match=r"Stage 3 does not exist\. Expected a stage from 1 to 2"):
         chosen_blocks(stages, stage=3)
 
 
-def test_a_bar_appears_on_a_terminal_after_two_seconds(monkeypatch):
+def test_progress_shows_bar_after_two_seconds(monkeypatch):
     from focalnets import progress
 
     terminal = io.StringIO()
@@ -252,7 +252,7 @@ def test_a_bar_appears_on_a_terminal_after_two_seconds(monkeypatch):
     assert short.getvalue() == ""
 
 
-def test_ctrl_c_ends_with_a_word(run, images, monkeypatch, capsys):
+def test_predict_stops_with_message_on_ctrl_c(run, images, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -261,19 +261,17 @@ def test_ctrl_c_ends_with_a_word(run, images, monkeypatch, capsys):
     assert capsys.readouterr().err == "focalnets: stopped.\n"
 
 
-def test_bad_images_stop_or_are_skipped(run, images, capsys, caplog):
+def test_predict_fails_on_or_skips_unreadable_images(run, images, capsys, caplog):
     (images / "bad.png").write_text("words")
     command = ["predict", str(run.directory), str(images)]
     assert main(command) == 2
     assert "1 image cannot be used" in capsys.readouterr().err
     assert main([*command, "--on-bad-image", "skip"]) == 0
-    captured = capsys.readouterr()
-    assert captured.out.count("\n") == 3
+    assert capsys.readouterr().out.count("\n") == 3
     assert "skipped 1 unreadable image" in caplog.text
 
 
-def test_images_need_preprocessing(images, tmp_path, capsys):
-    """A net that takes arrays as they come cannot tell what an image should become."""
+def test_commands_reject_presets_without_preprocessing(images, tmp_path, capsys):
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 2, class_names=("black", "white"))
     net.save_to_preset(tmp_path / "bare")
     bare, image = str(tmp_path / "bare"), str(next(iter(images.rglob("*.png"))))
@@ -292,8 +290,8 @@ def test_images_need_preprocessing(images, tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
-def test_names_of_any_bytes_and_words_with_a_tilde(run, images, capfd, monkeypatch):
-    """Latin-1 in a name is no UTF-8; ~draft.png is a file, not somebody's home."""
+def test_commands_accept_non_utf8_names_and_leading_tilde(run, images, capfd, monkeypatch):
+    """Latin-1 names are not valid UTF-8. `~draft.png` is a file, not a home directory."""
     monkeypatch.chdir(images)
     odd = os.fsdecode(b"caf\xe9.png")
     shutil.copy("a.png", odd)
@@ -327,14 +325,14 @@ def _output(capfd, command):
     return capfd.readouterr().out
 
 
-def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, capsys):
+def test_resize_and_crop_handles_thin_images(run, tmp_path, capsys):
     strip = np.tile(np.arange(200, dtype="uint8").repeat(100), (1, 1))  # (1, 20000)
     Image.fromarray(strip).save(tmp_path / "strip.png")
     whole = resize_and_crop(strip[..., None], (8, 8))
     assert whole.shape == (8, 8, 1)
     big = resize_and_crop(strip[..., None], (128, 128))  # would be 128 x 2,560,000
     assert big.shape == (128, 128, 1)
-    assert np.ptp(big) <= 1  # of the middle, a pixel wide and high
+    assert np.ptp(big) <= 1  # all of it comes from one pixel in the middle
     assert big[64, 64, 0] in (99, 100)
     with pytest.raises(ValueError, match="20000 x 1 pixels are too narrow to resize without a crop"):
         resize_and_crop(strip[..., None], (128, 128), crop=False)
@@ -349,7 +347,7 @@ def test_a_strip_is_cut_before_it_is_resized_and_not_kept_whole(run, tmp_path, c
             resize_and_crop(np.zeros(shape, "uint8"), None)
 
 
-def test_explain_of_a_thin_image_takes_little_memory(tmp_path, caplog):
+def test_explain_uses_little_memory_for_thin_images(tmp_path, caplog):
     Image.new("1", (20_000, 20)).save(tmp_path / "strip.png")  # 128 bytes
     Image.effect_noise((320, 20), 60).save(tmp_path / "long.png")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -357,11 +355,11 @@ def test_explain_of_a_thin_image_takes_little_memory(tmp_path, caplog):
     assert main([*command, "--on-bad-image", "skip"]) == 0
     assert "strip.png: 20000 x 20 pixels are too narrow to resize" in caplog.text
     assert (tmp_path / "out" / "long.npz").is_file()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB; it was 4.4 GB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700 * 1024  # KiB
     assert main(["predict", "focalnet_micro_cifar10", str(tmp_path / "strip.png")]) == 0
 
 
-def test_batches_of_large_images_are_smaller(run, monkeypatch):
+def test_predictor_uses_smaller_batches_for_large_images(run, monkeypatch):
     predictor = Predictor(run.directory)
     monkeypatch.setattr("focalnets.prediction.predictor._MOST_PIXELS", 3 * 8 * 8)
     sizes, compute = [], predictor.engine.run
@@ -371,32 +369,32 @@ def test_batches_of_large_images_are_smaller(run, monkeypatch):
     assert sizes == [3, 3, 1]
 
 
-def test_logits_that_are_not_finite_are_no_answer(run, images, tmp_path, capsys):
+def test_predict_rejects_non_finite_logits(run, images, tmp_path, capsys):
     net = FocalNetImageClassifier.from_preset(run.directory)
     net.head.bias.assign(np.full(10, np.nan))
     net.save_to_preset(tmp_path / "broken")
     assert main(["predict", str(tmp_path / "broken"), str(images), "--engine", "keras"]) == 2
-    assert "Some logits are not finite" in capsys.readouterr().err
+    assert "Some logits are NaN or infinite" in capsys.readouterr().err
 
 
-def test_views_are_averaged_over_the_classes_that_are_chosen_among():
-    class Views:
-        """Two views of one image: what they say of the first two classes, and how much they say of them."""
+def test_tta_averages_probabilities_over_restricted_classes():
+    class Engine:
+        """Two variants of one image, with different probabilities of the first two classes."""
 
-        shares = iter([[[0.009, 0.001, 0.99]], [[0.2, 0.79, 0.01]]])
+        probabilities = iter([[[0.009, 0.001, 0.99]], [[0.2, 0.79, 0.01]]])
 
         def run(self, images):
-            return np.log(next(self.shares))
+            return np.log(next(self.probabilities))
 
     predictor = Predictor.__new__(Predictor)
-    predictor.engine, predictor.batch_size = Views(), 1
+    predictor.engine, predictor.batch_size = Engine(), 1
     split = Split(np.zeros((1, 2, 2, 1), "uint8"), np.zeros(1, int))
     found = predictor.logits_of_split(split, classes=[0, 1], views=[np.copy, np.copy])
     expected = np.mean([[0.9, 0.1], [0.2 / 0.99, 0.79 / 0.99]], axis=0)
     np.testing.assert_allclose(np.exp(found[0]), expected)
 
 
-def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
+def test_evaluate_force_removes_earlier_files(run, tmp_path):
     command = [
         "evaluate",
         str(run.directory),
@@ -418,7 +416,7 @@ def test_what_an_earlier_evaluation_left_is_removed(run, tmp_path):
     }
 
 
-def test_a_bad_image_changes_no_other_answer(run, images, capsys):
+def test_predict_result_does_not_depend_on_skipped_images(run, images, capsys):
     command = ["predict", str(run.directory), str(images), "--json", "--top", "10"]
     alone = json.loads(_output(capsys, command))
     (images / "aa.png").write_text("words")  # between the first and the second
@@ -431,7 +429,7 @@ def test_a_bad_image_changes_no_other_answer(run, images, capsys):
     np.testing.assert_allclose([found[str(digit)] for digit in range(10)], expected, atol=1e-4)
 
 
-def test_good_images_are_answered_before_the_bad_ones_are_named(run, images, capsys):
+def test_predict_prints_readable_images_before_error(run, images, capsys):
     (images / "bad.png").write_text("words")
     assert main(["predict", str(run.directory), str(images)]) == 2
     captured = capsys.readouterr()
@@ -439,7 +437,7 @@ def test_good_images_are_answered_before_the_bad_ones_are_named(run, images, cap
     assert "1 image cannot be used" in captured.err
 
 
-def test_explained_images_of_one_name_are_kept_apart(run, images, tmp_path, capsys):
+def test_explain_writes_separate_files_for_equal_names(run, images, tmp_path, capsys):
     (images / "most").mkdir()
     names = [images / "a.png", images / "more" / "a.png", images / "most" / "A.png"]
     (images / "more" / "b.png").rename(names[1])
