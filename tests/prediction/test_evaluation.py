@@ -134,7 +134,7 @@ def test_blur_width_scales_with_image_size(photographs):
 def test_corrupt_rejects_unknown_name_and_severity(photographs):
     with pytest.raises(ValueError, match=r"Unknown corruption 'rain'\. .*corruptions: gaussian_noise"):
         corrupt(photographs, "rain", 1)
-    with pytest.raises(ValueError, match="severity must be one of 1 to 5; got 6"):
+    with pytest.raises(ValueError, match="severity must be an integer from 1 to 5; got 6"):
         corrupt(photographs, "jpeg", 6)
 
 
