@@ -1,4 +1,4 @@
-"""Find phrases that CONTRIBUTING.md's glossary replaces: `python tools/prose.py` prints them and exits with 1.
+"""Find phrases that the glossary in CONTRIBUTING.md replaces. `python tools/prose.py` prints them.
 
 It reads what a person reads: docstrings, comments and texts of Python files, and Markdown pages. The table is
 the list of the commonest relapses, not a grammar.
@@ -45,7 +45,8 @@ PHRASES = {
     r"\b\w*(colour|behaviour|favour|neighbour)\w*\b": "-or",
     r"\b(licence|centre|metre)s?\b": "license, center, meter",
     r"\bgrey\b": "gray, grayscale",
-    r"\b(normal|optim|initial|recogn|organ|serial|visual|summar|rematerial|quant|standard)is(e|ed|es|er|ers|ing|ation)\b": "-ize",
+    r"\b(normal|optim|initial|recogn|organ|serial|visual|summar|rematerial|quant|standard)is"
+    r"(e|ed|es|er|ers|ing|ation)\b": "-ize",
     r"\b(labell|modell|cancell)(ed|ing)\b": "labeled, modeled, canceled",
 }
 _QUESTION = re.compile(r"(What|Which|Where|How|Who)\b")
@@ -63,7 +64,7 @@ ALLOWED = re.compile(
 
 
 def texts(path):
-    """Yield (line, text) of the comments, docstrings and string literals of a Python file, or a page's lines."""
+    """Yield (line, text) of comments, docstrings and strings of a Python file, or lines of a page."""
     source = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
         fenced = False

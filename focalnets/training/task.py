@@ -1,7 +1,7 @@
-"""The task that a network is trained for: targets, loss, metrics, and the choice of the best epoch.
+"""Training task: targets, loss, metrics, and the choice of the best epoch.
 
-`Trainer`, `Loader` and `RunRecorder` know a task only by this interface, so that another task, such as one
-label per pixel, is another class.
+`Trainer`, `Loader` and `RunRecorder` use only this interface. Another task, such as one label per pixel, is
+another class.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,12 @@ from focalnets.presets.files import IMAGE_CLASSIFICATION
 
 @dataclass(frozen=True)
 class ImageClassification:
-    """One label per image, out of `num_classes`.
+    """Classification with one label per image.
 
     Args:
         num_classes: int. Number of classes.
-        class_weights: Array of shape (classes,). Factors on the loss of an image by its class. Defaults to
-            None.
-        label_smoothing: float from 0 to 1. Fraction of each target that is spread over all classes. Defaults
-            to 0.
+        class_weights: array (num_classes,) or None. Factors on the loss of each class. Defaults to `None`.
+        label_smoothing: float. Fraction of each target that is spread over all classes. Defaults to 0.
 
     >>> import numpy as np
     >>> from focalnets.training.task import ImageClassification
@@ -37,29 +35,28 @@ class ImageClassification:
     monitored = ("val_loss", "val_accuracy")  # columns of the history that choose the best epoch
 
     def targets(self, labels):
-        """One-hot targets (B, classes), float32, of labels (B,)."""
+        """Convert labels (B,) to one-hot targets (B, num_classes), float32."""
         targets = np.zeros((len(labels), self.num_classes), "float32")
         targets[np.arange(len(labels)), labels] = 1
         return targets
 
     def sample_weights(self, targets):
-        """Factors on the loss of each image, (B,) float32, or None."""
+        """Factors on the loss of each image, float32 (B,), or None without class weights."""
         return None if self.class_weights is None else targets @ np.asarray(self.class_weights, "float32")
 
     def loss(self):
-        """The loss, of logits."""
+        """Keras loss on logits."""
         return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
 
     def metrics(self):
-        """Metrics, by their names in Keras."""
+        """Keras metrics."""
         return ["accuracy"]
 
     def best_row(self, rows):
-        """The row of the history with the highest validation accuracy; of these, the one with the lowest
-        loss.
+        """History row of the best epoch: the highest validation accuracy, and among equals the lowest loss.
 
-        With class weights, which the validation loss has then, the row with the lowest loss: accuracy may be
-        highest where rare classes are found least.
+        With class weights, it is the lowest validation loss, which has the same weights. Accuracy can be
+        highest where rare classes are never predicted.
 
         >>> from focalnets.training.task import ImageClassification
         >>> rows = [{"epoch": 1, "val_accuracy": 0.9, "val_loss": 0.5}]
