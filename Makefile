@@ -22,7 +22,7 @@ TESTS_torch := tests -n 2 --dist loadfile
 TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
-.PHONY: help setup demo test test-all test-jax test-tensorflow lint bench docs clean
+.PHONY: help setup demo test test-fast test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,15 +41,19 @@ test: export OMP_NUM_THREADS = 1
 test: setup ## all tests on torch, or those marked all_backends with BACKEND=jax or BACKEND=tensorflow
 	$(BIN)/python -m pytest $(TESTS_$(BACKEND))
 
+test-fast: setup ## the tests that take less than a second each, on torch: for the inner loop, less than a minute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist worksteal
+
 test-all: ## the tests marked all_backends on JAX and TensorFlow, side by side: they mostly compile
 	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow
 
 test-jax test-tensorflow:
 	$(MAKE) test BACKEND=$(@:test-%=%)
 
-lint: setup ## style and mistakes
+lint: setup ## style, mistakes, and phrases that the glossary replaces
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/prose.py
 
 bench: setup ## a short honest benchmark of this machine; rows go to build/benchmarks
 	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_start.py

@@ -33,6 +33,7 @@ _PUBLIC = {
     "CHECKPOINTS": "presets.checkpoints",
     "count_parameters": "presets.cost",
     "count_macs": "presets.cost",
+    "cache": "data.resize",
     "convert": "conversion.job",
     "expand_focal_windows": "conversion.expand",
     "open_dataset": "data.datasets",

@@ -87,3 +87,13 @@ def test_export_runs_without_keras(run, image, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "exported"), "--force"]) == 0
     with pytest.raises(ValueError, match="which Keras cannot run"):
         focalnets.predict(tmp_path / "exported", image, engine="keras")
+
+
+def test_cache_resizes_a_data_set_once(tmp_path, capsys):
+    dataset = focalnets.cache("digits", tmp_path / "digits", image_size=16, grayscale=True)
+    assert dataset.splits["test"].images.shape == (359, 16, 16, 1)
+    again = focalnets.open_dataset(tmp_path / "digits", channels=1)
+    np.testing.assert_array_equal(again.splits["train"].images[:9], dataset.splits["train"].images[:9])
+    command = ["cache", "digits", "--grayscale", "--image-size", "16", "--out", str(tmp_path / "again")]
+    assert main(command) == 0
+    assert "test: 359 images" in capsys.readouterr().out
