@@ -30,7 +30,7 @@ from focalnets.images.augment import Augmentation
 from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.presets.architectures import ARCHITECTURES
 from focalnets.training.adamw import AdamW
-from focalnets.training.muon import Muon, weight_matrices
+from focalnets.training.muon import Muon
 from focalnets.training.task import ImageClassification
 
 
@@ -121,8 +121,7 @@ def run(setup, data, updates, batch, seed):
     elif setup.optimizer == "adamw":
         optimizer = AdamW(schedule, weight_decay=setup.weight_decay, epsilon=1e-7)
     else:
-        matrices = weight_matrices(net)
-        optimizer = Muon(schedule, weight_decay=setup.weight_decay, matrices=matrices)
+        optimizer = Muon(schedule, weight_decay=setup.weight_decay)
     net.compile(optimizer, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     start, done = time.perf_counter(), 0
     while done < updates:

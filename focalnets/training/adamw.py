@@ -1,6 +1,7 @@
 """AdamW with weight averaging, per-variable learning rates, and decay of kernels only."""
 
 import functools
+import re
 
 import keras
 from keras import ops
@@ -35,10 +36,11 @@ class AdamW(keras.optimizers.Adam):
             1e-3.
         weight_decay: float. Decoupled decay of variables with two or more axes. Defaults to 0.05.
         ema_decay: float. Decay of the moving average of the weights. Defaults to 0.0, no average.
-        learning_rate_multipliers: list of float, one per trainable variable. Factors on the learning rate.
-            Defaults to 1 for each.
-        unfreeze_steps: list of int, one per trainable variable. Number of updates before the variable trains.
-            Defaults to 0 for each.
+        learning_rate_multipliers: dict of str to float. Factor on the learning rate of the variables whose
+            path matches a regular expression (`re.search`). The first one that matches counts. Defaults to
+            None, a factor of 1 for all.
+        unfreeze_steps: dict of str to int. Number of updates before the variables whose path matches a
+            regular expression train. The first one that matches counts. Defaults to None, 0 for all.
         epsilon: float. Term added to the denominator. Defaults to 1e-8.
         kwargs: Arguments of `keras.optimizers.Adam`, such as `global_clipnorm`.
 
@@ -46,7 +48,7 @@ class AdamW(keras.optimizers.Adam):
 
     >>> import focalnets
     >>> classifier = focalnets.FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
-    >>> classifier.compile(focalnets.AdamW(1e-3, ema_decay=0.99))
+    >>> classifier.compile(focalnets.AdamW(1e-3, ema_decay=0.99, learning_rate_multipliers={"^stem/": 0.1}))
     """
 
     def __init__(
@@ -65,18 +67,15 @@ class AdamW(keras.optimizers.Adam):
         super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay = float(weight_decay)
         self.ema_decay = float(ema_decay)
-        scales, steps = learning_rate_multipliers, unfreeze_steps
-        self.learning_rate_multipliers = None if scales is None else [float(scale) for scale in scales]
-        self.unfreeze_steps = None if steps is None else [int(step) for step in steps]
+        self.learning_rate_multipliers = learning_rate_multipliers
+        self.unfreeze_steps = unfreeze_steps
 
     def build(self, variables):
         if self.built or not variables:  # Keras calls it without variables when it loads an .h5 file
             return
         super().build(variables)
-        for name in ("learning_rate_multipliers", "unfreeze_steps"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(variables):
-                raise ValueError(f"Expected {len(variables)} {name}, one per variable; got {len(values)}.")
+        self._multipliers = _per_variable(self.learning_rate_multipliers, variables, 1.0)
+        self._first_steps = _per_variable(self.unfreeze_steps, variables, 0)
         self.averages = []
         if self.ema_decay:
             self.averages = [
@@ -104,10 +103,8 @@ class AdamW(keras.optimizers.Adam):
 
     def _scale(self, index):
         """Factor on the learning rate of a variable: a float, or a tensor if it depends on the update."""
-        scale = 1.0 if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
-        if self.unfreeze_steps is None or self.unfreeze_steps[index] == 0:
-            return scale
-        return scale * ops.cast(self.iterations >= self.unfreeze_steps[index], "float32")
+        scale, first_step = self._multipliers[index], self._first_steps[index]
+        return scale * ops.cast(self.iterations >= first_step, "float32") if first_step else scale
 
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable. Used on JAX and TensorFlow."""
@@ -157,9 +154,8 @@ class AdamW(keras.optimizers.Adam):
         """List of (indices of variables with equal settings, factor on the learning rate, weight decay)."""
         alike = {}
         for place, (variable, index) in enumerate(zip(variables, indices, strict=True)):
-            scale = None if self.learning_rate_multipliers is None else self.learning_rate_multipliers[index]
-            release = None if self.unfreeze_steps is None else self.unfreeze_steps[index]
-            alike.setdefault((scale, release, len(variable.shape) > 1), []).append(place)
+            key = self._multipliers[index], self._first_steps[index], len(variable.shape) > 1
+            alike.setdefault(key, []).append(place)
         return [
             (places, self._scale(indices[places[0]]), self.decay if decays else 0.0)
             for (_, _, decays), places in alike.items()
@@ -178,6 +174,19 @@ class AdamW(keras.optimizers.Adam):
             "learning_rate_multipliers": self.learning_rate_multipliers,
             "unfreeze_steps": self.unfreeze_steps,
         }
+
+
+def _per_variable(values, variables, default):
+    """The value for each variable, by the first pattern that matches its path."""
+    if isinstance(values, list | tuple):  # in files written before November 2026: one per variable
+        if len(values) != len(variables):
+            raise ValueError(f"The optimizer was saved for {len(values)} variables; got {len(variables)}.")
+        return list(values)
+    matched = (
+        [value for pattern, value in (values or {}).items() if re.search(pattern, variable.path)]
+        for variable in variables
+    )
+    return [next(iter(found), default) for found in matched]
 
 
 def _copy(variable, shape, dtype):

@@ -1,6 +1,7 @@
 """Muon: an optimizer that orthogonalizes the momentum of each weight matrix before the update."""
 
 import math
+import re
 
 import keras
 from keras import ops
@@ -26,7 +27,9 @@ class Muon(AdamW):
 
     Args:
         arguments: Positional arguments of `AdamW`.
-        matrices: sequence of int. Indices of the trainable variables that Muon updates. Defaults to none.
+        exclude_layers: sequence of str. Regular expressions. Variables whose path matches one (`re.search`)
+            are updated by AdamW, as are variables that are not matrices (biases, depthwise kernels). Defaults
+            to `("stem", "head")`, the first and the last layer of a FocalNet.
         momentum: float. Nesterov momentum of Muon. Defaults to 0.95.
         iteration_dtype: str. Dtype in which matrices are orthogonalized. "bfloat16" is precise enough.
             Defaults to "float32".
@@ -37,22 +40,34 @@ class Muon(AdamW):
     >>> import keras, numpy as np
     >>> from focalnets.training.muon import Muon
     >>> net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(1)])
-    >>> net.compile(Muon(matrices=(0,), learning_rate=0.01), "mse")
+    >>> net.compile(Muon(exclude_layers=("dense_1",), learning_rate=0.01), "mse")
     >>> history = net.fit(np.eye(4), np.ones((4, 1)), epochs=2, verbose=0).history["loss"]
     >>> history[1] < history[0]
     True
     """
 
     def __init__(
-        self, *arguments, matrices=(), momentum=0.95, iteration_dtype="float32", name="muon", **keywords
+        self,
+        *arguments,
+        exclude_layers=("stem", "head"),
+        momentum=0.95,
+        iteration_dtype="float32",
+        name="muon",
+        **keywords,
     ):
         super().__init__(*arguments, name=name, **keywords)
-        self.matrices = tuple(int(index) for index in matrices)
+        self.exclude_layers = tuple(exclude_layers)
         self.momentum = float(momentum)
         self.iteration_dtype = iteration_dtype
 
+    def is_matrix(self, variable):
+        """Whether Muon updates a variable."""
+        if len(variable.shape) < 2 or min(variable.shape[-2:]) == 1:
+            return False
+        return not any(re.search(pattern, variable.path) for pattern in self.exclude_layers)
+
     def update_step(self, gradient, variable, learning_rate):
-        if self._get_variable_index(variable) in self.matrices:
+        if self.is_matrix(variable):
             self._update_matrices([(gradient, variable)], learning_rate)
         else:
             super().update_step(gradient, variable, learning_rate)
@@ -61,8 +76,7 @@ class Muon(AdamW):
         """Update all variables: matrices with Muon, the rest with `AdamW`. Called by Keras."""
         matrices, others = [], []
         for pair in zip(grads, trainable_variables, strict=True):
-            inside = self._get_variable_index(pair[1]) in self.matrices
-            (matrices if inside else others).append(pair)
+            (matrices if self.is_matrix(pair[1]) else others).append(pair)
         self._update_matrices(matrices, learning_rate)
         if others:
             super()._backend_update_step(*zip(*others, strict=True), learning_rate)
@@ -97,10 +111,16 @@ class Muon(AdamW):
         self.assign_sub(variable, ops.cast(learning_rate, dtype) * self._scale(index) * direction)
         self._average(index, variable)
 
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        config.pop("matrices", None)  # indices, in files written before November 2026
+        return super().from_config(config, custom_objects)
+
     def get_config(self):
         return {
             **super().get_config(),
-            "matrices": list(self.matrices),
+            "exclude_layers": list(self.exclude_layers),
             "momentum": self.momentum,
             "iteration_dtype": self.iteration_dtype,
         }
@@ -130,18 +150,3 @@ def orthogonalize(matrices, dtype="float32"):
         polynomial = _B * gram + _C * ops.matmul(gram, gram)
         x = _A * x + ops.matmul(polynomial, x)
     return x if wide else ops.swapaxes(x, -2, -1)
-
-
-def weight_matrices(classifier):
-    """Indices of the trainable variables for Muon: dense and down-sampling kernels of the backbone.
-
-    Stem and head are excluded, as the authors of Muon recommend. Depthwise kernels are not matrices.
-    """
-    layers = classifier.backbone.layers
-    stem = {variable.path for layer in layers if layer.name == "stem" for variable in layer.variables}
-    inside = {variable.path for variable in classifier.backbone.trainable_variables} - stem
-    return tuple(
-        index
-        for index, variable in enumerate(classifier.trainable_variables)
-        if variable.path in inside and len(variable.shape) > 1 and min(variable.shape[-2:]) > 1
-    )

@@ -3,7 +3,7 @@
 import keras
 
 from focalnets.training.adamw import AdamW
-from focalnets.training.muon import Muon, weight_matrices
+from focalnets.training.muon import Muon
 
 
 def learning_rate_schedule(recipe, total_steps):
@@ -45,11 +45,11 @@ def make_optimizer(recipe, classifier, total_steps):
     scales = unfreeze_steps = None
     if recipe.layer_decay != 1:
         depths = layer_depths(classifier)
-        deepest = max(depths)
-        scales = [recipe.layer_decay ** (deepest - depth) for depth in depths]
+        deepest = max(depths.values()) + 1  # of the head
+        scales = {layer: recipe.layer_decay ** (deepest - depth) for layer, depth in depths.items()}
     if recipe.unfreeze_epochs:
         updates = recipe.unfreeze_epochs * total_steps / recipe.epochs / recipe.accumulation
-        unfreeze_steps = [round(updates * order) for order in unfreeze_order(classifier)]
+        unfreeze_steps = {layer: round(updates * n) for layer, n in unfreeze_order(classifier).items()}
     arguments = {
         "learning_rate": learning_rate_schedule(recipe, total_steps),
         "weight_decay": recipe.weight_decay,
@@ -60,41 +60,47 @@ def make_optimizer(recipe, classifier, total_steps):
         "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
     }
     if recipe.optimizer == "muon":
-        return Muon(
-            matrices=weight_matrices(classifier),
-            iteration_dtype=classifier.backbone.compute_dtype,
-            **arguments,
-        )
+        return Muon(iteration_dtype=classifier.backbone.compute_dtype, **arguments)
     return AdamW(**arguments)
 
 
 def layer_depths(classifier):
-    """Depth of each trainable variable: 0 in the stem, 1, 2, ... in the blocks, one more in the head.
+    """Depth of each layer of the backbone: 0 of the stem, 1, 2, ... of the blocks.
 
-    Down-sampling and the last norm have the depth of the block before them.
+    Down-sampling and the last norm have the depth of the block before them. The head is one deeper.
+
+    Returns:
+        dict of a pattern for the paths of the layer's variables to int.
 
     Source: layer-wise learning-rate decay of BEiT (Bao et al., 2022).
     """
-    depth, of_layer = 0, {}
+    depth, depths = 0, {}
     blocks = {block.name for block in classifier.backbone.blocks}
     for layer in classifier.backbone.layers:
         depth += layer.name in blocks
-        of_layer.update({variable.path: depth for variable in layer.trainable_variables})
-    return [of_layer.get(variable.path, depth + 1) for variable in classifier.trainable_variables]
+        depths[_pattern(layer)] = depth
+    return depths
 
 
 def unfreeze_order(classifier):
-    """Order in which each trainable variable is unfrozen, starting at 0.
+    """Order in which the layers of the backbone are unfrozen: 0 for the last norm, as for the head.
 
-    The head and the last norm have 0, the last stage 1, the stage before it 2, and so on. The stem belongs to
-    the first stage, and down-sampling to the stage before it.
+    The last stage has 1, the stage before it 2, and so on. The stem belongs to the first stage, and
+    down-sampling to the stage before it.
+
+    Returns:
+        dict of a pattern for the paths of the layer's variables to int.
 
     Source: gradual unfreezing of ULMFiT (Howard and Ruder, 2018).
     """
     stages = classifier.backbone.stages
     starts = {stage[0].name for stage in stages[1:]}
-    order, of_layer = len(stages), {}
+    order, orders = len(stages), {}
     for layer in classifier.backbone.layers:
         order -= layer.name in starts
-        of_layer.update({v.path: 0 if layer.name == "norm" else order for v in layer.trainable_variables})
-    return [of_layer.get(variable.path, 0) for variable in classifier.trainable_variables]
+        orders[_pattern(layer)] = 0 if layer.name == "norm" else order
+    return orders
+
+
+def _pattern(layer):
+    return f"(^|/){layer.name}/"

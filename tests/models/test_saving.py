@@ -20,7 +20,6 @@ from focalnets import (
     Muon,
     modulation_model,
 )
-from focalnets.training.muon import weight_matrices
 
 ROOT = pathlib.Path(focalnets.__file__).parent
 SCHEDULE = keras.optimizers.schedules.CosineDecay(1e-3, 20, warmup_target=2e-3, warmup_steps=3)
@@ -36,10 +35,10 @@ OPTIMIZERS = {
     "adamw": lambda net: AdamW(
         SCHEDULE,
         ema_decay=0.9,
-        learning_rate_multipliers=[0.5] * len(net.trainable_variables),
+        learning_rate_multipliers={"stem": 0.5, "block": 0.7},
         global_clipnorm=1.0,
     ),
-    "muon": lambda net: Muon(SCHEDULE, matrices=weight_matrices(net), ema_decay=0.9),
+    "muon": lambda net: Muon(SCHEDULE, ema_decay=0.9),
     "ema": lambda net: keras.optimizers.AdamW(SCHEDULE, use_ema=True),
 }
 
