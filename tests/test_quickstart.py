@@ -27,7 +27,11 @@ def test_train_stops_at_a_time_limit_and_resume_completes_the_run(tmp_path):
     options = {"epochs": 1, "monitor_every": 0, "verbose": 0}
     stopped = focalnets.train("digits", out=tmp_path / "run", max_minutes=1e-6, **options)
     assert not stopped.complete
-    assert focalnets.resume(tmp_path / "run", verbose=0).complete
+    assert "focalnets.resume continues it" in repr(stopped)
+    resumed = focalnets.resume(tmp_path / "run", verbose=0)
+    assert resumed.complete
+    assert f"test accuracy        {resumed.test_accuracy:.2%}" in repr(resumed)
+    assert "test accuracy" in resumed._repr_html_()
     with pytest.raises(ValueError, match=r"Unknown recipe field 'epoch'.*Did you mean 'epochs'"):
         focalnets.train("digits", out=tmp_path / "other", epoch=1)
 
@@ -35,6 +39,7 @@ def test_train_stops_at_a_time_limit_and_resume_completes_the_run(tmp_path):
 def test_predict_returns_classes_and_probabilities(run, image, capsys):
     predictions = focalnets.predict(run, image, top=3)
     assert len(predictions[0].classes) == 3
+    assert predictions[0].classes[0] in predictions._repr_html_()
     assert sum(predictions[0].probabilities) <= 1
     assert main(["predict", str(run), str(image), "--top", "3"]) == 0
     assert capsys.readouterr().out == f"{predictions!r}\n"

@@ -6,6 +6,7 @@ from focalnets.data.find import NO_PREPROCESSING, describe_bad, report_skipped
 from focalnets.names import printable
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.prediction.predictor import Prediction, Predictor, check_count
+from focalnets.report.html import pairs
 from focalnets.threads import cores, parallel_map
 
 
@@ -36,6 +37,9 @@ class Predictions:
         if len(self) > _SHOWN:
             lines.append(f"and {len(self) - _SHOWN} more")
         return "\n".join(lines)
+
+    def _repr_html_(self):
+        return pairs((one.name, one.in_words()) for one in self.predictions[:_SHOWN])
 
 
 _SHOWN = 20  # lines of a repr

@@ -13,13 +13,14 @@ from focalnets.output.files import shared_directory
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.presets.store import write_preset_files
 from focalnets.report.figures import draw_panels
+from focalnets.report.html import pairs
 from focalnets.report.run_page import write_report
 from focalnets.training.checkpoint import read_weights
 
 PANEL_IMAGES = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """Result of `train` and `resume`.
 
@@ -45,6 +46,24 @@ class TrainResult:
     def complete(self):
         """Whether training is complete."""
         return self.kept is not None
+
+    @property
+    def facts(self):
+        """Name -> text, in the order in which the result is printed."""
+        facts = {"run directory": str(self.directory), "epochs": str(len(self.history))}
+        if not self.complete:
+            return {**facts, "state": "stopped at a time limit; focalnets.resume continues it"}
+        facts["validation accuracy"] = f"{self.kept['val_accuracy']:.2%} in epoch {self.kept['epoch']}"
+        if self.test_accuracy is not None:
+            facts["test accuracy"] = f"{self.test_accuracy:.2%}"
+        return {**facts, "report": str(self.report)}
+
+    def __repr__(self):
+        width = max(map(len, self.facts))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in self.facts.items())
+
+    def _repr_html_(self):
+        return pairs(self.facts.items())
 
 
 def finalize(trainer, directory, recorder):
