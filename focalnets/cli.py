@@ -1,4 +1,4 @@
-"""The command line: verb -> its arguments and its file in `commands/`, imported only when the verb runs."""
+"""Entry point of the command line. The module of a verb is imported only when the verb runs."""
 
 import contextlib
 import importlib
@@ -10,8 +10,8 @@ import sys
 from focalnets import __version__, process
 from focalnets.names import printable_lines, unknown_name
 
-# Verb -> what it does, a line of the help. Its file is commands/<verb>.py, and its arguments are the class
-# <Verb>Arguments of commands/arguments.py.
+# Verb -> line of the help. commands/<verb>.py has its code, and <Verb>Arguments in commands/arguments.py its
+# arguments.
 VERBS = {
     "train": "train a classifier on images",
     "recipes": "list, show and copy recipes",
@@ -22,10 +22,10 @@ VERBS = {
     "export": "write a network for runtimes without Keras",
     "cache": "resize a data set once",
     "presets": "list architectures and published weights",
-    "completion": "print a script for completion in the shell",
+    "completion": "print a script for shell completion",
 }
 
-# Verbs whose result is what they print: they stop when its reader leaves. The others finish their files.
+# Verbs that only print. They stop when the reader of a pipe leaves, while other verbs finish their files.
 _PRINTING = ("recipes", "predict", "presets", "completion")
 
 _HELP = f"""focalnets {__version__}: Focal Modulation Networks for Keras 3
@@ -34,11 +34,11 @@ usage: focalnets VERB [options]
 
 {chr(10).join(f"  {verb:<12}{text}" for verb, text in VERBS.items())}
 
-Run focalnets VERB --help for the options of a verb, and focalnets --version for the version.
+Use focalnets VERB --help for the options of a verb, and focalnets --version for the version.
 Start here: focalnets train --recipe digits --out runs/digits
 
-Exit codes: 0 success, 1 failure, 2 wrong arguments or data, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP,
-141 when the reader of the printed results left (predict ... | head -1).
+Exit codes: 0 success, 1 failure, 2 invalid arguments or data, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP,
+141 closed pipe (predict ... | head -1).
 """
 
 
@@ -46,11 +46,10 @@ def main(argv=None):
     """Run a command line.
 
     Args:
-        argv: list of str. Words after the program's name. Defaults to those of this process.
+        argv: list of str. Words after the name of the program. Defaults to those of this process.
 
     Returns:
-        int. Exit code: 0 for success, 1 for a failure, 2 for misuse; as a shell reports it, 130 after Ctrl-C,
-        143 after SIGTERM, 129 after SIGHUP, and 141 when the reader of the printed result left.
+        int. Exit code, as listed by `focalnets --help`.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     process.open_missing_streams()
@@ -58,7 +57,7 @@ def main(argv=None):
         try:
             code = _run(argv)
             sys.stdout.flush()
-        except SystemExit as end:  # of tyro's help and its errors
+        except SystemExit as end:  # from tyro, after help and errors
             code = end.code or 0
         except process.Terminated as end:
             code = _complain("stopped.", 128 + end.number)
@@ -67,7 +66,7 @@ def main(argv=None):
         except BrokenPipeError:
             process.drop_output()
             code = process.READER_LEFT
-        except OSError as error:  # of `flush`
+        except OSError as error:  # from `flush`
             process.drop_output()
             code = _complain(*_in_words(error))
     return code
@@ -99,7 +98,7 @@ def _run(argv):
     if verb in ("train", "evaluate", "predict"):
         process.keep_freed_memory()
     try:
-        if verb != "completion":  # which shells run whenever they start
+        if verb != "completion":  # shells run it at every start
             from focalnets.commands.checks import check
 
             check(verb, options)
@@ -117,7 +116,7 @@ def _run(argv):
 
 @contextlib.contextmanager
 def _printable_errors():
-    """tyro repeats words of the command line, which may be names of files that a pattern has found."""
+    """Escape control characters in tyro's errors, which repeat words such as file names."""
     found = io.StringIO()
     try:
         with contextlib.redirect_stderr(found):
@@ -129,14 +128,14 @@ def _printable_errors():
 
 
 def _in_words(error):
-    """(message, exit code) for an error of a job."""
+    """Message and exit code for an exception."""
     code = 2 if isinstance(error, (ValueError, FileExistsError)) else 1
-    if isinstance(error, OSError) and error.strerror:  # Python's own text begins with "[Errno 28]"
+    if isinstance(error, OSError) and error.strerror:  # Python's text starts with "[Errno 28]"
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.", code
     if code == 2:
         return error, code
     if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "jax", "tensorflow"):
-        return f"the Keras backend {error.name} is not installed: pip install 'focalnets[{error.name}]'.", 1
+        return f"Keras backend {error.name} is not installed: pip install 'focalnets[{error.name}]'.", 1
     if isinstance(error, (ImportError, OSError, FloatingPointError)):
         return error, 1
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
@@ -144,19 +143,19 @@ def _in_words(error):
     if _is_out_of_memory(error):
         return f"out of memory ({kind}). Use a smaller batch size, smaller images or a smaller network.", 1
     return (
-        f"unexpected error ({kind}). This is probably a bug in focalnets: run the command again with --debug "
-        "for the traceback, and report it.",
+        f"unexpected error ({kind}). This is probably a bug in focalnets. Run the command again with --debug "
+        "and report the traceback.",
         1,
     )
 
 
 def _is_out_of_memory(error):
-    """Each backend has an exception of its own for it, or only words."""
+    """Whether an exception means that memory is exhausted. Backends raise different types."""
     words = ("out of memory", "can't allocate memory", "RESOURCE_EXHAUSTED")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _complain(message, code):
-    with contextlib.suppress(BrokenPipeError):  # nobody reads that, either
+    with contextlib.suppress(BrokenPipeError):  # standard error is closed, too
         print(f"focalnets: {printable_lines(message)}", file=sys.stderr)
     return code

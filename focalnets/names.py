@@ -1,30 +1,30 @@
-"""Names from outside: suggestions for unknown names, and safe ways to print hostile ones."""
+"""Error messages for unknown names, and safe printing of names from untrusted sources."""
 
 import collections
 import difflib
 import json
 import unicodedata
 
-# Zero-width joiner and non-joiner: spelling in Persian and Indic scripts, and inside emoji.
+# Zero-width non-joiner and joiner, needed by Persian and Indic scripts and by emoji.
 _JOINERS = "\u200c\u200d"
 
-# Cells that a spreadsheet may run as a formula start with one of these.
+# A spreadsheet may run cells that start with one of these as a formula.
 # Source: OWASP, "CSV Injection", https://owasp.org/www-community/attacks/CSV_Injection.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def unknown_name(kind, name, known, listing=None):
-    """The error message for a name that does not exist.
+    """Error message for an unknown name.
 
     Args:
-        kind: str. What the name should have named, in the singular, such as "recipe".
-        name: str. The name that was given.
-        known: iterable of str. The names that exist.
-        listing: str or None. Sentence that says where all names are listed, for long lists. Defaults to
-            None, which lists all of `known`.
+        kind: str. Singular noun, such as "recipe".
+        name: str. Name that was received.
+        known: iterable of str. Available names.
+        listing: str or None. Sentence that replaces a long list of names. Defaults to `None`, which lists all
+            of `known`.
 
     Returns:
-        str. Up to three sentences: what was received, what exists, and the nearest names.
+        str. Sentences with the received name, the available names, and the closest names.
 
     >>> from focalnets.names import unknown_name
     >>> unknown_name("recipe", "digts", ["cifar100", "digits"])
@@ -36,11 +36,11 @@ def unknown_name(kind, name, known, listing=None):
 
 
 def did_you_mean(name, known):
-    """A question that names the known names nearest to `name`, after a space; "" if none is near.
+    """Question with the known names closest to `name`, after a space, or "" if none is close.
 
     Args:
-        name: str. The name that was given.
-        known: iterable of str. The names that exist.
+        name: str. Name that was received.
+        known: iterable of str. Available names.
 
     >>> from focalnets.names import did_you_mean
     >>> did_you_mean("Digits", ["digits", "mnist"])
@@ -52,13 +52,13 @@ def did_you_mean(name, known):
 
 
 def repeated(names):
-    """The names that occur more than once.
+    """List the names that occur more than once.
 
     Args:
         names: iterable of str.
 
     Returns:
-        list of str. Each once, in the order of the names.
+        list of str. Each name once, in order of appearance.
 
     >>> from focalnets.names import repeated
     >>> repeated(["cat", "dog", "cat", "cat"])
@@ -68,22 +68,22 @@ def repeated(names):
 
 
 def sibling_names(path):
-    """Names beside a path that does not exist, written as that path is, for `did_you_mean`.
+    """Paths of all files and folders in the parent of a path that does not exist, for `did_you_mean`.
 
     Args:
         path: `pathlib.Path`.
 
     Returns:
-        list of str. Empty if there is no such folder.
+        list of str. Empty if the parent does not exist.
     """
     try:
         return [str(path.with_name(child.name)) for child in path.parent.iterdir()]
-    except (OSError, ValueError):  # the folder does not exist either, or the path has no name
+    except (OSError, ValueError):  # the parent does not exist, or the path has no name
         return []
 
 
 def listed(names, most=10):
-    """The first of some names for a message, the rest counted.
+    """Join the first names for a message, and count the rest.
 
     >>> from focalnets.names import listed
     >>> listed(["a", "b", "c"], most=2)
@@ -94,12 +94,12 @@ def listed(names, most=10):
 
 
 def plural(count, one, several=None):
-    """The noun for a number of things, without the number.
+    """Noun in singular or plural for a count.
 
     Args:
         count: int.
-        one: str. The noun for 1.
-        several: str or None. The noun for all other numbers. Defaults to None, which adds an s.
+        one: str. Singular.
+        several: str or None. Plural. Defaults to `None`, which adds an s.
 
     >>> from focalnets.names import plural
     >>> [f"{count} {plural(count, 'class', 'classes')}" for count in (0, 1, 2)]
@@ -109,17 +109,17 @@ def plural(count, one, several=None):
 
 
 def printable(text):
-    r"""`text` with everything that could steer a terminal replaced by a backslash escape.
+    r"""Replace characters that control a terminal by backslash escapes.
 
-    Names of files and classes come from archives and downloads: an escape sequence in one could rewrite the
-    screen, a line break could fake a line, and a change of writing direction could hide a suffix.
+    Names of files and classes come from archives and downloads. An escape sequence could rewrite the screen,
+    a line break could fake a line, and a change of writing direction could hide a suffix.
 
     Args:
-        text: str. A name, or a message that contains names.
+        text: str. Name, or message that contains names.
 
     Returns:
         str. Control characters, line separators, invisible format characters and undecodable bytes are
-        replaced. Joiners that spelling and emoji need are kept.
+        replaced. Zero-width joiners are kept.
 
     >>> from focalnets.names import printable
     >>> print(printable("cat\x1b[2J\n.jpg"))
@@ -129,28 +129,28 @@ def printable(text):
 
 
 def printable_lines(text):
-    """`printable` for a message of several lines: its line breaks are kept."""
+    """Apply `printable` to each line of a message."""
     return "\n".join(printable(line) for line in str(text).split("\n"))
 
 
 def say(text, file=None):
-    """Print one line of text that contains names, `printable`.
+    """Print one line of text after `printable`.
 
     Args:
-        text: str. The line.
-        file: file object. Where to print. Defaults to standard output.
+        text: str.
+        file: file object. Defaults to standard output.
     """
     print(printable(text), file=file)
 
 
 def json_text(value):
-    r"""`value` as indented JSON that is readable and exact, and steers no terminal.
+    r"""Indented JSON that is exact and safe to print to a terminal.
 
     Args:
-        value: a value that JSON knows.
+        value: JSON-serializable value.
 
     Returns:
-        str. Letters of all languages stand as they are; what `printable` would escape is a JSON escape.
+        str. Letters of all languages are unchanged. JSON escapes replace what `printable` escapes.
 
     >>> from focalnets.names import json_text
     >>> print(json_text("Kätzchen\x9b2J"))
@@ -161,14 +161,14 @@ def json_text(value):
 
 
 def csv_cell(text):
-    """A name as a CSV cell that no spreadsheet runs as a formula.
+    """CSV cell that a spreadsheet does not run as a formula.
 
     Args:
-        text: str. A name.
+        text: str.
 
     Returns:
-        str. `text` after an apostrophe if it starts with `=`, `+`, `-`, `@`, a tab or a line break (OWASP's
-        rule), and unchanged otherwise.
+        str. `text` with a leading apostrophe if it starts with `=`, `+`, `-`, `@`, a tab or a line break
+        (OWASP's rule). Otherwise `text`.
 
     >>> from focalnets.names import csv_cell
     >>> csv_cell("=1+2.jpg"), csv_cell("cat.jpg")

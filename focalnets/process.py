@@ -1,4 +1,4 @@
-"""The command line among other processes: requests to stop, and pipes whose reader has left."""
+"""Signals, pipes, standard streams and memory of the process that runs a command line."""
 
 import contextlib
 import ctypes
@@ -12,12 +12,12 @@ import threading
 
 from focalnets.names import printable_lines
 
-# What a shell reports for a program that a closed pipe has ended: 128 + SIGPIPE.
+# Exit code that a shell reports for a program killed by SIGPIPE: 128 + 13.
 READER_LEFT = 141
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, from a scheduler or `kill`, or SIGHUP, from a closed terminal: the job stops as for Ctrl-C.
+    """Raised on SIGTERM (from a scheduler or `kill`) and SIGHUP (from a closed terminal), as on Ctrl-C.
 
     Attributes:
         number: int. Number of the signal.
@@ -30,10 +30,10 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopping_in_order():
-    """Raise `Terminated` in the block for SIGTERM and SIGHUP, so that snapshots are saved and files removed.
+    """Raise `Terminated` in the block on SIGTERM and SIGHUP, so that partial files are removed.
 
     Only the first of these signals counts: `timeout` and some schedulers send two, and the second would
-    interrupt the saving. Ctrl-C still stops at once. A signal that is ignored (`nohup`) stays ignored.
+    interrupt the cleanup. Ctrl-C always acts at once. Ignored signals (`nohup`) stay ignored.
     """
     replaced = {}
 
@@ -42,7 +42,7 @@ def stopping_in_order():
             signal.signal(one, signal.SIG_IGN)
         raise Terminated(number)
 
-    if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+    if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
@@ -55,22 +55,22 @@ def stopping_in_order():
 
 
 def open_missing_streams():
-    """Open the null device for each standard stream that was closed (`>&-`, some daemons).
+    """Open the null device for each closed standard stream (`>&-`, some daemons).
 
-    Python has None for such a stream, and the next file to be opened would get its number, so that what a
-    library prints ends up in that file.
+    Python sets a closed stream to None. The next opened file would get its number, so that the output of a
+    library would be written to that file.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open as long as the process
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - open until the process ends
 
 
 def prepare_streams(finish):
-    """Let the standard streams take names of any bytes, and write UTF-8 to files and pipes on every system.
+    """Accept names of any bytes on standard streams, and write UTF-8 to files and pipes on every system.
 
     Args:
-        finish: bool. Whether the job goes on when the reader of its output leaves (`| head -1`). Its further
-            output is dropped then. If False, writing raises `BrokenPipeError`.
+        finish: bool. Whether to continue without output when the reader of a pipe leaves (`| head -1`). With
+            `False`, writing raises `BrokenPipeError`.
     """
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")
@@ -87,26 +87,26 @@ def prepare_streams(finish):
 
 
 def keep_freed_memory():
-    """Let the process keep the memory that it frees, for its next step; on Linux with glibc only.
+    """Keep freed memory in the process for the next training step. Has an effect on Linux with glibc only.
 
-    A training step frees gigabytes and asks for them again in the next one. Given back to the system in
-    between, each page has to be mapped and cleared anew: on two cores that took a third of a step of a small
-    net on JAX. `focalnets train`, `evaluate` and `predict` do this. A program of your own may, before the
-    backend has computed anything, if it need not give memory back.
+    A training step frees gigabytes, and the next step allocates them again. If they are returned to the
+    system, each page must be mapped and cleared again, which took a third of each step of a small network on
+    JAX with two cores. `focalnets train`, `evaluate` and `predict` call this function. Your own program can
+    call it before the backend computes anything, if other processes do not need the memory.
 
     Returns:
-        Whether it was done.
+        bool. Whether it succeeded.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # another system, or another C library
         return False
-    # From malloc.h: one arena (the others are small), no separate mappings, no trimming.
+    # Constants of malloc.h: M_ARENA_MAX 1 (other arenas are small), M_MMAP_MAX 0, M_TRIM_THRESHOLD off.
     return all([mallopt(-8, 1), mallopt(-4, 0), mallopt(-1, -1)])
 
 
 def drop_output():
-    """Send what is still to be written to standard output nowhere: Python would fail on it when it exits."""
+    """Discard buffered standard output, which would otherwise raise an error when Python exits."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or not a file
         _drop(sys.stdout.fileno())
 
@@ -121,7 +121,7 @@ class _PipeWriter(io.FileIO):
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Warnings contain names of files and classes, too."""
+    """Escapes control characters in log lines, which contain names of files and classes."""
 
     def format(self, record):
         return printable_lines(super().format(record))

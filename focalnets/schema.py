@@ -1,8 +1,8 @@
-"""JSON files that somebody else may have written: read within limits, and checked against a type before use.
+"""Reader for JSON files from untrusted sources, with limits and type checks.
 
-A preset, run, cache or export comes from a download, a shared folder or an editor. `read_record` is the one
-door: the file must be a regular file of limited size, its JSON must be strict, and every value must have the
-type and the range that its record declares, before anything is allocated for it.
+A preset, run, cache or export can come from a download, a shared folder or an editor. `read_record` accepts
+only regular files of limited size with strict JSON. Each value must have the declared type and range before
+memory is allocated for it.
 
 Source of the types: msgspec, https://jcristharif.com/msgspec/constraints.html.
 """
@@ -17,8 +17,8 @@ import re
 import stat
 import typing
 
-LARGEST_FILE = 2**24  # bytes; the names of 22,000 classes take 2**20
-_DEEPEST = 32  # levels of lists and objects; our own files have 4
+LARGEST_FILE = 2**24  # bytes. The names of 22,000 classes take 2**20.
+_DEEPEST = 32  # levels of lists and objects. The files of focalnets have 4.
 _MOST_DIGITS = 30
 
 
@@ -26,17 +26,17 @@ def read_record(path, kind, hint="", limit=LARGEST_FILE):
     """Read a JSON file and check it against a type.
 
     Args:
-        path: `pathlib.Path` or text. Path of the file.
-        kind: type. What `msgspec.convert` takes: a `msgspec.Struct`, a dataclass, `list[str]`.
-        hint: str. A sentence that says how to repair the file. Defaults to none.
+        path: str or `pathlib.Path`. Path of the file.
+        kind: type. Type for `msgspec.convert`: a `msgspec.Struct`, a dataclass, `list[str]`.
+        hint: str. Sentence that says how to fix the file. Defaults to "".
         limit: int. Largest size of the file in bytes. Defaults to 16 MiB.
 
     Returns:
-        The value as `kind`: structs and dataclasses become objects.
+        Instance of `kind`.
 
     Raises:
-        ValueError: if the file is not strict JSON, or a value has another type or range. The text names the
-            file, the field, what was found and what was expected.
+        ValueError: if the file is not strict JSON, or a value has another type or range. The message has the
+            file, the field, the value and the expected type.
         OSError: if the file does not exist or cannot be read.
 
     >>> import pathlib, tempfile
@@ -56,12 +56,12 @@ def read_record(path, kind, hint="", limit=LARGEST_FILE):
 
 
 def read_json(path, limit=LARGEST_FILE, finite=True):
-    """The value in a JSON file, read within limits and without any type.
+    """Read a JSON file within limits, without checking types.
 
     Args:
-        path: `pathlib.Path` or text. Path of the file. A byte order mark is skipped.
+        path: str or `pathlib.Path`. Path of the file. A byte order mark is skipped.
         limit: int. Largest size of the file in bytes. Defaults to 16 MiB.
-        finite: bool. Whether NaN and infinite numbers are refused. Defaults to `True`.
+        finite: bool. Whether to reject NaN and infinite numbers. Defaults to `True`.
 
     Raises:
         ValueError: if the file is not a regular file, too large, not UTF-8, or not strict JSON: equal keys,
@@ -72,7 +72,7 @@ def read_json(path, limit=LARGEST_FILE, finite=True):
 
 
 def parse_json(text, name, finite=True):
-    """The value of a JSON text; see `read_json`. `name` says in errors where the text is from."""
+    """Parse JSON text like `read_json`. Errors start with `name`, the origin of the text."""
     options = {"parse_int": _integer, "object_pairs_hook": _object}
     if finite:
         options |= {"parse_float": _number, "parse_constant": _number}
@@ -80,15 +80,15 @@ def parse_json(text, name, finite=True):
         value = json.loads(text, **options)
         _check_depth(value)
     except RecursionError:
-        raise ValueError(f"{name} is not JSON that is read here: {_TOO_DEEP}.") from None
+        raise ValueError(f"{name} is not valid JSON: {_TOO_DEEP}.") from None
     except ValueError as error:
-        raise ValueError(f"{name} is not JSON: {_printable(str(error))}.") from error
+        raise ValueError(f"{name} is not valid JSON: {_printable(str(error))}.") from error
     return value
 
 
 def checked(value, kind, name, hint=""):
-    """`value`, as `json` gives it, as an object of the type `kind`; see `read_record`."""
-    import msgspec  # here, so that `--help` needs no compiled module
+    """Convert a value from `json` to the type `kind`, see `read_record`."""
+    import msgspec  # imported here, so that `--help` is fast
 
     try:
         return msgspec.convert(value, kind)
@@ -100,23 +100,22 @@ def checked(value, kind, name, hint=""):
 def check_fields(record):
     """Check every field of a dataclass instance against its annotation.
 
-    Called by `__post_init__`, so that a record has one set of limits whoever makes it: Python, the command
-    line or a file.
+    Called by `__post_init__`, so that the same limits apply in Python, on the command line and in files.
 
     Raises:
-        ValueError: naming the first field that is out of range.
+        ValueError: with the first field that is out of range.
     """
     import msgspec
 
     for name, kind in typing.get_type_hints(type(record), include_extras=True).items():
         value = getattr(record, name)
         if dataclasses.is_dataclass(kind):
-            fits = isinstance(value, kind)  # it has checked itself
+            fits = isinstance(value, kind)  # its own `__post_init__` has checked it
         elif isinstance(value, float) and not math.isfinite(value):
             fits = False
         else:
             try:
-                msgspec.convert(value.item() if hasattr(value, "item") else value, kind)  # of NumPy's scalars
+                msgspec.convert(value.item() if hasattr(value, "item") else value, kind)  # NumPy scalars
                 fits = True
             except msgspec.ValidationError:
                 fits = False
@@ -129,24 +128,24 @@ def check_fields(record):
             raise ValueError(_printable(f"{name} must be {expected}; got {shown}."))
 
 
-_TOO_DEEP = f"lists and objects lie more than {_DEEPEST} levels deep"
+_TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} levels deep"
 
 
 def _text(path, limit):
-    # Not blocking: opening a pipe would wait for its writer.
+    # O_NONBLOCK: opening a named pipe would wait for its writer.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError(f"{path} is not a regular file; expected a JSON file.")
+        raise ValueError(f"{path} is not a regular file. Expected a JSON file.")
     with open(descriptor, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise ValueError(f"{path} is larger than {limit} bytes, the most that is read of such a file.")
+        raise ValueError(f"{path} is larger than {limit} bytes, the limit for JSON files.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not JSON: byte {error.start} is not UTF-8.") from error
+        raise ValueError(f"{path} is not valid JSON: byte {error.start} is not UTF-8.") from error
 
 
 def _integer(text):
@@ -184,7 +183,7 @@ def _check_depth(value):
 
 
 def _explained(text, value, kind):
-    """msgspec's message in the form "`field` is VALUE, expected TYPE"."""
+    """Rewrite a message of msgspec as "`field` is VALUE, expected TYPE"."""
     text, _, where = text.partition(" - at ")
     where = where.replace("`", "").removeprefix("key in ").removeprefix("$")
     keys = re.findall(r"\[(\d+|\.\.\.)\]|\.([^.\[]+)", where)
@@ -197,13 +196,13 @@ def _explained(text, value, kind):
     with contextlib.suppress(KeyError, IndexError, TypeError, AttributeError):
         for index, name in keys:
             kind = _inside(kind, name)
-            value = value[int(index) if index else name]  # not where msgspec does not tell the key
+            value = value[int(index) if index else name]  # fails if msgspec does not report the key
         return f"{f'`{path}`' if path else 'the content'} is {_shown(value)}, expected {_described(kind)}"
     return f"`{path}`: {text[:1].lower()}{text[1:]}" if path else text.rstrip(".")
 
 
 def _inside(kind, name):
-    """The type of what lies in a value of a type: a field, or any item of a list if `name` is empty."""
+    """Type of a field, or of the items of a list if `name` is empty."""
     import msgspec.inspect as inspect
 
     for one in kind.types if isinstance(kind, inspect.UnionType) else (kind,):
@@ -261,5 +260,5 @@ def _shown(value):
 
 
 def _printable(text):
-    """One line that may go to a terminal, whatever a file has in it."""
+    """Replace control characters, so that text from a file can be printed to a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

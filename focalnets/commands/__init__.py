@@ -1,1 +1,1 @@
-"""The command line: one file per verb, which parses and prints. The jobs are functions of the other parts."""
+"""Verbs of the command line, one file each. They print. Other parts of the package do the work."""

@@ -1,8 +1,8 @@
-"""The arguments of every verb of the command line, free of keras so that each `--help` is instant.
+"""Arguments of every verb of the command line. Imports no Keras, so that `--help` is fast.
 
-A value's placeholder in the help (PRESET, IMAGE, DIR, ...) also decides how the shell completes it, see
-`completion.py`. Options that are None by default say in words what happens then. Each help text is one line,
-because tyro prints the line breaks of longer ones.
+The placeholder of a value (PRESET, IMAGE, DIR, ...) also selects its completion in `completion.py`. Options
+whose default is None describe the default in words. Each help text is one line, because tyro prints the line
+breaks of longer texts.
 """
 
 import math
@@ -12,14 +12,14 @@ from typing import Annotated, Literal, Optional
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-# Written as `str | None`, they make tyro import typeguard, which is a fifth of the time of a `--help`.
+# `str | None` makes tyro import typeguard, which takes a fifth of the time of `--help`.
 OptionalStr, OptionalInt, OptionalFloat = Optional[str], Optional[int], Optional[float]  # noqa: UP045
 
 
 def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=None):
-    """One word of the command line, shown as `placeholder`, read by `read`, a type, and checked by `fits`.
+    """Specification of one word, shown as `placeholder`, converted by the type `read`, and checked by `fits`.
 
-    tyro's own reading of `int | None` shows `{None}|INT`, takes the word None, and reports Python's words.
+    tyro's default for `int | None` shows `{None}|INT`, accepts the word None, and reports Python's errors.
     """
 
     def from_words(words):
@@ -42,7 +42,7 @@ def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=
 
 
 def _values(placeholder):
-    """All words up to the next option, a tuple of str."""
+    """Specification of all words up to the next option, as a tuple of str."""
     return PrimitiveConstructorSpec(
         nargs="*",
         metavar=placeholder,
@@ -57,7 +57,7 @@ def _choice(*words):
 
 
 def _default(text, name=None):
-    """What the help says in place of tyro's "(default: None)"."""
+    """Help text that replaces tyro's "(default: None)"."""
     return tyro.conf.arg(name=name, help_behavior_hint=f"(default: {text})")
 
 
@@ -90,7 +90,7 @@ OptionalPreset = Annotated[
 Backend = Annotated[
     OptionalStr,
     _choice("torch", "jax", "tensorflow"),
-    _default("$KERAS_BACKEND, or the first that is installed of torch, jax and tensorflow"),
+    _default("$KERAS_BACKEND, or the first installed one of torch, jax and tensorflow"),
 ]
 OnBadImage = Literal["error", "skip"]
 CacheImages = Literal["auto", "memory", "stream"]
@@ -106,7 +106,7 @@ class TrainArguments:
     out: Annotated[OptionalStr, DIR, _default("none; required for a new run")] = None
     """Run directory to create, with weights, config, history.csv, curves.png, report.html and panels/."""
     resume: Annotated[OptionalStr, DIR, _default("none; a new run")] = None
-    """Run directory to resume. Use --data with it if the data were moved, but no option of a new run."""
+    """Run directory to resume, without options of a new run. Add --data if the data were moved."""
     recipe: Annotated[
         OptionalStr, RECIPE, _default("digits; with --data, one that suits the data, such as finetune")
     ] = None
@@ -118,7 +118,7 @@ class TrainArguments:
     epochs: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
     """Number of passes over the training images."""
     batch_size: Annotated[OptionalInt, COUNT, _default("from the recipe")] = None
-    """Images per training step."""
+    """Number of images per training step."""
     learning_rate: Annotated[OptionalFloat, POSITIVE, _default("from the recipe")] = None
     """Peak learning rate."""
     seed: Annotated[OptionalInt, SEED, _default("from the recipe")] = None
@@ -128,9 +128,9 @@ class TrainArguments:
     max_minutes: Annotated[OptionalFloat, POSITIVE, _default("no limit")] = None
     """Save a snapshot and stop after this many minutes."""
     monitor_every: Annotated[OptionalInt, INDEX, _default("about ten figures per run")] = None
-    """Epochs between two figures of gates and modulators in monitor/; 0 draws none."""
+    """Epochs between two figures of gates and modulators in monitor/. 0 draws none."""
     tensorboard: Flag = False
-    """Also write event files for TensorBoard."""
+    """Also write TensorBoard event files."""
     force_bfloat16: Flag = False
     """Use bfloat16 even where it is slower than float32."""
     on_bad_image: OnBadImage = "error"
@@ -147,7 +147,7 @@ class TrainArguments:
 
 @dataclass
 class RecipesArguments:
-    """List the recipes, show one as JSON, or copy its file as a start for your own.
+    """List the recipes, print one as JSON, or copy its file to edit it.
 
     Example: focalnets recipes list
     """
@@ -197,19 +197,19 @@ class EvaluateArguments:
     split: Annotated[str, SPLIT] = "test"
     """Split of the data to evaluate: test, val or train, or all for the images of all splits."""
     restrict: Flag = False
-    """Choose among the classes of the data only, for example with ImageNet-22k weights on ImageNet-1k."""
+    """Predict only classes of the data, for example with ImageNet-22k weights on ImageNet-1k."""
     tta: Literal["none", "flip", "shift"] = "none"
-    """Also average over each image and its mirror image (flip), or over both and shifted copies (shift)."""
+    """Also evaluate with test-time augmentation: mirrored (flip), or mirrored and shifted images (shift)."""
     corruptions: Flag = False
-    """Also evaluate noisy, blurred and faded images: 12 corruptions at 5 severities, 60 times the work."""
+    """Also evaluate 12 corruptions such as noise and blur at 5 severities, which takes 60 times as long."""
     limit: Annotated[OptionalInt, COUNT, _default("all images")] = None
-    """Evaluate only this many images, with classes in proportion."""
+    """Evaluate only this many images, the same fraction of each class."""
     out: Annotated[OptionalStr, DIR, _default("none; nothing is written")] = None
     """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
     html: Flag = False
     """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
     batch_size: Annotated[int, COUNT] = 64
-    """Images per batch."""
+    """Number of images per batch."""
     as_json: Json = False
     """Print JSON."""
     on_bad_image: OnBadImage = "error"
@@ -267,7 +267,7 @@ class ExplainArguments:
     block: Annotated[OptionalStr, NAME, _default("the last block of every stage")] = None
     """Block to draw, such as stage2_block1."""
     stage: Annotated[OptionalInt, COUNT, _default("the last block of every stage")] = None
-    """Stage to draw all blocks of, counted from 1."""
+    """Stage whose blocks are drawn, counted from 1."""
     crop: Flag = False
     """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
     on_bad_image: OnBadImage = "error"
@@ -290,17 +290,17 @@ class ConvertArguments:
     source: Annotated[tyro.conf.Positional[str], PRESET, tyro.conf.arg(metavar="SOURCE")]
     """Checkpoint (.pth or .safetensors), directory with one, URL or hf://owner/name; or a preset."""
     out: Annotated[tyro.conf.Positional[str], PATH, tyro.conf.arg(metavar="OUT")]
-    """Preset directory to create. With --to, a .pth or .safetensors file, or transformers' directory."""
+    """Preset directory to create. With --to, a .pth or .safetensors file, or a transformers directory."""
     to: Annotated[
         OptionalStr, _choice("official", "timm", "transformers"), _default("none; write a preset")
     ] = None
-    """Write a checkpoint of this library. transformers gets a directory for from_pretrained."""
+    """Write a checkpoint of this library. For transformers, it is a directory for from_pretrained."""
     variant: Annotated[OptionalStr, ARCHITECTURE, _default("recognized from the weights")] = None
     """Name of the architecture (`focalnets presets`)."""
     set: Changes = ()
-    """State what the weights do not tell: --set normalize_modulator=true norm_placement=post."""
+    """Set options that weights do not determine: --set normalize_modulator=true norm_placement=post."""
     entry: Annotated[OptionalStr, ENTRY, _default("the trained weights, not their average")] = None
-    """Weights to convert where a file holds several: --entry ema, --entry state_dict_ema."""
+    """Weights to convert if a file has several: --entry ema, --entry state_dict_ema."""
     labels: Annotated[OptionalStr, FILE, _default("those of the checkpoint")] = None
     """Text file of class names: one name per line, or a name and its index."""
     window: Annotated[OptionalInt, COUNT, _default("unchanged")] = None
@@ -310,7 +310,7 @@ class ConvertArguments:
     half: Flag = False
     """Write the weights as float16, half the size. They are loaded as float32 again."""
     force: Flag = False
-    """Replace the checkpoint, preset or run in the directory OUT, or the file OUT, whoever wrote it."""
+    """Replace the checkpoint, preset or run at OUT, no matter which program wrote it."""
     backend: Backend = None
     """Keras backend."""
     debug: Flag = False
@@ -319,7 +319,7 @@ class ConvertArguments:
 
 @dataclass
 class ExportArguments:
-    """Write a network for runtimes: an ONNX graph with its preprocessing and labels, verified by a runtime.
+    """Export a network as an ONNX graph with preprocessing and labels, and verify it with a runtime.
 
     Example: focalnets export runs/digits exported
     """
@@ -338,7 +338,7 @@ class ExportArguments:
 
 @dataclass
 class CacheArguments:
-    """Resize a data set once, to memory-mapped arrays, so that training on it decodes nothing.
+    """Resize a data set once and store it as memory-mapped arrays, so that training does not decode images.
 
     Example: focalnets cache digits --grayscale --image-size 16 --out runs/digits16
     """
@@ -375,7 +375,7 @@ class CompletionArguments:
 
 
 def arguments_for(verb):
-    """The dataclass of a verb's arguments.
+    """Dataclass of the arguments of a verb.
 
     >>> from focalnets.commands.arguments import arguments_for
     >>> arguments_for("predict").__name__

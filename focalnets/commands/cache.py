@@ -5,7 +5,7 @@ from focalnets.names import plural, say
 
 
 def run(arguments):
-    """Resize a data set once, for epochs that decode nothing."""
+    """Write a cache of resized images, and print the sizes of its splits."""
     dataset = cache(
         arguments.data,
         arguments.out,

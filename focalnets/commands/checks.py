@@ -1,14 +1,14 @@
-"""What is wrong with the arguments of a verb, said before Keras is imported: that takes most of a short job.
+"""Checks of the arguments of a verb before Keras is imported, which takes most of the time of a short job.
 
-Ranges of single numbers are checked while they are read, see `arguments.py`. What cannot be known from names,
-paths and small files is checked by the job itself, and so is all of this where Python calls the job.
+`arguments.py` checks the ranges of single numbers. The functions behind the verbs check everything again, and
+also the content of large files.
 """
 
 import glob
 import importlib.util
 import os
 
-from focalnets.commands.train import asked_recipe, check_resume_options
+from focalnets.commands.train import check_resume_options, recipe_from_arguments
 from focalnets.commands.words import check_no_presets, means_images
 from focalnets.conversion.options import check_combinations, checked_out, read_config_overrides
 from focalnets.data.cache import check_cache_directory
@@ -35,18 +35,18 @@ from focalnets.training.run_directory import check_run, read_recipe, read_run
 
 _SMALL_FILE = 2**20  # bytes
 _BACKENDS = ("torch", "jax", "tensorflow")
-_NEED_KERAS = ("train", "evaluate", "explain", "convert", "export")  # predict may do without
+_NEED_KERAS = ("train", "evaluate", "explain", "convert", "export")  # predict may not need it
 
 
 def check(verb, arguments):
-    """Refuse arguments that cannot work.
+    """Check the arguments of a verb.
 
     Args:
         verb: str. Name of the verb.
-        arguments: its arguments, an instance of a dataclass of `commands/arguments.py`.
+        arguments: Instance of the dataclass of the verb in `commands/arguments.py`.
 
     Raises:
-        ValueError, FileExistsError, ImportError: as the job would, with the same words.
+        ValueError, FileExistsError, ImportError: with the messages of the function behind the verb.
     """
     backend = getattr(arguments, "backend", None)
     if backend is None and verb in _NEED_KERAS:
@@ -58,7 +58,7 @@ def check(verb, arguments):
 
 def _check_train(arguments):
     if (arguments.out is None) == (arguments.resume is None):
-        raise ValueError("Give either --out for a new run, or --resume with the directory of one.")
+        raise ValueError("Give either --out for a new run, or --resume with a run directory.")
     if arguments.resume is not None:
         check_resume_options(arguments)
         path = expanded(arguments.resume)
@@ -69,7 +69,7 @@ def _check_train(arguments):
         if arguments.data is not None:
             _check_data(arguments.data)
         return
-    recipe = asked_recipe(arguments)
+    recipe = recipe_from_arguments(arguments)
     if recipe.architecture:
         find_architecture(recipe.architecture)
     if recipe.preset:
@@ -90,7 +90,7 @@ def _check_evaluate(arguments):
         raise ValueError(unknown_name("split", arguments.split, (*SPLITS, ALL)))
     _check_data(arguments.data)
     if arguments.html and arguments.out is None:
-        raise ValueError("--html writes its page into a directory: name one with --out.")
+        raise ValueError("--html writes a page into a directory. Give one with --out.")
     if arguments.out is not None:
         data_inputs = data_paths(arguments.data)
         inputs = [*paths_among([arguments.preset]), *data_inputs]
@@ -103,8 +103,8 @@ def _check_predict(arguments):
         raise ValueError("Give either --json or --csv, not both.")
     if arguments.backend is not None and arguments.engine not in ("auto", "keras"):
         raise ValueError(
-            f"--backend {arguments.backend} means Keras, which --engine {arguments.engine} does without: "
-            "give one of them."
+            f"--backend {arguments.backend} implies --engine keras; got --engine {arguments.engine}. Give "
+            "only one of them."
         )
     _check_preset_and_images(arguments, is_prediction=True)
 
@@ -123,7 +123,7 @@ def _check_convert(arguments):
     out = checked_out(arguments.source, arguments.out, arguments.to)
     refuse_in_use(out)
     if out.exists() and not arguments.force:
-        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+        raise FileExistsError(f"{out} exists already. Choose another name, or replace it with --force.")
     if arguments.to is None:
         check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
     read_config_overrides(arguments.set)
@@ -132,7 +132,7 @@ def _check_convert(arguments):
         find_architecture(arguments.variant)
     if arguments.labels is not None and not expanded(arguments.labels).is_file():
         path = expanded(arguments.labels)
-        raise ValueError(f"File of labels not found: {path}.{did_you_mean(path, sibling_names(path))}")
+        raise ValueError(f"Labels file not found: {path}.{did_you_mean(path, sibling_names(path))}")
 
 
 def _check_export(arguments):
@@ -166,8 +166,7 @@ def _check_backend(name):
 
 
 def _check_data(spec):
-    """Names and paths; also what a small file lists, and files of a kind that holds no data set. Folders and
-    archives may be large."""
+    """Check name or path of a data set, and the content of small files. Folders and archives can be large."""
     if spec in NAMES or spec.lower().startswith(("hf://", "tfds:")):
         return
     path = expanded(spec)
@@ -177,30 +176,30 @@ def _check_data(spec):
 
 
 def _check_preset_and_images(arguments, is_prediction=False):
-    """The preset, once it and the images have been found; folders and patterns are not searched yet."""
+    """Check that preset and images exist, and return the preset. Folders and patterns are not searched."""
     preset, images = arguments.preset, arguments.images
     if preset is None or means_images(preset):
         preset, images = DEFAULT, (*([preset] if preset else []), *images)
     resolve(preset) if is_prediction else resolve_weights(preset)
     check_no_presets(images)
-    missing = [word for word in images if not _may_lead_somewhere(word)]
+    missing = [word for word in images if not _may_have_images(word)]
     if missing or not images:
         find_images(missing)
     return preset
 
 
-def _may_lead_somewhere(word):
+def _may_have_images(word):
     path = expanded(word)
     return word == "-" or glob.has_magic(word) or (os.path.lexists(path) and not kind_of_data_file(path))
 
 
 def _blocks(source):
-    """Names of the blocks of each stage of a network. [] if its configuration does not tell."""
+    """Names of the blocks of each stage of a network, or [] if its configuration is not readable."""
     try:
         if source.kind == "preset":
             depths = read_json(source.place / CONFIG)["backbone"]["depths"]
         else:
             depths = ARCHITECTURES[source.architecture].backbone["depths"]
         return [[f"stage{i}_block{j + 1}" for j in range(depth)] for i, depth in enumerate(depths, 1)]
-    except (OSError, ValueError, TypeError, LookupError):  # loading it says what is wrong
+    except (OSError, ValueError, TypeError, LookupError):  # loading the preset reports the error
         return []

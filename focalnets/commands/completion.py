@@ -1,8 +1,7 @@
-"""`focalnets completion`: a script that lets bash or zsh complete verbs, options, names and paths.
+"""`focalnets completion`: a script with which bash or zsh complete verbs, options, names and paths.
 
-The script is static: pressing TAB starts no program. It is written here and not by a library because tyro's
-own starts Python for every TAB and completes no positional words, and shtab's does not complete `--out=runs/`
-or quoted paths.
+The script is static: TAB starts no program. Libraries do less: tyro's script starts Python for every TAB and
+does not complete positional words, and shtab's does not complete `--out=runs/` or quoted paths.
 """
 
 import shlex
@@ -22,11 +21,11 @@ from focalnets.training.recipes import recipe_names
 
 @dataclass(frozen=True)
 class Word:
-    """What a place on the command line takes.
+    """Words that an option or positional argument accepts.
 
     Attributes:
-        kind: str. "paths", "directories", "python" (files) or "" for no paths.
-        names: tuple of str. Names that can stand there.
+        kind: str. "paths", "directories", "python" (Python files) or "" for no paths.
+        names: tuple of str. Accepted names.
     """
 
     kind: str = ""
@@ -39,11 +38,11 @@ def run(options):
 
 
 def words_for(verb):
-    """What follows a verb.
+    """Words that can follow a verb.
 
     Returns:
-        ({option: `Word`, None for a flag without a value}, [`Word` of each positional], whether the last of
-        them repeats).
+        Tuple: dict of option to `Word` (None for a flag), list of the `Word` of each positional argument, and
+        whether the last positional argument repeats.
     """
     options, positionals, repeats = {"--help": None}, [], False
     hints = typing.get_type_hints(arguments_for(verb), include_extras=True)
@@ -84,7 +83,7 @@ def _kinds():
 
 
 def bash_script():
-    """The script for bash 3.2 (of macOS) and newer."""
+    """Script for bash 3.2 (the version of macOS) and newer."""
     options, valued, places = [], [], {}
     for verb in VERBS:
         flags, positionals, repeats = words_for(verb)
@@ -104,7 +103,7 @@ def bash_script():
     return script.replace("@OPTIONS@", "\n".join(options)).replace("@PLACES@", "\n".join(cases))
 
 
-_BASH = r"""# Completion of focalnets for bash. It starts no program.
+_BASH = r"""# Completion of focalnets for bash, without starting a program.
 # Use: eval "$(focalnets completion bash)"
 _focalnets_takes_value() {
   case $1 in
@@ -120,7 +119,7 @@ _focalnets() {
     COMPREPLY=($(compgen -W '@VERBS@ --help --version' -- "$cur"))
     return
   fi
-  # bash makes three words of --out=runs.
+  # bash splits --out=runs into three words.
   if [[ $cur == = ]]; then cur=; elif [[ $prev == = ]]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi
   for ((i = 2; i < COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}
@@ -144,7 +143,7 @@ _focalnets() {
 @PLACES@
   esac
   COMPREPLY=($(compgen -W "$names" -- "$cur"))
-  # Without matches, readline completes paths by itself (-o default), quotes and ~ included.
+  # Without matches, readline completes paths (-o default), with quotes and ~.
   case $kind in
     paths|python)
       if ((${#COMPREPLY[@]})); then
@@ -159,7 +158,7 @@ complete -o bashdefault -o default -F _focalnets focalnets"""
 
 
 def zsh_script():
-    """The script for zsh, whose completion system must be on (`compinit`)."""
+    """Script for zsh with an initialized completion system (`compinit`)."""
     verbs = " ".join(shlex.quote(f"{verb}:{text}") for verb, text in VERBS.items())
     cases, functions = [], {}
 
@@ -188,7 +187,7 @@ def _zsh_body(word):
 
 
 _ZSH = r"""#compdef focalnets
-# Completion of focalnets for zsh. It starts no program.
+# Completion of focalnets for zsh, without starting a program.
 # Use: eval "$(focalnets completion zsh)", after compinit
 @FUNCTIONS@
 _focalnets() {

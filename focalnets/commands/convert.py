@@ -8,7 +8,7 @@ from focalnets.names import say
 
 
 def run(arguments):
-    """Convert, and say what was found, chosen, assumed and verified."""
+    """Convert weights, and print the result with all assumptions."""
     done = convert(
         arguments.source,
         arguments.out,

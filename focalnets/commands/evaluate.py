@@ -15,7 +15,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 
 
 def run(arguments):
-    """Evaluate, write the figures and print the numbers."""
+    """Evaluate a classifier, print the metrics and write the figures."""
     with contextlib.ExitStack() as stack:
         directory = None
         if arguments.out is not None:
@@ -49,7 +49,7 @@ def run(arguments):
 
 
 def _print(found, checkpoint):
-    _print_shares({name: [share] for name, share in found.per_class.items()})
+    _print_fractions({name: [accuracy] for name, accuracy in found.per_class.items()})
     print(f"images: {found.images}")
     print(f"loss (negative log-likelihood): {found.loss:.4f}")
     print(f"expected calibration error: {found.ece:.4f}")
@@ -60,22 +60,20 @@ def _print(found, checkpoint):
         print(f"top-1 accuracy with test-time augmentation ({found.tta['views']}): {found.tta['top1']:.4f}")
     if found.corruptions is not None:
         print("top-1 accuracy by corruption, severities 1 to 5:")
-        _print_shares(found.corruptions)
+        _print_fractions(found.corruptions)
         mean = np.mean(list(found.corruptions.values()))
         print(f"top-1 accuracy, mean over corruptions and severities: {mean:.4f}")
     if checkpoint is not None and checkpoint.published_top1:
-        share = checkpoint.published_top1 / 100
-        print(f"published by its authors, on ImageNet-1k's validation images: {share:.4f}")
+        published = checkpoint.published_top1 / 100
+        print(f"published top-1 accuracy, on the validation images of ImageNet-1k: {published:.4f}")
     if checkpoint is not None and checkpoint.measured_top1:
-        print(
-            f"stated in its model card, on the test images of {checkpoint.data}: "
-            f"{checkpoint.measured_top1 / 100:.4f}"
-        )
+        measured = checkpoint.measured_top1 / 100
+        print(f"top-1 accuracy in the model card, on the test images of {checkpoint.data}: {measured:.4f}")
 
 
-def _print_shares(rows):
+def _print_fractions(rows):
     names = [printable(name) for name in rows]
     width = max(map(len, names))
-    for name, shares in zip(names, rows.values(), strict=True):
-        texts = ["no images" if share is None else f"{share:7.2%}" for share in shares]
+    for name, fractions in zip(names, rows.values(), strict=True):
+        texts = ["no images" if one is None else f"{one:7.2%}" for one in fractions]
         print(f"{name:<{width}}  {'  '.join(texts)}")

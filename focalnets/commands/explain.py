@@ -13,11 +13,11 @@ from focalnets.output.inputs import paths_among
 
 
 def run(arguments):
-    """Write figures and arrays of each image, one image at a time: folders may be larger than the memory."""
+    """Write figures and arrays, one image at a time: a folder can be larger than the memory."""
     preset, images = preset_and_images(arguments.preset, arguments.images)
     explainer = Explainer(preset, arguments.block, arguments.stage, arguments.crop)
     files = find_images(images)
-    # Read twice: unreadable images are reported before anything is drawn, without keeping pixels until then.
+    # Images are read twice: unreadable ones are reported before anything is drawn, and no pixels are stored.
     bad, stems, used = [], [], set()
     for image in read_images(files, explainer.channels, explainer.prepare):
         stems.append(None if image.problem else free_name(image.name, used))
@@ -36,8 +36,8 @@ def run(arguments):
 
 
 def _write(directory, explainer, files, stems):
-    """Write the files of each image under its stem, None if it could not be read."""
-    next_seal = 0.0  # the list of a million files takes seconds to write
+    """Write the files of each image. Its stem is None if the image is unreadable."""
+    next_seal = 0.0  # writing the list of a million files takes seconds
     images = read_images(files, explainer.channels, explainer.prepare)
     for image, stem in zip(images, stems, strict=True):
         if image.problem or stem is None:
@@ -45,6 +45,6 @@ def _write(directory, explainer, files, stems):
         for path in explainer.explain(image.name, image.pixels).write(directory, stem):
             say(f"{'arrays' if path.suffix == '.npz' else 'panel'}: {path}")
         if (start := time.monotonic()) > next_seal:
-            seal(directory, finished=False)  # should the process be killed
+            seal(directory, finished=False)  # in case the process is killed
             end = time.monotonic()
             next_seal = end + 20 * (end - start)

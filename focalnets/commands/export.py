@@ -5,7 +5,7 @@ from focalnets.names import say
 
 
 def run(arguments):
-    """Export, and say how it was verified."""
+    """Export a network and print the largest difference of the verification."""
     done = export(arguments.preset, arguments.out, arguments.force)
-    print(f"verified with {done.runtime}: logits differ by at most {done.difference:.1e} of the largest")
+    print(f"verified with {done.runtime}: largest difference of logits {done.difference:.1e}, relative")
     say(f"written: {done.directory}")

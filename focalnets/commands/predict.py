@@ -10,7 +10,7 @@ from focalnets.prediction.predictor import Predictor
 
 
 def run(arguments):
-    """Say what is on each image."""
+    """Print the most probable classes of each image."""
     preset, images = preset_and_images(arguments.preset, arguments.images)
     predictor = Predictor(preset, engine=_engine(arguments))
     files = find_images(images)

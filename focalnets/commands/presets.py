@@ -8,7 +8,7 @@ from focalnets.presets.cost import count_macs, count_parameters
 
 
 def run(arguments):
-    """Print one row an architecture, from the tables and closed formulas alone."""
+    """Print one row per architecture and checkpoint. Sizes are computed without building a network."""
     rows = [
         {
             "name": name,
@@ -30,11 +30,11 @@ def run(arguments):
             f"{row['name']:<20}{row['parameters']:>14,}{row['macs'] / 1e9:>10.3f}"
             f"{row['image_size']:>8}{row['num_classes']:>9}"
         )
-    print("\ntrained weights, by name; top-1 is published, or measured by us on the test images of the data:")
+    print("\npublished weights, with their published top-1 accuracy or our own on the test images:")
     print(f"{'name':<34}{'data':<14}{'top-1':>6}  source")
     for name, row in CHECKPOINTS.items():
         top1 = row.published_top1 or row.measured_top1
-        source = row.source or "none left"
+        source = row.source or "no longer available"
         if bundled_directory(name) is not None:
-            source = "comes with focalnets"
+            source = "ships with focalnets"
         print(f"{name:<34}{row.data:<14}{f'{top1:.1f}' if top1 else '':>6}  {source}")

@@ -15,7 +15,7 @@ from focalnets.training.suitability import recipe_for, report_choice
 
 
 def run(arguments):
-    """Carry out a recipe with the changes asked for, or resume a run, and say where everything is."""
+    """Train or resume, and print the paths of the results."""
     verbose = 1 if sys.stdout.isatty() else 2
     directory, start = arguments.resume or arguments.out, time.time()
     try:
@@ -27,7 +27,7 @@ def run(arguments):
         raise
     report_skipped(result.skipped)
     if not result.complete:
-        print(f"stopped after {arguments.max_minutes:g} minutes; everything is saved")
+        print(f"stopped after {arguments.max_minutes:g} minutes, with a snapshot")
         say(f"resume with: {_resume_command(directory)}")
         return
     seconds = sum(row["seconds"] for row in result.history)
@@ -49,7 +49,7 @@ def _resume_command(directory):
 def _train(arguments, verbose):
     from focalnets.training.train import train
 
-    recipe = asked_recipe(arguments)
+    recipe = recipe_from_arguments(arguments)
     if arguments.recipe is None:
         report_choice(recipe, arguments.data)
     return train(
@@ -67,15 +67,8 @@ def _train(arguments, verbose):
     )
 
 
-def asked_recipe(arguments):
-    """The `Recipe` of the arguments of `focalnets train`, with the changes that they ask for.
-
-    Args:
-        arguments: a `TrainArguments`.
-
-    Raises:
-        ValueError: if there is no such recipe, or it does not take the changes.
-    """
+def recipe_from_arguments(arguments):
+    """The `Recipe` for a `TrainArguments`. ValueError if a recipe, field or value is invalid."""
     if arguments.recipe is None:
         recipe = recipe_for(arguments.data, arguments.preset)
     else:
@@ -84,7 +77,7 @@ def asked_recipe(arguments):
     if arguments.preset is not None and recipe.architecture:
         raise ValueError(
             f"Recipe {recipe.name!r} trains {recipe.architecture} from random weights, so --preset cannot be "
-            "used with it. Use --recipe finetune, or a recipe of your own with a preset."
+            "used with it. Use --recipe finetune, or your own recipe with a preset."
         )
     changes = {
         name: getattr(arguments, name)
@@ -95,11 +88,7 @@ def asked_recipe(arguments):
 
 
 def check_resume_options(arguments):
-    """Refuse options that a resumed run cannot take.
-
-    Raises:
-        ValueError: naming the options.
-    """
+    """Raise ValueError if an option cannot be combined with --resume."""
     fields = {field.name: field.default for field in dataclasses.fields(arguments)}
     for free in ("resume", "data", "max_minutes", "backend", "debug"):
         del fields[free]
@@ -107,8 +96,8 @@ def check_resume_options(arguments):
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
-            f"{options} and --resume exclude each other: a run resumes with the options it was started with. "
-            "Start a new run instead."
+            f"{options} cannot be combined with --resume. A run resumes with the options of its start. Start "
+            "a new run to change them."
         )
 
 

@@ -1,4 +1,4 @@
-"""The preset and the images that the words of a command line name."""
+"""Preset and images among the positional words of a command line."""
 
 import functools
 import glob
@@ -16,11 +16,11 @@ _log = logging.getLogger("focalnets")
 
 
 def preset_and_images(first, others):
-    """(preset, images): the first word may be an image, and then the bundled preset is meant.
+    """Split positional words into (preset, images). The bundled preset is the default.
 
     Args:
-        first: a preset, or an image, folder of images, pattern, or "-"; None if there is no word at all.
-        others: the words behind it.
+        first: str or None. First word: a preset, or an image, folder of images, pattern or "-".
+        others: sequence of str. Further words.
 
     >>> from focalnets.commands.words import preset_and_images
     >>> preset_and_images("runs/mine", ("photo.jpg",))
@@ -39,10 +39,7 @@ def preset_and_images(first, others):
 
 
 def means_images(word):
-    """Whether the first word of a command line is an image, folder of images, pattern or "-".
-
-    A file that holds a data set, such as an archive, counts as well: it is no preset.
-    """
+    """Whether a word is an image, folder of images, pattern or "-". Archives and tables count, too."""
     path = expanded(word)
     if word in CHECKPOINTS:
         return False
@@ -61,13 +58,9 @@ def means_images(word):
 
 
 def check_no_presets(words):
-    """Refuse presets among the words for images: curves and panels of a run are no images to classify.
+    """Raise ValueError if a word for images is a preset, run or checkpoint: its figures are not input images.
 
-    A folder counts as a preset if it holds a network and its weights, so that photographs beside a
-    `config.json` stay images.
-
-    Raises:
-        ValueError: if one of the words means a preset, a run or a checkpoint.
+    A folder counts as a preset only if it has weights, so that photographs beside a `config.json` are images.
     """
     for word in words:
         path = expanded(word)
@@ -75,7 +68,7 @@ def check_no_presets(words):
         is_preset = (path / CONFIG).is_file() and _holds_weights(path)
         if is_run or is_preset or (path.is_file() and is_checkpoint_name(path)):
             raise ValueError(
-                f"{word!r} is a preset, not an image. Expected one preset, and images after it. Give the "
+                f"{word!r} is a preset, not an image. Expected one preset, followed by images. Give the "
                 f"preset first: {shlex.quote(word)} IMAGE..."
             )
 

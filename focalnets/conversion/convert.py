@@ -130,7 +130,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
     if not is_file and library != "transformers":
         raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
     if is_file and out.exists() and not force:
-        raise FileExistsError(f"{out} exists already; choose another name, or --force to replace it.")
+        raise FileExistsError(f"{out} exists already. Choose another name, or replace it with --force.")
     if is_file and out.is_dir():
         raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
     if is_file:

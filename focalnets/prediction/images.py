@@ -134,7 +134,7 @@ def _in_mode(image, channels):
     stream = io.BytesIO()  # transparency and 16 bits follow the rules for files
     image.save(stream, "PNG", compress_level=0)
     stream.seek(0)
-    return open_image(stream, channels, "a PNG of it")
+    return open_image(stream, channels, "the image as PNG")
 
 
 def _shape(array):

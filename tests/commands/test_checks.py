@@ -1,4 +1,4 @@
-"""Mistakes in arguments are told before Keras is imported, with the nearest name."""
+"""Errors in arguments are reported before Keras is imported, with the closest name."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from focalnets.training.recipe import change, load_recipe
 
 CAT = str(pathlib.Path(__file__).parents[2] / "docs" / "cifar10" / "cat.jpg")
 
-# Runs each command line in turn, and prints exit code, standard error and the heavy modules it imported.
+# Runs each command line, and prints exit code, standard error and imported heavy modules.
 ALL_IN_ONE = """
 import contextlib, io, json, sys
 sys.argv = ["focalnets"]
@@ -33,7 +33,7 @@ for line in sys.stdin.read().splitlines():
     print(json.dumps([code, error.getvalue(), sorted(heavy & (set(sys.modules) - before))]))
 """
 
-# (words of the command line, words of the answer).
+# (command line, parts of the error message).
 MISTAKES = [
     ("trian --out r", "Unknown verb 'trian'. Available verbs: train, recipes,", "Did you mean 'train'?"),
     (
@@ -98,7 +98,7 @@ MISTAKES = [
     ("evaluate focalnet_micro_cifar10 --data digits --out full", "full is not empty"),
     ("evaluate focalnet_micro_cifar10 --data digits --out busy/run --force", "busy/run is being written"),
     ("evaluate focalnet_micro_cifar10 --data images --out images/r", "images/r lies inside images"),
-    ("evaluate focalnet_micro_cifar10 --data digits --html", "name one with --out"),
+    ("evaluate focalnet_micro_cifar10 --data digits --html", "Give one with --out"),
     (
         "evaluate focalnet_micro_cifar10 --data digits --limit 0",
         "--limit: expected a whole number of at least 1",
@@ -120,7 +120,7 @@ MISTAKES = [
     ("predict focalnet_micro_cifar10 cta.jpg", "No image found at: cta.jpg."),
     ("predict cat.jpg --json --csv", "either --json or --csv"),
     ("predict cat.jpg --top 0", "--top: expected a whole number of at least 1"),
-    ("predict cat.jpg --engine onnxruntime --backend torch", "give one of them"),
+    ("predict cat.jpg --engine onnxruntime --backend torch", "Give only one of them"),
     ("explain cat.jpg", "--out"),
     ("explain cat.jpg --out full", "full is not empty"),
     ("explain runs/mine photos.zip --out r", "photos.zip is an archive, not an image."),
@@ -133,7 +133,7 @@ MISTAKES = [
         "Stage 5 does not exist. Expected a stage from 1 to 4.",
     ),
     ("convert weihgts.pth r", "Did you mean 'weights.pth'?"),
-    ("convert weights.pth full", "full exists already; choose another name, or --force"),
+    ("convert weights.pth full", "full exists already. Choose another name, or replace it with --force"),
     ("convert weights.pth busy/run", "busy/run is being written by process {process} on "),
     ("convert weights.pth busy/run --force", "busy/run is being written by process {process} on "),
     ("convert weights.pth r --half --window 5", "--half writes a preset as it is"),
@@ -151,12 +151,12 @@ MISTAKES = [
     ("cache images --out images/r", "images/r lies inside images, where images are read"),
     ("cache digits --out r --image-size 0", "--image-size: expected a whole number of at least 1"),
     ("recipes show digts", "Did you mean 'digits'?"),
-    ("recipes copy digits", "Say where to"),
+    ("recipes copy digits", "No file given. Use focalnets recipes copy RECIPE FILE.py"),
 ]
 
 FILES = ("cat.jpg", "weights.pth", "labels.txt", "mine.py", "photos.zip")
 
-# A run whose data are gone.
+# run.json of a run whose data do not exist.
 MOVED = {
     **{"backend": "jax", "data": "/nowhere/photos", "on_bad_image": "error", "cache_images": "auto"},
     **{
@@ -170,7 +170,7 @@ MOVED = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
-    """Command line -> (exit code, its message in one line, heavy modules imported)."""
+    """Dict of (exit code, message in one line, imported heavy modules) by command line."""
     folder = tmp_path_factory.mktemp("work")
     for name in ("runs/mine", "trained", "old", "full", "images/a", "busy/run"):
         (folder / name).mkdir(parents=True)
@@ -198,13 +198,13 @@ def answers(tmp_path_factory):
     found = [json.loads(line) for line in ran.stdout.splitlines()]
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         ["runs", "trained", "old", "full", "images", "busy", *FILES, "table.csv", "twice.npz"]
-    ), "a mistake left something behind"
+    ), "a failed command left files"
     one_line = [(code, re.sub(r"[\s│╭╮╰╯─|+-]*\n[\s│|]*", " ", error), heavy) for code, error, heavy in found]
     return dict(zip((words for words, *_ in MISTAKES), one_line, strict=True))
 
 
-@pytest.mark.parametrize(("words", "expected"), [(words, told) for words, *told in MISTAKES], ids=str)
-def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
+@pytest.mark.parametrize(("words", "expected"), [(words, parts) for words, *parts in MISTAKES], ids=str)
+def test_check_reports_errors_before_keras_is_imported(words, expected, answers):
     code, error, heavy = answers[words]
     assert code == 2
     for text in expected:
@@ -212,7 +212,7 @@ def test_mistake_is_told_before_keras_is_imported(words, expected, answers):
     assert heavy == []
 
 
-def test_a_recipe_file_is_executed_once_per_version(tmp_path, capsys):
+def test_load_recipe_executes_each_version_of_file_once(tmp_path, capsys):
     path = tmp_path / "mine.py"
     text = "import dataclasses, focalnets.training.recipe as r\nprint('hello')\n"
     text += "RECIPE = dataclasses.replace(r.load_recipe('digits'), name='mine', epochs={})\n"
@@ -225,7 +225,7 @@ def test_a_recipe_file_is_executed_once_per_version(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
-def test_missing_backend_is_told_before_anything_is_read(by, tmp_path, monkeypatch, capsys):
+def test_check_reports_missing_backend_first(by, tmp_path, monkeypatch, capsys):
     missing = [name for name in ("jax", "tensorflow", "torch") if importlib.util.find_spec(name) is None]
     if not missing:
         pytest.skip("all three backends are installed")
@@ -233,12 +233,12 @@ def test_missing_backend_is_told_before_anything_is_read(by, tmp_path, monkeypat
     if by == "environment":
         monkeypatch.setenv("KERAS_BACKEND", missing[0])
     assert main([*argv, *(["--backend", missing[0]] if by == "option" else [])]) == 1
-    told = f"the Keras backend {missing[0]} is not installed: pip install 'focalnets[{missing[0]}]'."
-    assert capsys.readouterr().err == f"focalnets: {told}\n"
+    message = f"Keras backend {missing[0]} is not installed: pip install 'focalnets[{missing[0]}]'."
+    assert capsys.readouterr().err == f"focalnets: {message}\n"
     assert not (tmp_path / "run").exists()
 
 
-def test_did_you_mean_ignores_case_and_stays_silent_for_strangers():
+def test_did_you_mean_ignores_case_and_distant_names():
     assert did_you_mean("Digits", ["digits", "mnist"]) == " Did you mean 'digits'?"
     assert did_you_mean("photographs", ["digits", "mnist"]) == ""
 
@@ -259,6 +259,6 @@ def test_did_you_mean_ignores_case_and_stays_silent_for_strangers():
         (lambda: change(load_recipe("digits"), ["augmentation.flp=true"]), "Did you mean 'flip'?"),
     ],
 )
-def test_python_suggests_the_same_names(function, words):
+def test_python_errors_suggest_names(function, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         function()

@@ -1,4 +1,4 @@
-"""The command line: help without a backend, straight answers, exit codes."""
+"""Help, error messages and exit codes of the command line."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def run(*argv):
 
 @pytest.fixture(scope="module")
 def preset(tmp_path_factory):
-    """An untrained net for the digits."""
+    """Untrained network for the digits."""
     import focalnets
 
     directory = tmp_path_factory.mktemp("presets") / "digits"
@@ -47,7 +47,7 @@ def test_help_imports_no_backend(argv):
     assert "focalnets" in ran.stdout
     if len(argv) == 2:
         assert "Example: focalnets" in ran.stdout
-    assert "{None}" not in ran.stdout, "an option of arguments.py has no _value"
+    assert "{None}" not in ran.stdout, "an option in arguments.py lacks _value"
 
 
 def test_presets_lists_every_architecture(capsys):
@@ -138,7 +138,7 @@ def test_presets_lists_every_architecture(capsys):
         ),
     ],
 )
-def test_misuse_gets_one_sentence_and_its_code(argv, code, words, tmp_path, capfd, preset):
+def test_main_reports_invalid_arguments_with_exit_code(argv, code, words, tmp_path, capfd, preset):
     (tmp_path / "file").write_text("")
     try:
         found = main([word.format(tmp=tmp_path, preset=preset) for word in argv])
@@ -150,12 +150,12 @@ def test_misuse_gets_one_sentence_and_its_code(argv, code, words, tmp_path, capf
     assert "Traceback" not in captured.err
 
 
-def test_debug_lets_the_error_through(tmp_path):
+def test_main_debug_raises_error(tmp_path):
     with pytest.raises(ValueError, match="Unknown recipe 'digit'"):
         main(["train", "--out", str(tmp_path / "run"), "--recipe", "digit", "--debug"])
 
 
-def test_a_recipe_of_ones_own_is_not_overwritten(tmp_path, capsys):
+def test_recipes_copy_does_not_overwrite_files(tmp_path, capsys):
     mine = tmp_path / "mine.py"
     assert main(["recipes", "copy", "digits", str(mine)]) == 0
     with mine.open("a") as file:
@@ -166,7 +166,7 @@ def test_a_recipe_of_ones_own_is_not_overwritten(tmp_path, capsys):
     assert main(["recipes", "copy", "digits", str(tmp_path / "mine.txt")]) == 2
 
 
-def test_train_prints_the_accuracy_last(tmp_path):
+def test_train_prints_test_accuracy_last(tmp_path):
     ran = run("train", "--out", str(tmp_path / "run"), "--epochs", "1")
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
@@ -177,7 +177,7 @@ def test_train_prints_the_accuracy_last(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["", "{tmp}/"])
-def test_a_mistake_in_a_recipe_is_named_with_its_line(folder, tmp_path, capsys, monkeypatch):
+def test_train_reports_line_of_error_in_recipe_file(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = pathlib.Path(folder.format(tmp=tmp_path) + "mine.py")
     for text, words in (
@@ -191,8 +191,8 @@ def test_a_mistake_in_a_recipe_is_named_with_its_line(folder, tmp_path, capsys, 
         assert words in error
 
 
-def test_only_a_run_that_was_begun_here_is_to_be_gone_on_with(tmp_path, capsys):
-    (tmp_path / "last.npz").write_text("of a run that has ended")
+def test_train_prints_resume_command_only_for_own_snapshot(tmp_path, capsys):
+    (tmp_path / "last.npz").write_text("snapshot of an earlier run")
     assert main(["train", "--data", "digits", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "is not empty" in error

@@ -1,4 +1,4 @@
-"""Shell completion in real shells: an interactive bash and zsh on a pseudo-terminal, with TAB and Enter."""
+"""Shell completion in interactive bash and zsh on a pseudo-terminal."""
 
 import contextlib
 import os
@@ -27,7 +27,7 @@ SHELLS = {
 }
 FILES = ["runs", "my photos", "cat.jpg", "set.zip", "recipe of mine.py"]
 
-# (line typed before TAB, words that the program gets after Enter).
+# (line typed before TAB, words that the program receives after Enter).
 TYPED = [
     ("focalnets eval", ["evaluate"]),
     ("focalnets completion ba", ["completion", "bash"]),
@@ -57,7 +57,7 @@ TYPED = [
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working directory with runs, images and a recipe."""
+    """Working directory with runs, images and a recipe."""
     for name in ("runs/mine", "runs/other", "my photos"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("my photos/two words.jpg", "cat.jpg", "set.zip", "recipe of mine.py", "runs/only-a-file"):
@@ -67,7 +67,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def type_lines(shell, lines, script, folder):
-    """What an interactive shell prints for each typed line, whose last key is TAB, then Enter."""
+    """Type each line, TAB and Enter in an interactive shell, and return what the shell prints."""
     command, settings = SHELLS[shell]
     (folder / ".completion").write_text(script)
     child, terminal = pty.fork()
@@ -81,7 +81,7 @@ def type_lines(shell, lines, script, folder):
         found = []
         for number, line in enumerate(lines):
             os.write(terminal, f"{line}\t".encode())
-            time.sleep(0.05)  # zsh completes nothing while more keys wait
+            time.sleep(0.05)  # zsh does not complete while more keys are pending
             os.write(terminal, f"\recho end''ed{number}\r".encode())
             found.append(read_until(terminal, f"ended{number}"))
         return found
@@ -101,7 +101,7 @@ def read_until(terminal, text, seconds=60):
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_completion_in_an_interactive_shell(shell, folder, capsys):
+def test_completion_in_interactive_shell(shell, folder, capsys):
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     assert main(["completion", shell]) == 0
@@ -109,10 +109,10 @@ def test_completion_in_an_interactive_shell(shell, folder, capsys):
     printed = type_lines(shell, lines, capsys.readouterr().out, folder)
     for (line, words), text in zip(TYPED, printed, strict=True):
         expected = "".join(f"[{word.rstrip('/')}]" for word in words)
-        assert expected in text.replace("/]", "]"), (line, text)  # zsh takes the slash of a folder back
+        assert expected in text.replace("/]", "]"), (line, text)  # zsh removes the slash after a folder
 
 
-# (words, index of the word at the cursor, what is offered).
+# (words of the command line, offered completions of the last word).
 OFFERED = [
     (["focalnets", ""], {*VERBS, "--help", "--version"}),
     (["focalnets", "train", "--recipe", ""], {*recipe_names(), *FILES}),
@@ -131,26 +131,27 @@ OFFERED = [
 
 
 @pytest.mark.parametrize(("words", "offered"), OFFERED, ids=[" ".join(words) for words, _ in OFFERED])
-def test_bash_completion_offers(words, offered, folder, capsys):
+def test_bash_completion_offers_words(words, offered, folder, capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    ask = f"\nCOMP_WORDS=({' '.join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}\n"
-    asked = f"{script}{ask}PATH=/nowhere; _focalnets 2>/dev/null; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    ran = subprocess.run(["bash", "-c", asked], capture_output=True, text=True)
+    setup = f"\nCOMP_WORDS=({' '.join(map(shlex.quote, words))}); COMP_CWORD={len(words) - 1}\n"
+    code = f"{script}{setup}PATH=/nowhere; _focalnets 2>/dev/null; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    ran = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
     assert set(ran.stdout.split("\n")) - {""} == offered, ran.stderr
 
 
-def test_completion_knows_every_option_of_the_help(capsys):
+def test_words_for_has_every_option_of_help(capsys):
     for verb in VERBS:
         with contextlib.suppress(SystemExit):
             main([verb, "--help"])
-        told = set(re.findall(r"^\W+ (--[a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)) | {"--help"}
-        assert set(words_for(verb)[0]) == told, verb
+        help_text = capsys.readouterr().out
+        options = set(re.findall(r"^\W+ (--[a-z0-9-]+)", help_text, re.MULTILINE)) | {"--help"}
+        assert set(words_for(verb)[0]) == options, verb
 
 
-def test_completion_names_every_preset_that_can_be_had(capsys):
+def test_completion_offers_available_presets_only(capsys):
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
-    gone = {name for name in CHECKPOINTS if name.endswith("_iso_imagenet1k")}
+    unavailable = {name for name in CHECKPOINTS if name.endswith("_iso_imagenet1k")}
     for name in CHECKPOINTS:
-        assert (name in script) == (name not in gone)
+        assert (name in script) == (name not in unavailable)

@@ -1,4 +1,4 @@
-"""The command line among other processes: closed pipes, signals, hostile names, errors nobody expected."""
+"""Closed pipes, signals, untrusted names and unexpected errors on the command line."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def focalnets(*argv):
 
 
 def run_into_closed_pipe(*argv, stderr=subprocess.PIPE):
-    """The finished process of a command whose reader has left before it wrote anything."""
+    """Run a command whose standard output is a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -45,7 +45,7 @@ def run_into_closed_pipe(*argv, stderr=subprocess.PIPE):
     [["presets"], ["recipes", "list"], ["predict", CAT, "--csv"], ["train", "--help"], ["--help"]],
     ids=lambda argv: argv[0],
 )
-def test_printing_verb_ends_quietly_when_its_reader_leaves(argv):
+def test_printing_verbs_exit_quietly_on_closed_pipe(argv):
     ran = run_into_closed_pipe(*argv)
     assert ran.returncode == 141, ran.stderr
     assert "pipe" not in ran.stderr.lower()
@@ -53,14 +53,14 @@ def test_printing_verb_ends_quietly_when_its_reader_leaves(argv):
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
-def test_cache_is_finished_when_its_reader_leaves(both, tmp_path):
+def test_cache_completes_on_closed_pipe(both, tmp_path):
     argv = ["cache", "digits", "--grayscale", "--image-size", "8", "--out", str(tmp_path / "cache")]
     ran = run_into_closed_pipe(*argv, stderr=None if both else subprocess.PIPE)
     assert ran.returncode == 0, ran.stderr
     assert (tmp_path / "cache" / "cache.json").is_file()
 
 
-def test_training_is_finished_when_its_reader_leaves(tmp_path):
+def test_train_completes_on_closed_pipe(tmp_path):
     options = ["--recipe", "digits", "--epochs", "1", "--monitor-every", "0"]
     ran = run_into_closed_pipe("train", *options, "--out", str(tmp_path / "run"), stderr=None)
     assert ran.returncode == 0
@@ -71,13 +71,13 @@ def test_training_is_finished_when_its_reader_leaves(tmp_path):
     ("argv", "code"),
     [(["presets"], 0), (["predict", "-"], 2), (["train", "--help"], 0), (["train", "--epochs", "0"], 2)],
 )
-def test_closed_standard_streams_do_no_harm(argv, code):
+def test_main_works_with_closed_standard_streams(argv, code):
     ran = subprocess.run(["bash", "-c", f"exec {shlex.join(focalnets(*argv))} <&- >&- 2>&-"], timeout=60)
     assert ran.returncode == code
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
-def test_full_disk_behind_standard_output_is_one_line():
+def test_main_reports_full_disk_on_standard_output():
     with open("/dev/full", "w") as full:
         ran = subprocess.run(focalnets("presets"), stdout=full, stderr=subprocess.PIPE, text=True)
     assert ran.returncode == 1
@@ -85,17 +85,17 @@ def test_full_disk_behind_standard_output_is_one_line():
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_signal_stops_a_verb_with_the_code_of_a_shell(name, code):
+def test_signal_stops_verb_with_exit_code_of_shell(name, code):
     command = focalnets("predict", "-")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        process.stderr.readline()  # "No preset given": it is running, and waits for names
+        process.stderr.readline()  # "No preset given": the process waits for names
         process.send_signal(getattr(signal, name))
         _, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert error == "focalnets: stopped.\n"
 
 
-def test_terminated_cache_leaves_nothing_behind(tmp_path):
+def test_cache_removes_partial_files_on_sigterm(tmp_path):
     command = focalnets(
         "cache", "digits", "--grayscale", "--image-size", "400", "--out", str(tmp_path / "cache")
     )
@@ -109,8 +109,8 @@ def test_terminated_cache_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ignored_hangup_stays_ignored():
-    """As for `nohup focalnets ... &`."""
+def test_ignored_sighup_stays_ignored():
+    """`nohup focalnets ... &` ignores SIGHUP."""
     command = focalnets("predict", "-", "--json")
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
@@ -122,7 +122,7 @@ def test_ignored_hangup_stays_ignored():
     assert json.loads(out)[0]["classes"]
 
 
-def test_second_termination_does_not_interrupt_the_first():
+def test_second_sigterm_does_not_interrupt_cleanup():
     saved = False
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as caught, stopping_in_order():  # noqa: PT012
@@ -139,7 +139,7 @@ def test_second_termination_does_not_interrupt_the_first():
 
 @pytest.fixture(scope="module")
 def hostile_preset(tmp_path_factory):
-    """An untrained digits network whose class names are hostile."""
+    """Untrained network for the digits, with control characters and formulas in its class names."""
     import focalnets
 
     network = focalnets.FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
@@ -158,7 +158,7 @@ def hostile_folder(tmp_path):
     return tmp_path / "images"
 
 
-def steers_a_terminal(text):
+def control_characters(text):
     return [
         character
         for character in text
@@ -166,11 +166,11 @@ def steers_a_terminal(text):
     ]
 
 
-def test_predict_prints_no_control_characters(hostile_preset, hostile_folder, capfd, monkeypatch):
+def test_predict_escapes_control_characters(hostile_preset, hostile_folder, capfd, monkeypatch):
     monkeypatch.chdir(hostile_folder)
     assert main(["predict", str(hostile_preset), ".", "--top", "10"]) == 0
     out = capfd.readouterr().out
-    assert not steers_a_terminal(out)
+    assert not control_characters(out)
     assert len(out.splitlines()) == len(HOSTILE)
     for name in (
         r"\x1b[2Jcat.jpg",
@@ -183,7 +183,7 @@ def test_predict_prints_no_control_characters(hostile_preset, hostile_folder, ca
         assert name in out
 
 
-def test_predict_csv_holds_no_formulas(hostile_preset, hostile_folder, capfd, monkeypatch):
+def test_predict_csv_escapes_formulas(hostile_preset, hostile_folder, capfd, monkeypatch):
     monkeypatch.chdir(hostile_folder)
     names = [name for name in HOSTILE if name.isascii()]
     assert main(["predict", str(hostile_preset), *names, "--top", "10", "--csv"]) == 0
@@ -192,18 +192,16 @@ def test_predict_csv_holds_no_formulas(hostile_preset, hostile_folder, capfd, mo
     assert {"'@sum", "a\tb"} < {row[2] for row in rows}
 
 
-def test_predict_json_is_exact_and_safe(hostile_preset, hostile_folder, capfd):
+def test_predict_json_is_exact_and_escapes_control_characters(hostile_preset, hostile_folder, capfd):
     assert main(["predict", str(hostile_preset), str(hostile_folder), "--top", "10", "--json"]) == 0
     out = capfd.readouterr().out
-    assert not steers_a_terminal(out)
+    assert not control_characters(out)
     found = json.loads(out)
     assert {os.path.basename(row["image"]) for row in found} == set(HOSTILE)
     assert {"@sum", "\x1b[31mred", "a\tb"} < {one["name"] for one in found[0]["classes"]}
 
 
-def test_errors_and_unreadable_images_are_printed_without_control_characters(
-    hostile_preset, hostile_folder, capfd
-):
+def test_errors_escape_control_characters(hostile_preset, hostile_folder, capfd):
     for name in HOSTILE:
         (hostile_folder / name).write_text("words")
     assert main(["predict", str(hostile_preset), str(hostile_folder)]) == 2
@@ -212,12 +210,12 @@ def test_errors_and_unreadable_images_are_printed_without_control_characters(
     assert main(["predict", CAT, "--\x1b[2Jname.jpg"]) == 2
     assert main(["presets", "\x1b[2Jname.jpg"]) == 2
     error = capfd.readouterr().err
-    assert not steers_a_terminal(error)
+    assert not control_characters(error)
     assert error.count(r"\x1b[2J") >= 5
     assert r"new\nline.jpg" in error
 
 
-def test_warnings_are_printed_without_control_characters(tmp_path):
+def test_warnings_escape_control_characters(tmp_path):
     for folder in ("train/a", "test/a", "train/b", "test/b", "\x1b[2Jother/b"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         for number in range(2):
@@ -226,10 +224,10 @@ def test_warnings_are_printed_without_control_characters(tmp_path):
     ran = subprocess.run(focalnets(*argv), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert r"\x1b[2Jother" in ran.stderr
-    assert not steers_a_terminal(ran.stderr)
+    assert not control_characters(ran.stderr)
 
 
-def test_confusion_csv_holds_no_formulas(tmp_path):
+def test_confusion_csv_escapes_formulas(tmp_path):
     names = ["=1+2", "-x", *(f"class {index}" for index in range(99))]
     write_evaluation(tmp_path, evaluate_logits(np.eye(101), np.arange(101), names))
     rows = list(csv.reader(io.StringIO((tmp_path / "confusion.csv").read_text())))
@@ -263,13 +261,13 @@ def torch_memory(_):
     ("function", "words"),
     [
         (recurse, "unexpected error (RecursionError: maximum recursion depth exceeded"),
-        (key_error, "unexpected error (KeyError: 'missing'). This is probably a bug in focalnets: run the"),
+        (key_error, "unexpected error (KeyError: 'missing'). This is probably a bug in focalnets. Run the"),
         (two_lines, r"unexpected error (RuntimeError: first line \x1b[2J)."),
         (allocate, "out of memory ("),
         (torch_memory, "out of memory ("),
     ],
 )
-def test_unexpected_error_is_one_line_and_debug_shows_it(function, words, monkeypatch, capsys):
+def test_main_reports_unexpected_error_in_one_line(function, words, monkeypatch, capsys):
     monkeypatch.setattr(presets, "run", function)
     assert main(["presets"]) == 1
     error = capsys.readouterr().err

@@ -259,7 +259,7 @@ def test_predict_command_rejects_invalid_engines(tmp_path, capsys, monkeypatch):
     Image.new("RGB", (50, 40)).save(image)
     backend = sys.modules["keras"].backend.backend()
     assert main(["predict", preset, image, "--engine", RUNTIMES[0], "--backend", backend]) == 2
-    assert "give one of them" in capsys.readouterr().err
+    assert "Give only one of them" in capsys.readouterr().err
     monkeypatch.setattr(runtimes, "missing_packages", lambda engine: engine)
     monkeypatch.setattr(engines, "missing_packages", lambda engine: engine)
     assert main(["predict", preset, image, "--engine", "openvino"]) == 1

@@ -332,7 +332,7 @@ def test_resize_and_crop_handles_thin_images(run, tmp_path, capsys):
     assert whole.shape == (8, 8, 1)
     big = resize_and_crop(strip[..., None], (128, 128))  # would be 128 x 2,560,000
     assert big.shape == (128, 128, 1)
-    assert np.ptp(big) <= 1  # all of it comes from one pixel in the middle
+    assert np.ptp(big) <= 1  # all pixels come from one pixel in the middle
     assert big[64, 64, 0] in (99, 100)
     with pytest.raises(ValueError, match="20000 x 1 pixels are too narrow to resize without a crop"):
         resize_and_crop(strip[..., None], (128, 128), crop=False)

@@ -212,7 +212,7 @@ def test_wrong_presets_are_explained(tmp_path):
     with pytest.raises(ValueError, match="another library's"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match="is not valid JSON"):
         load(tmp_path)
 
 

@@ -161,8 +161,8 @@ def test_a_giant_is_built_where_it_is_allowed(preset, monkeypatch):
         ("[1e999]", "1e999 is NaN or infinite"),
         ("1" * 5000, "a number of 5000 digits"),
         ('{"a": 1, "a": 2}', "'a' occurs twice"),
-        ('{"a": 1', "is not JSON"),
-        ("", "is not JSON"),
+        ('{"a": 1', "is not valid JSON"),
+        ("", "is not valid JSON"),
     ],
     ids=lambda text: text[:12],
 )

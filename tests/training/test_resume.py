@@ -327,7 +327,7 @@ def test_resume_rejects_invalid_and_changed_runs(whole, tmp_path, capsys, monkey
     assert main(["train", "--resume", "b", "--epochs", "9", "--data", "digits", "--out", "c"]) == 2
     assert "either --out for a new run, or --resume" in capsys.readouterr().err
     assert main(["train", "--resume", "b", "--epochs", "9", "--data", "digits"]) == 2
-    assert "--epochs and --resume exclude each other" in capsys.readouterr().err
+    assert "--epochs cannot be combined with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
