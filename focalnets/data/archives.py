@@ -1,7 +1,7 @@
-"""What zip and tar files have in common: members become a `Listing`, links lead to members only.
+"""Listings of the members of zip and tar files.
 
-Nothing is ever unpacked to a path that an archive names: members are read into memory, and their names are
-names only.
+Members are read into memory. Nothing is unpacked to a path from an archive, and links can only refer to
+members.
 """
 
 import lzma
@@ -17,24 +17,24 @@ from focalnets.images.formats import HEAD
 # Bytes of one unpacked member. The largest image that is decoded has 64 million pixels of up to 8 bytes.
 MAX_MEMBER = 512 * 2**20
 
-# As many links in a row as Linux follows, and members that all links together may add.
-_MOST_LINKS, _MOST_LINKED = 40, 1_000_000
+# Length of a chain of links, as in Linux, and number of members that all links together may add.
+_MAX_LINKS, _MAX_LINKED = 40, 1_000_000
 
 DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, struct.error),
-    *(RuntimeError, ValueError, OverflowError),  # encrypted, of an unknown method, or with impossible numbers
+    *(RuntimeError, ValueError, OverflowError),  # encrypted, an unknown compression, or invalid numbers
 )
 
 
 def checked_size(size):
-    """The size of a member; OSError if it is over the limit."""
+    """Return the size of a member. OSError if it exceeds the limit."""
     if size > MAX_MEMBER:
         raise OSError(f"unpacks to {size / 1e6:,.0f} MB; the limit is {MAX_MEMBER / 1e6:,.0f} MB")
     return size
 
 
 def link_target(folder, target):
-    """The parts of the target of a link in `folder`, None if it leads out of the archive."""
+    """Parts of the target of a link in `folder`, or None if the target is outside of the archive."""
     parts = list(folder)
     if target.startswith("/"):
         return None
@@ -49,14 +49,14 @@ def link_target(folder, target):
 
 
 def list_archive(path, members, links, folders, read):
-    """The `Listing` of an archive.
+    """`Listing` of an archive.
 
     Args:
-        path: of the archive.
-        members: dict parts -> what `read` takes, or None for members that are not regular files.
-        links: dict parts -> parts of the target; None for one outside of the archive.
+        path: Path of the archive.
+        members: dict. Parts of a name -> argument of `read`, or None if the member is not a regular file.
+        links: dict. Parts of a name -> parts of the target, or None if it is outside of the archive.
         folders: list of parts.
-        read: function (value of `members`, size=None) -> BytesIO.
+        read: Function (value of `members`, size=None) that returns a BytesIO.
     """
     left_out, folders = LeftOutCounter(), [folder for folder in folders if folder]
     members = {**members, **_linked(members, links, left_out)}
@@ -77,22 +77,21 @@ def list_archive(path, members, links, folders, read):
 
 
 def _linked(members, links, left_out):
-    """What links lead to, files and folders, as if it were there: parts -> member."""
+    """Members that links to files and folders add: parts -> member."""
     found = {}
     for link, target in links.items():
-        for _ in range(_MOST_LINKS):
+        for _ in range(_MAX_LINKS):
             target = links.get(target, target)
         if target in members:
             found[link] = members[target]
             continue
-        circle = target is None or target == link[: len(target)]
-        inside = [] if circle else [parts for parts in members if parts[: len(target)] == target]
+        invalid = target is None or target == link[: len(target)]
+        inside = [] if invalid else [parts for parts in members if parts[: len(target)] == target]
         if not inside:
             left_out.add(LINKS, "/".join(link))
-        if len(found) + len(inside) > _MOST_LINKED:
+        if len(found) + len(inside) > _MAX_LINKED:
             raise ValueError(
-                f"The links of the archive lead to more than {_MOST_LINKED:,} members. Pack files instead of "
-                "links."
+                f"The links of the archive refer to more than {_MAX_LINKED:,} members. Pack files, not links."
             )
         for parts in inside:
             found[(*link, *parts[len(target) :])] = members[parts]

@@ -1,4 +1,4 @@
-"""Listings: the images of a folder, and how to open each."""
+"""Listings: the images of a source, their labels, and a function that opens them."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from focalnets.data.naming import is_system_name
 from focalnets.files import open_regular
 from focalnets.images.formats import HEAD, IMAGE_SUFFIXES, is_image
 
-# Files with these suffixes are not opened to find out whether they are images: data sets have many of them.
+# Common suffixes of files that are not images. These files are not opened to check their content.
 _OTHER_SUFFIXES = frozenset(
     (
         *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf"),
@@ -23,13 +23,13 @@ _OTHER_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Listing:
-    """The labeled images of a source.
+    """Labeled images of a source.
 
     Attributes:
-        rows: list of (split or "" where the source names none, class, name), one per image.
-        opener: function name -> binary stream.
-        class_names: tuple of str, where the source knows their order; None to sort them.
-        left_out: tuple of `LeftOut`.
+        rows: list of (split, class, name), one per image. The split is "" if the source has no splits.
+        opener: Function that returns a binary stream for a name.
+        class_names: tuple of str, or `None` to sort the classes by name. Defaults to `None`.
+        left_out: tuple of `LeftOut`. Defaults to `()`.
     """
 
     rows: list[tuple[str, str, str]]
@@ -39,29 +39,29 @@ class Listing:
 
 
 def path_parts(name):
-    """The parts of a relative name, never an absolute path or one that leads upwards.
+    """Parts of a name as a relative path, without "..".
 
     >>> from focalnets.data.files import path_parts
     >>> path_parts("../cat/1.jpg"), path_parts("/cat//1.jpg"), path_parts("cat\\\\1.jpg")
     (('cat', '1.jpg'), ('cat', '1.jpg'), ('cat', '1.jpg'))
     """
-    separator = "\\" if "/" not in name else "/"  # archives made on Windows may have backslashes
+    separator = "\\" if "/" not in name else "/"  # archives from Windows may have backslashes
     return tuple(part for part in name.split(separator) if part not in ("", ".", ".."))
 
 
 def sort_out(found, head, left_out):
-    """Divide the files of a tree into images and others.
+    """Divide the files of a tree into images and other files.
 
-    A file is an image if its suffix says so. A file without a suffix, or with an unknown one, is recognized
-    by its content.
+    Files with the suffix of an image are images. Files without a suffix, or with an unknown suffix, are
+    recognized by their content.
 
     Args:
-        found: iterable of (parts, name). Parts are those of the name within the tree.
-        head: function name -> the first bytes of the file; may raise OSError.
+        found: iterable of (parts, name). Parts of the name within the tree, and name for `head`.
+        head: Function that returns the first bytes of a file by name. It may raise OSError.
         left_out: `LeftOutCounter`.
 
     Returns:
-        (list of (parts, name) of images, list of parts of other files), both sorted by parts.
+        Tuple (list of (parts, name) of images, list of parts of other files), both sorted by parts.
     """
     images, others, system = [], [], set()
     for parts, name in sorted(found):
@@ -79,19 +79,19 @@ def sort_out(found, head, left_out):
 
 
 def is_image_file(name, head):
-    """Whether a file is taken for an image; `head` is a function that gives its first bytes, if need be."""
+    """Check if a file is an image, by its suffix or by its first bytes, which the function `head` returns."""
     if has_image_suffix(name):
         return True
     if _suffix(name) in _OTHER_SUFFIXES:
         return False
     try:
         return is_image(head())
-    except (OSError, ValueError):  # a ValueError for a NUL in the name
+    except (OSError, ValueError):  # ValueError: the name contains a NUL
         return False
 
 
 def has_image_suffix(name):
-    """Whether the suffix of a file name is that of an image."""
+    """Check if a file name has the suffix of an image."""
     return _suffix(name) in IMAGE_SUFFIXES
 
 
@@ -100,7 +100,7 @@ def _suffix(name):
 
 
 def holds_images(folder):
-    """Whether there is an image in a folder or below it."""
+    """Check if a folder or its subfolders contain an image."""
     return any(
         not any(map(is_system_name, parts))
         and is_image_file(parts[-1], functools.partial(head_of_file, name))
@@ -109,14 +109,15 @@ def holds_images(folder):
 
 
 def list_tree(source, found, head, opener, folders=(), left_out=None):
-    """The `Listing` of a tree, by the rules of `layout.read_layout`.
+    """`Listing` of a tree, by the rules of `layout.read_layout`.
 
     Args:
-        source: str. What errors call the tree.
-        found, head: as in `sort_out`.
-        opener: function name -> binary stream.
-        folders: list of tuples of str. Folders that exist, with or without files.
-        left_out: `LeftOutCounter` with what is known already.
+        source: str. Name of the tree in errors.
+        found: iterable of (parts, name). See `sort_out`.
+        head: Function. See `sort_out`.
+        opener: Function that returns a binary stream for a name.
+        folders: list of tuples of str. Existing folders, with or without files. Defaults to `()`.
+        left_out: `LeftOutCounter` with earlier counts. Defaults to a new counter.
     """
     left_out = LeftOutCounter() if left_out is None else left_out
     images, others = sort_out(found, head, left_out)
@@ -130,22 +131,22 @@ def list_tree(source, found, head, opener, folders=(), left_out=None):
 
 
 def list_folder(folder):
-    """The images of a folder, links followed."""
+    """`Listing` of a folder. Links are followed."""
     folders, left_out = [], LeftOutCounter()
     found = list(walk(folder, folders, left_out))
     return list_tree(str(folder), found, head_of_file, open_regular, folders, left_out)
 
 
 def walk(folder, folders=None, left_out=None):
-    """Yield (parts, path as str) of the files below a folder, in no particular order. Links are followed.
+    """Yield (parts, path as str) of the files below a folder, unsorted. Links are followed.
 
-    What systems leave behind is yielded, but not entered. An empty folder that is named like an image is
-    yielded as a file, to be reported as an unreadable image.
+    System folders are yielded but not entered. An empty folder with the suffix of an image is yielded, so
+    that it is reported as an unreadable image.
 
     Args:
-        folder: path.
-        folders: list to which the parts of all folders are appended, or None.
-        left_out: `LeftOutCounter` for links in a circle and for folders that cannot be read, or None.
+        folder: str or path.
+        folders: list to which the parts of all folders are appended. Defaults to `None`.
+        left_out: `LeftOutCounter` for circular links and unreadable folders. Defaults to `None`.
     """
     waiting = [(os.fspath(folder), (), ())]
     while waiting:
@@ -175,11 +176,11 @@ def walk(folder, folders=None, left_out=None):
 
 
 def head_of_file(name):
-    """The first bytes of a regular file."""
+    """First bytes of a regular file."""
     with open_regular(name) as stream:
         return stream.read(HEAD)
 
 
 def file_name(name):
-    """The last part of a path or of the name of an archive's member."""
+    """Last part of a path or of the name of a member of an archive."""
     return re.split(r"[/\\]", name)[-1]

@@ -1,13 +1,13 @@
-"""How a tree of files becomes a data set: one function for folders, archives and lists of paths.
+"""Rules that find splits and classes in a tree of files. Folders, archives and lists of paths share them.
 
-The rules, in the order in which they apply (docs/data.md has them with examples):
+The rules in order of application (docs/data.md has examples):
 
 1. `masks` beside `images`, and `x_mask.png` beside `x.png`, are segmentation masks and are left out.
-2. A single folder around everything is skipped, again and again.
-3. Folders named like splits (`naming.split_folders`) are splits, also doubled (`seg_train/seg_train`) or one
-   below each class (`cat/train`). Images beside the split folders are left out.
-4. The first folder below that is the class. Deeper images belong to it.
-5. Where this leaves two readings, the layout is an error that shows the tree.
+2. A single folder that contains everything else is skipped. This is repeated.
+3. Folders with the name of a split (`naming.split_folders`) are splits. They may be doubled
+   (`seg_train/seg_train`) or inside each class folder (`cat/train`). Images beside them are left out.
+4. The next folder is the class. Images in its subfolders belong to it.
+5. A tree that can be interpreted in two ways is an error that shows the tree.
 """
 
 import collections
@@ -32,11 +32,11 @@ EXPECTED = "<class>/<image>, or train/<class>/<image> and test/<class>/<image>"
 
 @dataclass(frozen=True)
 class Layout:
-    """What a tree becomes.
+    """Splits and classes of the images of a tree.
 
     Attributes:
-        rows: list of (split, class, index). The split is "" where the tree names none; the index is the place
-            of the image in the list that was given.
+        rows: list of (split, class, index). The split is "" if the tree has no splits. The index is the
+            position of the image in the argument of `read_layout`.
         left_out: tuple of `LeftOut`.
     """
 
@@ -45,12 +45,12 @@ class Layout:
 
 
 class _Folder:
-    """The images directly in one folder.
+    """Images directly in one folder.
 
     Attributes:
-        source: parts of its path in the tree.
-        parts: those of them that are still to be read: the class and what is below it, in the end.
-        above: how many leading parts of `source` have been read.
+        source: Parts of the path of the folder in the tree.
+        parts: Parts that are not interpreted yet. In the end, these are the class and its subfolders.
+        above: Number of leading parts of `source` that are interpreted.
     """
 
     def __init__(self, source):
@@ -68,15 +68,15 @@ def read_layout(images, others=(), folders=(), source="The data"):
 
     Args:
         images: list of tuples of str. Parts of the name of each image, such as ("train", "cat", "1.jpg").
-        others: list of tuples of str. The same for files that are not images.
-        folders: list of tuples of str. Folders that are known to exist, to report empty ones.
-        source: str. What errors call the tree.
+        others: list of tuples of str. Parts of the names of other files. Defaults to `()`.
+        folders: list of tuples of str. Existing folders. Empty folders are reported. Defaults to `()`.
+        source: str. Name of the tree in errors. Defaults to "The data".
 
     Returns:
         A `Layout`.
 
     Raises:
-        ValueError: if the tree has no classes, or can be read in two ways. The message shows the tree.
+        ValueError: if the tree has no classes, or can be interpreted in two ways. The message shows the tree.
 
     >>> from focalnets.data.layout import read_layout
     >>> read_layout([("data", "Training", "cat", "1.jpg"), ("data", "Testing", "cat", "2.jpg")]).rows
@@ -101,10 +101,10 @@ def read_layout(images, others=(), folders=(), source="The data"):
         else:
             used.append(folder)
     if not used:
-        fail("has no class folders, so nothing tells the class of an image")
+        fail("has images, but no class folders")
     without_class = sum(len(folder.images) for folder in found if not folder.parts and not folder.split)
     if not has_splits and without_class > sum(len(folder.images) for folder in used):
-        fail("has most images in no class folder")
+        fail("has most images outside the class folders")
     _check_deeper(used, images, left_out, fail)
     parents |= {folder.source[: folder.above] for folder in used}
     _count_empty({*folders, *(parts[:-1] for parts in others)}, parents, images, left_out)
@@ -125,7 +125,7 @@ def _count(folder, images, reason, left_out):
 
 
 def _image_folders(images, left_out):
-    """A `_Folder` for each folder that holds images, without masks."""
+    """List of `_Folder`, one per folder that contains images other than masks."""
     masks, transparent = find_masks(images)
     found = {}
     for index, parts in enumerate(images):
@@ -148,7 +148,7 @@ def _image_folders(images, left_out):
 
 
 def _skip_outer_folders(found):
-    """Skip folders around everything else, as archives have them."""
+    """Skip folders that contain everything else, which archives often have."""
     while len(tops := _tops(found)) == 1:
         inside = [folder for folder in found if folder.parts]
         children = {folder.parts[1] for folder in inside if len(folder.parts) > 1}
@@ -168,11 +168,11 @@ def _tops(found):
 
 
 def _read_splits(found, fail):
-    """Set the split of each folder and strip it. Returns (whether there are splits, what they lie in)."""
+    """Set the split of each folder. Returns (True if there are splits, set of parents of split folders)."""
     tops = _tops(found)
     splits = split_folders(tops)
     deep = {folder.parts[0] for folder in found if len(folder.parts) > 1}
-    # A lone folder "train" among class folders is a class as well, of railways.
+    # A single folder "train" without subfolders among class folders may be the class of railway trains.
     if splits and (set(splits) == tops or deep & set(splits)):
         for split in set(splits.values()):
             names = sorted(name for name, meaning in splits.items() if meaning == split)
@@ -199,14 +199,14 @@ def _read_splits(found, fail):
     nested = sorted({part for folder in inside for part in folder.parts[1:] if split_for(part)})
     if nested:
         fail(
-            f"has folders of splits ({', '.join(map(printable, nested[:3]))}) below other folders",
-            " Give --data the folder around train/ and test/, or move other images away.",
+            f"has split folders ({', '.join(map(printable, nested[:3]))}) inside other folders",
+            " Pass the parent folder of train/ and test/ to --data, or move other images away.",
         )
     return False, set()
 
 
 def _skip_inner_folders(found):
-    """Skip what stands between split and class: the split once more, or one folder in every split."""
+    """Skip folders between split and class: a doubled split folder, or a single folder in every split."""
     by_split = collections.defaultdict(list)
     for folder in found:
         by_split[folder.split].append(folder)
@@ -231,7 +231,7 @@ def _strip_all(found):
 
 
 def _check_deeper(used, images, left_out, fail):
-    """Count images below subfolders of class folders; fail if the subfolders may be the classes."""
+    """Count images in subfolders of class folders. Fail if the subfolders may be the classes."""
     if not any(len(folder.parts) == 1 for folder in used):
         inner = collections.defaultdict(set)
         for folder in used:
@@ -244,8 +244,7 @@ def _check_deeper(used, images, left_out, fail):
         below = ", ".join(map(printable, sorted(set().union(*inner.values()))[:3]))
         fail(
             f"has two levels of folders that could be the classes: {outer} or {below}",
-            " Move the images up or the outer folders away, or list the images in a .csv with the columns "
-            "path and label.",
+            " Remove one level of folders, or list the images in a .csv with the columns path and label.",
         )
     for folder in used:
         if len(folder.parts) > 1:
@@ -253,7 +252,7 @@ def _check_deeper(used, images, left_out, fail):
 
 
 def _count_empty(folders, parents, images, left_out):
-    """Report folders beside those of classes and splits that hold no image."""
+    """Report folders without images beside the folders of classes and splits."""
     filled = {parts[:depth] for parts in {parts[:-1] for parts in images} for depth in range(len(parts) + 1)}
     empty = set()
     for folder in folders:

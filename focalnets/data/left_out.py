@@ -1,4 +1,4 @@
-"""Files and images that a data set does not use: counted by reason, and logged in one line per reason."""
+"""Files and images that a data set does not use, counted and logged by reason."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _EXAMPLES = 3
 
 @dataclass(frozen=True)
 class Reason:
-    """Why something is left out, in words: what one such thing is called, and what several are."""
+    """Reason why files are left out, as a phrase in the singular and in the plural."""
 
     one: str
     several: str
@@ -22,30 +22,30 @@ class Reason:
 SYSTEM = Reason("hidden or system file or folder", "hidden or system files and folders")
 NOT_IMAGES = Reason("file that is not an image", "files that are not images")
 UNREADABLE = Reason("folder that cannot be read", "folders that cannot be read")
-LINKS = Reason("link that leads nowhere or in a circle", "links that lead nowhere or in a circle")
+LINKS = Reason("broken or circular link", "broken or circular links")
 MASKS = Reason("segmentation mask", "segmentation masks")
 OUTSIDE = Reason("image outside the split folders", "images outside the split folders")
-NO_CLASS = Reason("image that is in no class folder", "images that are in no class folder")
+NO_CLASS = Reason("image outside the class folders", "images outside the class folders")
 NO_LABEL = Reason("image without a label", "images without a label")
-REPEATED = Reason("line that lists an image again", "lines that list an image again")
+REPEATED = Reason("line that repeats an image", "lines that repeat an image")
 NO_CONTENT = Reason("row without an image", "rows without an image")
 OTHER_SPLITS = Reason("split other than train, val and test", "splits other than train, val and test")
 EMPTY = Reason("folder without images", "folders without images")
 DEEPER = Reason(
-    "image in a subfolder as one of the class folder above it",
-    "images in subfolders as images of the class folder above them",
+    "image in a subfolder as an image of the class folder above it",
+    "images in subfolders as images of the class folders above them",
     verb="Counted",
 )
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files, folders or images of a source that have the same fate.
+    """Files, folders or images that are left out for the same reason.
 
     Attributes:
         reason: `Reason`.
-        count: int. How many.
-        examples: tuple of str. The first names.
+        count: int. Number of files, folders or images.
+        examples: tuple of str. Their first names.
 
     >>> from focalnets.data.left_out import NOT_IMAGES, LeftOut
     >>> print(LeftOut(NOT_IMAGES, 5, ("labels.csv", "notes.txt")))
@@ -66,24 +66,24 @@ class LeftOut:
 
 
 class LeftOutCounter:
-    """Collects what is left out, reason by reason, and stores no more names than are shown."""
+    """Counter of files and images that are left out, with a few names for each reason."""
 
     def __init__(self):
         self._found = {}
 
     def add(self, reason, name):
-        """Count one more for a `Reason`."""
+        """Count a name for a `Reason`."""
         count, examples = self._found.get(reason, (0, ()))
         examples = (*examples, name) if len(examples) < _EXAMPLES else examples
         self._found[reason] = (count + 1, examples)
 
     def result(self):
-        """A tuple of `LeftOut`, one per reason, in the order in which the reasons came up."""
+        """Tuple of `LeftOut`, one per reason, in the order of the first `add`."""
         return tuple(LeftOut(reason, count, examples) for reason, (count, examples) in self._found.items())
 
 
 def count(reason, names):
-    """A tuple of one `LeftOut` for all of `names`; empty if there are none."""
+    """Tuple of one `LeftOut` for all names, or an empty tuple without names."""
     counter = LeftOutCounter()
     for name in names:
         counter.add(reason, name)
@@ -91,6 +91,6 @@ def count(reason, names):
 
 
 def report(left_out):
-    """Log one line per reason. Without a logging configuration, the lines go to standard error."""
+    """Log one line per reason. By default, Python's logging writes them to standard error."""
     for entry in left_out:
         _log.warning("%s", entry)

@@ -1,4 +1,4 @@
-"""Segmentation masks among images: they are stored beside the images and must not become training images."""
+"""Detection of segmentation masks, which are stored beside the images and are not training images."""
 
 import collections
 import re
@@ -12,16 +12,16 @@ _MASK_FILE = re.compile(r"(.+?)[ _-](?:mask|masks|segmentation)(?:[ _-]?\d+)?", 
 
 
 def find_masks(images):
-    """Which images are masks, and which folders only hold the images that the masks belong to.
+    """Find masks, and folders whose only purpose is to separate images from masks.
 
-    Masks lie in a folder `masks` (or the like) beside a folder `images`, in one below the images of a class,
-    or in files `x_mask.png` beside `x.png`.
+    Masks are in a folder `masks` (or a similar name) beside a folder `images` or inside a class folder, or in
+    files `x_mask.png` beside `x.png`.
 
     Args:
         images: list of tuples of str. Parts of the name of each image.
 
     Returns:
-        (set of indices of masks, set of folders). A folder is a tuple of str.
+        Tuple (set of indices of masks, set of folders). Each folder is a tuple of str.
 
     >>> from focalnets.data.masks import find_masks
     >>> find_masks([("flu", "images", "1.png"), ("flu", "masks", "1.png"), ("well", "2.png")])
@@ -55,7 +55,7 @@ def _plain(name):
 
 
 def _mask_files(stems):
-    """Indices of the files of one folder whose name is that of another with "_mask" behind it."""
+    """Indices of the files of a folder whose stem is that of another file followed by "_mask"."""
     present = set(stems.values())
     matches = {index: _MASK_FILE.fullmatch(stem) for index, stem in stems.items() if stem}
     return {index for index, match in matches.items() if match and match[1] in present}

@@ -1,7 +1,7 @@
-"""Names of data sets that need no path, and of files that hold one, free of everything else."""
+"""Names of data sets without a path, and suffixes of data files. Imports nothing."""
 
-# Data sets that Keras' own loaders serve, with their class names (None: numbers). Keras downloads them once
-# and caches them below ~/.keras/datasets.
+# Data sets from keras.datasets and their class names (None for numbers). Keras downloads them once and caches
+# them below ~/.keras/datasets.
 KERAS_DATASETS = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "cifar100": None,
@@ -12,7 +12,7 @@ KERAS_DATASETS = {
     ),
 }
 
-# These names go before folders of that name: ./digits is the folder.
+# These names take precedence over folders: "./digits" is the folder.
 NAMES = ("digits", *KERAS_DATASETS)
 
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -20,7 +20,7 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz
 
 
 def kind_of_data_file(name):
-    """What a file is that holds a data set, judged by its suffix; None for all other names.
+    """Describe a file that may hold a data set by its suffix. None for all other names.
 
     >>> from focalnets.data.names import kind_of_data_file
     >>> kind_of_data_file("photos.ZIP"), kind_of_data_file("cat.jpg")

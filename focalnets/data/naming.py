@@ -1,4 +1,4 @@
-"""Names in data sets: splits, classes, and what systems leave behind. Every reader uses these rules."""
+"""Rules for the names of splits, classes and system files. All readers of data sets use them."""
 
 import collections
 import logging
@@ -10,7 +10,7 @@ from focalnets.names import repeated
 _log = logging.getLogger("focalnets")
 
 SPLITS = ("train", "val", "test")
-ALL = "all"  # word for the images of all splits together
+ALL = "all"  # name of the images of all splits together
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -18,11 +18,11 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 
-# Words that may stand beside a split word without a meaning of their own: "seg_train", "Test Images".
+# Words without a meaning beside the name of a split: "seg_train", "Test Images".
 _FILLERS = {"set", "split", "data", "dataset", "image", "images", "img", "imgs", "seg", "the", "my", "x", "y"}
 _SUFFIX = re.compile(r"(?:set|split|data|images|imgs)$")
 
-# Compared without case. "@eaDir" and "#recycle" are Synology's, "lost+found" is ext4's.
+# Compared in lower case. Synology creates "@eaDir" and "#recycle", and ext4 creates "lost+found".
 _SYSTEM = frozenset(
     (
         *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
@@ -34,7 +34,7 @@ _SYSTEM = frozenset(
 
 
 def is_system_name(part):
-    """Whether a name is hidden, or left by an operating system, network drive or editor.
+    """Check if a name is hidden, or created by an operating system, network drive or editor.
 
     >>> from focalnets.data.naming import is_system_name
     >>> [is_system_name(part) for part in ("._cat.jpg", "Thumbs.db", "@eaDir", "cat.jpg")]
@@ -44,11 +44,11 @@ def is_system_name(part):
 
 
 def split_for(name):
-    """The split that a name stands for: "train", "val" or "test", or None.
+    """Split that a name denotes: "train", "val", "test", or None.
 
-    The name is taken apart at spaces, points, hyphens and underscores, without regard to case. One of the
-    words must name a split, alone or with "set", "data" or "images" attached to it. All others must be
-    fillers such as "set", "images" or a year.
+    The name is split at spaces, dots, hyphens and underscores. Case is ignored. One of the words must denote
+    a split, alone or followed by "set", "data" or "images". All other words must be fillers such as "set",
+    "images" or a year.
 
     >>> from focalnets.data.naming import split_for
     >>> [split_for(name) for name in ("Training", "test_set", "seg_train", "valid", "x_dev", "train2017")]
@@ -56,15 +56,15 @@ def split_for(name):
     >>> split_for("freight train"), split_for("tests")
     (None, None)
     """
-    split, others = _taken_apart(name)
+    split, others = _parse(name)
     return split if all(word in _FILLERS or _is_year(word) for word in others) else None
 
 
 def named_splits(names, source):
-    """Splits that a source lists by name: ({split: its name in the source}, names that are none of ours).
+    """Map splits to names in a source. Returns ({split: name}, names that do not denote a split).
 
     Raises:
-        ValueError: if two names stand for the same split.
+        ValueError: if two names denote the same split.
 
     >>> from focalnets.data.naming import named_splits
     >>> named_splits(["train", "validation", "extra"], "The data")
@@ -76,17 +76,17 @@ def named_splits(names, source):
         if split is None:
             others.append(name)
         elif split in found:
-            raise ValueError(f"{source} has two splits that mean {split}: {found[split]} and {name}.")
+            raise ValueError(f"{source} has two names for the split {split}: {found[split]} and {name}.")
         else:
             found[split] = name
     return found, others
 
 
 def split_folders(names):
-    """Which of some neighboring names stand for splits: name -> split.
+    """Names of neighboring folders that denote splits: name -> split.
 
-    Beyond `split_for`, names that differ only in the word of the split are splits: "chest_xray_train" and
-    "chest_xray_test".
+    In addition to `split_for`, names that differ only in the word for the split denote splits, such as
+    "chest_xray_train" and "chest_xray_test".
 
     >>> from focalnets.data.naming import split_folders
     >>> split_folders(["birds_train", "birds_test", "toy_train", "labels"])
@@ -94,7 +94,7 @@ def split_folders(names):
     """
     found, alike = {}, collections.defaultdict(dict)
     for name in names:
-        split, others = _taken_apart(name)
+        split, others = _parse(name)
         if split is not None:
             alike[others][name] = split
         if split_for(name) is not None:
@@ -105,8 +105,8 @@ def split_folders(names):
     return found
 
 
-def _taken_apart(name):
-    """(split or None, the other words), None as well where two words name splits."""
+def _parse(name):
+    """Tuple (split, other words). The split is None if no word or more than one word denotes a split."""
     split, others = None, []
     for word in re.split(r"[\s._-]+", name.casefold()):
         meaning = _SPLIT_WORDS.get(word) or _SPLIT_WORDS.get(_SUFFIX.sub("", _without_year(word)))
@@ -128,8 +128,7 @@ def _without_year(word):
 
 
 def class_name(text):
-    """A label in the form in which it is compared and stored: Unicode NFC, no white space around it, single
-    spaces within. Case is kept.
+    """Normalize a label: Unicode NFC, without outer white space, and with single spaces. Case is preserved.
 
     >>> from focalnets.data.naming import class_name
     >>> class_name("  big \\t cat "), class_name("e\\u0301tude") == "\\u00e9tude"
@@ -152,10 +151,10 @@ def equal_but_for_case(names):
 
 
 def distinct_class_names(names):
-    """Class names as a tuple, each in the form of `class_name`.
+    """Tuple of class names, each normalized by `class_name`.
 
     Raises:
-        ValueError: if two classes have the same name: nothing could tell their images apart.
+        ValueError: if two classes have the same name.
 
     >>> from focalnets.data.naming import distinct_class_names
     >>> distinct_class_names(["cat ", "hot  dog"])
@@ -165,20 +164,18 @@ def distinct_class_names(names):
     twice = repeated(names)
     if twice:
         raise ValueError(
-            f"The classes have a name twice: {', '.join(twice[:5])}. Expected class names that differ in "
-            "more than white space. Rename one of the two, or merge them."
+            f"Duplicate class names: {', '.join(twice[:5])}. Expected class names that differ in more than "
+            "white space. Rename or merge these classes."
         )
     return names
 
 
 def checked_class_names(names):
-    """`distinct_class_names`. Those that differ only in case stay two classes (letters), and are reported."""
+    """`distinct_class_names`, with a warning about names that differ only in case or white space."""
     names = distinct_class_names(names)
     alike = equal_but_for_case(names)
     if alike:
         shown = "; ".join(" and ".join(map(repr, group)) for group in alike[:3])
         shown += f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-        _log.warning(
-            "Classes whose names differ only in case or white space stay separate classes: %s.", shown
-        )
+        _log.warning("Names that differ only in case or white space are separate classes: %s.", shown)
     return names

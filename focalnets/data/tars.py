@@ -17,11 +17,11 @@ from focalnets.data.archives import DAMAGED, checked_size, link_target, list_arc
 from focalnets.data.files import has_image_suffix, is_image_file, path_parts
 from focalnets.images.formats import HEAD
 
-_STEP = 2**20
+_CHUNK = 2**20
 
 
 def list_tar(path):
-    """The images of a tar file. A compressed one is unpacked once, into a temporary file without a name."""
+    """`Listing` of a tar file. A compressed file is unpacked once, into an unnamed temporary file."""
     try:
         with _unpacking(path) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:") as archive:
             plain = isinstance(stream, io.BufferedReader)
@@ -29,20 +29,18 @@ def list_tar(path):
             members, links, folders = _tar_members(archive, None if plain else store)
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise ValueError(f"{path} is damaged ({error}): copy or download it anew.") from error
+            raise ValueError(f"{path} is damaged ({error}). Copy or download it again.") from error
         raise OSError(
-            f"{path} does not fit into {tempfile.gettempdir()} when it is unpacked; unpack it to a folder "
-            "with enough space, or set TMPDIR."
+            f"{tempfile.gettempdir()} has too little space to unpack {path}. Unpack it to a folder with enough "
+            "space, or set TMPDIR."
         ) from error
     except DAMAGED as error:
-        raise ValueError(
-            f"{path} is not a tar file, or an incomplete one: copy or download it anew."
-        ) from error
+        raise ValueError(f"{path} is not a tar file, or incomplete. Copy or download it again.") from error
     return list_archive(path, members, links, folders, store.read)
 
 
 def is_tar(path):
-    """Whether a file is a tar file, compressed or not."""
+    """Check if a file is a tar file, compressed or not."""
     try:
         with _unpacking(path) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:") as archive:
             return archive.firstmember is not None
@@ -51,7 +49,7 @@ def is_tar(path):
 
 
 def _unpacking(path):
-    """A binary stream of what a file holds, decompressed. A `BufferedReader` if it is not compressed."""
+    """Binary stream of the decompressed content of a file. A `BufferedReader` if it is not compressed."""
     with path.open("rb") as file:
         head = file.read(6)
     for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
@@ -61,7 +59,7 @@ def _unpacking(path):
 
 
 class _Bounded:
-    """A stream for `tarfile`, which reads names of any declared length into memory."""
+    """Stream that limits the size of headers, because `tarfile` reads any declared size into memory."""
 
     def __init__(self, stream):
         self._stream, self.seek, self.tell, self.seekable = stream, stream.seek, stream.tell, stream.seekable
@@ -73,9 +71,9 @@ class _Bounded:
 
 
 def _tar_members(archive, store):
-    """({parts: (start, bytes)}, {parts: parts of the target of a link}, parts of folders).
+    """Tuple ({parts: (start, size)}, {parts: parts of the target of a link}, list of parts of folders).
 
-    Images are copied into `store`, unless it is None; other members then have no bytes.
+    If `store` is not None, images are copied into it, and the size of other members is 0.
     """
     members, links, folders = {}, {}, []
     for info in archive:
@@ -94,7 +92,7 @@ def _tar_members(archive, store):
             members[parts] = (0, info.size if has_image_suffix(parts[-1]) else 0)
         else:
             stream = archive.extractfile(info)
-            head = stream.read(HEAD)  # to seek back would mean to unpack everything again
+            head = stream.read(HEAD)  # `seek` would unpack everything again
             if is_image_file(parts[-1], functools.partial(bytes, head)):
                 members[parts] = (store.append(head, stream), info.size)
             else:
@@ -103,10 +101,10 @@ def _tar_members(archive, store):
 
 
 class _Store:
-    """A file that holds members one after the other. It is closed with the last reference to it."""
+    """File of concatenated members, closed by the garbage collector."""
 
     def __init__(self, file, mode):
-        # A descriptor of its own, because Python warns of files that are closed by nobody but the collector.
+        # The descriptor is duplicated because Python warns if the garbage collector closes a file object.
         with file:
             self._descriptor = os.dup(file.fileno())
         self._file = open(self._descriptor, mode, closefd=False)  # noqa: SIM115
@@ -116,15 +114,15 @@ class _Store:
         os.close(self._descriptor)
 
     def append(self, head, stream):
-        """Copy some bytes and the rest of a stream to the end. Returns where they start."""
+        """Append bytes and the rest of a stream. Returns their offset."""
         start = self._file.seek(0, io.SEEK_END)
         self._file.write(head)
-        shutil.copyfileobj(stream, self._file, _STEP)
+        shutil.copyfileobj(stream, self._file, _CHUNK)
         self._file.flush()
         return start
 
     def read(self, member, size=None):
-        """BytesIO of a member (start, bytes), or of its first `size` bytes."""
+        """BytesIO of a member (start, size), or of its first `size` bytes."""
         start, length = member
         length = checked_size(length) if size is None else min(size, length)
         with self._lock:

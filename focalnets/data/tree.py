@@ -1,4 +1,4 @@
-"""A compact image of a tree of files, for errors about its layout."""
+"""Compact drawing of a tree of files, for errors about its layout."""
 
 import collections
 
@@ -9,11 +9,11 @@ _DEPTH = 3
 
 
 def draw_tree(images, others=()):
-    """A few lines that show folders with the number of images in and below each.
+    """Draw the folders of a tree with the number of images in each.
 
     Args:
         images: list of tuples of str. Parts of the names of the images.
-        others: the same for all other files.
+        others: list of tuples of str. Parts of the names of all other files. Defaults to `()`.
 
     >>> from focalnets.data.tree import draw_tree
     >>> print(draw_tree([("cat", "1.jpg"), ("cat", "2.jpg"), ("dog", "1.jpg")], [("list.csv",)]))
@@ -39,7 +39,7 @@ def draw_tree(images, others=()):
 def _lines(folder, below, direct, children):
     indent, lines = "  " * (len(folder) + 1), []
     if direct[folder] and children[folder]:
-        lines.append(f"{indent}{_counted(direct[folder], 'image')} directly in it")
+        lines.append(f"{indent}{_counted(direct[folder], 'image')} directly in this folder")
     elif direct[folder] and not folder:
         lines.append(f"{indent}{_counted(direct[folder], 'image')}")
     inside = sorted(children[folder])

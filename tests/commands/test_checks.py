@@ -85,7 +85,7 @@ MISTAKES = [
         "do not exist: /nowhere/photos. If they were moved, use focalnets train --resume",
     ),
     ("train --resume old --data digits --backend torch", "started on jax, and the current backend is torch"),
-    ("train --out r --data twice.npz", "The classes have a name twice: cat."),
+    ("train --out r --data twice.npz", "Duplicate class names: cat."),
     ("train --out r --backnd torch", "--backend"),
     ("evaluate runs/mine", "--data"),
     ("evaluate runs/mien --data digits", "Did you mean 'runs/mine'?"),

@@ -378,7 +378,7 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
         for split in found.splits.values():  # what is left out moves no label to another image
             assert [2 - image[0, 0].argmax() for image in split.images] == split.labels.tolist()
     archive.write_bytes(content[:200])
-    with pytest.raises(ValueError, match="not a zip, or an incomplete one"):
+    with pytest.raises(ValueError, match="not a zip file, or incomplete"):
         open_dataset(str(archive))
     (tmp_path / "excel.csv").write_bytes("path,label\nä.png,katze\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"excel\.csv is not UTF-8"):

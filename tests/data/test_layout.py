@@ -47,7 +47,7 @@ LAYOUTS = {
     "training/{train,test}/{cat,dog}/1.png": "train: cat 1, dog 1; test: cat 1, dog 1",
     "{cat,dog}/{train,test}/{1,2}.png": "train: cat 2, dog 2; test: cat 2, dog 2",
     "train/{cat,dog}/1.png + test/{1,2,3}.png": (
-        "train: cat 1, dog 1. Left out 3 images that are in no class folder"
+        "train: cat 1, dog 1. Left out 3 images outside the class folders"
     ),
     "{train,test}/{cat,dog}/1.png + extra/cat/{1,2}.png + cover.png": (
         "train: cat 1, dog 1; test: cat 1, dog 1. Left out 3 images outside the split folders"
@@ -66,7 +66,7 @@ LAYOUTS = {
     ),
     "{cat/cat,dog/dog}/{1,2,3}.png": "cat 3, dog 3",
     "{cat,dog}/photos/{1,2,3}.png": "cat 3, dog 3",
-    "{cat,dog}/{1,2,3}.png + {cover,logo}.png": "cat 3, dog 3. Left out 2 images that are in no class folder",
+    "{cat,dog}/{1,2,3}.png + {cover,logo}.png": "cat 3, dog 3. Left out 2 images outside the class folders",
     "{cat,dog}/{1,2,3}.png + pink/": "cat 3, dog 3. Left out 1 folder without images",
     "{cat,dog}/{1,2,3}.png + notes/{a,b}.txt": (
         "cat 3, dog 3. Left out 2 files that are not images. Left out 1 folder without images"
@@ -99,7 +99,7 @@ LAYOUTS = {
     "{1,2,3}.png": "error: has no class folders",
     "{train,test}/{1,2}.png": "error: has no class folders",
     "{images,masks}/{1,2}.png": "error: has no class folders",
-    "{1,2,3,4}.png + cat/1.png": "error: has most images in no class folder",
+    "{1,2,3,4}.png + cat/1.png": "error: has most images outside the class folders",
     "{fruit/{apple,pear},roots/{beet,carrot}}/1.png": (
         "error: has two levels of folders that could be the classes: fruit, roots or apple, beet, carrot"
     ),
@@ -108,9 +108,9 @@ LAYOUTS = {
     ),
     "{train,test,Train}/{cat,dog}/1.png": "error: has 2 folders for the split train (Train, train)",
     "{fold1,fold2}/{train,test}/{cat,dog}/1.png + cover/1.png": (
-        "error: has folders of splits (test, train) below other folders"
+        "error: has split folders (test, train) inside other folders"
     ),
-    "{cat,dog}/1.png + old/test/cat/2.png": "error: has folders of splits (test) below other folders",
+    "{cat,dog}/1.png + old/test/cat/2.png": "error: has split folders (test) inside other folders",
     "notes/{a,b}.txt": "error: holds no images of the form train/<class>/<image> or <class>/<image>",
 }
 
