@@ -101,7 +101,7 @@ def read_layout(images, others=(), folders=(), source="The data"):
         else:
             used.append(folder)
     if not used:
-        fail("has images, but no class folders")
+        fail("has no class folders")
     without_class = sum(len(folder.images) for folder in found if not folder.parts and not folder.split)
     if not has_splits and without_class > sum(len(folder.images) for folder in used):
         fail("has most images outside the class folders")

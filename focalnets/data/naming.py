@@ -177,5 +177,5 @@ def checked_class_names(names):
     if alike:
         shown = "; ".join(" and ".join(map(repr, group)) for group in alike[:3])
         shown += f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-        _log.warning("Names that differ only in case or white space are separate classes: %s.", shown)
+        _log.warning("Class names that differ only in case or white space are separate classes: %s.", shown)
     return names

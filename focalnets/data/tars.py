@@ -31,8 +31,8 @@ def list_tar(path):
         if error.errno != errno.ENOSPC:
             raise ValueError(f"{path} is damaged ({error}). Copy or download it again.") from error
         raise OSError(
-            f"{tempfile.gettempdir()} has too little space to unpack {path}. Unpack it to a folder with enough "
-            "space, or set TMPDIR."
+            f"{tempfile.gettempdir()} has too little space to unpack {path}. Unpack it to a folder with "
+            "enough space, or set TMPDIR."
         ) from error
     except DAMAGED as error:
         raise ValueError(f"{path} is not a tar file, or incomplete. Copy or download it again.") from error

@@ -409,7 +409,7 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
                 "y_train": np.arange(2),
                 "class_names": np.array(["a", "a"]),
             },
-            "a name twice",
+            "Duplicate class names",
         ),
     ],
 )

@@ -54,7 +54,7 @@ LAYOUTS = {
     ),
     "{train,test}/{cat,dog}/1.png + train/cat/more/{1,2}.png": (
         "train: cat 3, dog 1; test: cat 1, dog 1. Counted 2 images in subfolders as images of the class "
-        "folder above them"
+        "folders above them"
     ),
     # === Classes without splits ===
     "{cat,dog}/{1,2,3,4,5}.png": "cat 5, dog 5",
@@ -62,7 +62,7 @@ LAYOUTS = {
     "a/b/c/{cat,dog}/{1,2,3}.png": "cat 3, dog 3",
     "{car,train}/{1,2,3}.png": "car 3, train 3",
     "{cat,dog}/{1,2,3}.png + cat/kittens/{4,5}.png": (
-        "cat 5, dog 3. Counted 2 images in subfolders as images of the class folder above them"
+        "cat 5, dog 3. Counted 2 images in subfolders as images of the class folders above them"
     ),
     "{cat/cat,dog/dog}/{1,2,3}.png": "cat 3, dog 3",
     "{cat,dog}/photos/{1,2,3}.png": "cat 3, dog 3",

@@ -172,7 +172,7 @@ def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
     assert dataset.splits["train"].labels.tolist() == [2, 2, 0, 1]
     assert set(dataset.splits) == {"train", "val", "test"}
     assert caplog.messages == [
-        "Names that differ only in case or white space are separate classes: 'Cat' and 'cat'."
+        "Class names that differ only in case or white space are separate classes: 'Cat' and 'cat'."
     ]
     table.write_text("path,label,split\nclasses/blue/0.png,cat,holdout\n")
     with pytest.raises(ValueError, match="line 2: the split is 'holdout'; expected train, val, test"):
@@ -306,7 +306,7 @@ def test_huge_labels_and_equal_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has the label 2,000,000,000 in y_train"):
         open_dataset(str(tmp_path / "a.npz"))
     np.savez(tmp_path / "a.npz", x_train=images, y_train=np.array([0, 1]), class_names=["cat", " cat"])
-    with pytest.raises(ValueError, match="a name twice: cat"):
+    with pytest.raises(ValueError, match="Duplicate class names: cat"):
         open_dataset(str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match="2 classes have only 1 different names"):
         evaluate_logits(np.eye(2), np.arange(2), ("cat", "cat"))
