@@ -5,7 +5,7 @@ Legend of the shape suffixes: B batch, H height, W width, C channels, L focal le
 Equations of the paper (arXiv 2203.11926, section 3), with x the input map:
 
     query, context, gates = f(x)                     one pointwise projection, C -> 2C + L + 1
-    Z_l   = GELU(depthwise_conv_l(Z_{l-1}))          Z_0 = context, l = 1..L; windows grow with l
+    Z_l   = GELU(depthwise_conv_l(Z_{l-1}))          Z_0 = context, l = 1..L; window sizes increase with l
     Z_out = sum_l gates_l * Z_l + gates_{L+1} * GELU(mean_HW(Z_L))
     m     = h(Z_out)                                 the modulator, pointwise C -> C
     y     = proj(query * m)                          pointwise C -> C
@@ -145,7 +145,7 @@ class FocalModulation(keras.layers.Layer):
         if not return_modulation:
             return y
         gates = keras.KerasTensor((*x_BHWC.shape[:-1], self.focal_levels + 1), dtype=self.compute_dtype)
-        # Not `y` again: Keras tells outputs apart by identity.
+        # A new tensor instead of `y`, because Keras distinguishes outputs by identity.
         return y, gates, keras.KerasTensor(x_BHWC.shape, dtype=self.compute_dtype)
 
     def compute_output_shape(self, input_shape):

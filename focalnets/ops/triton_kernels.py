@@ -62,7 +62,7 @@ def unsupported(context, gates, kernels):
     if len(dtypes) > 1 or context.dtype not in DTYPES:
         return f"dtypes are {sorted(map(str, dtypes))}, not one of float32, bfloat16 and float16 throughout"
     if not kernels:
-        return "there is no focal level"
+        return "the list of kernels is empty"
     if any(size % 2 == 0 or size > LARGEST_KERNEL for size in sizes):
         return f"kernel sizes are {sizes}, not odd and at most {LARGEST_KERNEL}"
     if context.numel() == 0:

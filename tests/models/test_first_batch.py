@@ -51,7 +51,7 @@ def images():
 LABELS = np.arange(40) % 2
 
 
-def said(call):
+def warning_texts(call):
     """List of the texts of all warnings of a call."""
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
@@ -89,7 +89,7 @@ def said(call):
 )
 def test_predict_warns_about_range_of_values(net, change, range_, advice, images):
     x = change(images.astype("float32"))
-    texts = said(lambda: net.predict(x, verbose=0))
+    texts = warning_texts(lambda: net.predict(x, verbose=0))
     assert [range_] * (range_ is not None) == [
         re.search(r"from \S+ to \S+;", text).group() for text in texts if "expected pixels" in text
     ]
@@ -107,7 +107,7 @@ def test_classifier_warns_once_per_call(net, images, verb):
     if verb == "fit":
         keywords.update(epochs=3, validation_data=(x, LABELS))
     for _ in range(2):
-        (text,) = said(lambda: getattr(net, verb)(*arguments, **keywords))
+        (text,) = warning_texts(lambda: getattr(net, verb)(*arguments, **keywords))
         assert "The images have values from 0 to 1" in text
 
 
@@ -169,7 +169,7 @@ def test_classifier_checks_first_batch_of_every_data_type(net, images, source, v
     keywords = {"shuffle": False} if verb == "fit" else {}
     (text,) = (
         text
-        for text in said(lambda: getattr(net, verb)(data, verbose=0, **keywords))
+        for text in warning_texts(lambda: getattr(net, verb)(data, verbose=0, **keywords))
         if "ran out" not in text
     )
     assert "The images have values from 0 to 1" in text
@@ -191,13 +191,13 @@ def test_predict_and_evaluate_warn_about_other_image_sizes(net, images):
         lambda: net.evaluate(large, LABELS, verbose=0),
         lambda: net.predict_on_batch(large),
     ):
-        (text,) = said(call)
+        (text,) = warning_texts(call)
         assert text == (
             "The images have 16 x 16 pixels; the classifier was trained with 8 x 8 pixels and is less "
             "accurate at other sizes. Resize and crop images with classifier.preprocess(images)."
         )
-    assert said(lambda: build(image_size=None).predict(large, verbose=0)) == []
-    assert said(lambda: modulation_model(net).predict(large, verbose=0)) == [], (
+    assert warning_texts(lambda: build(image_size=None).predict(large, verbose=0)) == []
+    assert warning_texts(lambda: modulation_model(net).predict(large, verbose=0)) == [], (
         "explanations use whole images"
     )
 
@@ -211,12 +211,12 @@ def test_warning_points_at_line_of_user(net, images):
 
 def test_classifier_without_image_converter_does_not_warn(images):
     net = build(converter=False)
-    assert said(lambda: net.predict(images, verbose=0)) == []
-    assert said(lambda: net.predict(images / 255, verbose=0)) == []
+    assert warning_texts(lambda: net.predict(images, verbose=0)) == []
+    assert warning_texts(lambda: net.predict(images / 255, verbose=0)) == []
 
 
 def test_modulation_model_warns_about_range_of_values(net, images):
-    (text,) = said(lambda: modulation_model(net).predict(images / 255, verbose=0))
+    (text,) = warning_texts(lambda: modulation_model(net).predict(images / 255, verbose=0))
     assert "expected pixels" in text
 
 
@@ -231,7 +231,7 @@ def test_modulation_model_warns_about_range_of_values(net, images):
     ],
 )
 def test_classifier_warns_about_preceding_rescaling(net, layers, warned):
-    texts = said(lambda: keras.Sequential([keras.Input((8, 8, 3)), *layers, net]))
+    texts = warning_texts(lambda: keras.Sequential([keras.Input((8, 8, 3)), *layers, net]))
     assert [re.match(r"A Rescaling layer multiplies .* by 0\.00", text) is not None for text in texts] == [
         True
     ] * warned
@@ -240,9 +240,9 @@ def test_classifier_warns_about_preceding_rescaling(net, layers, warned):
 def test_fit_stores_image_size(images, tmp_path):
     net = build(image_size=(8, 8))
     large = np.repeat(np.repeat(images, 2, 1), 3, 2)
-    assert said(lambda: net.fit(large, LABELS, verbose=0)) == []
+    assert warning_texts(lambda: net.fit(large, LABELS, verbose=0)) == []
     assert net.image_converter.image_size == (16, 24)
-    assert said(lambda: net.predict(large, verbose=0)) == []
+    assert warning_texts(lambda: net.predict(large, verbose=0)) == []
     net.class_names = ("dark", "bright")
     net.save_to_preset(tmp_path / "preset")
     again = FocalNetImageClassifier.from_preset(tmp_path / "preset")
@@ -524,7 +524,7 @@ def test_fit_does_not_warn_about_loader(images):
     net = build()
     net.compile(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
     loader = Loader(Split(images, LABELS), ImageClassification(2), batch_size=8)
-    assert said(lambda: net.fit(loader, shuffle=False, verbose=0)) == []
+    assert warning_texts(lambda: net.fit(loader, shuffle=False, verbose=0)) == []
 
 
 def test_range_problem_accepts_black_images_and_reports_gray_images():

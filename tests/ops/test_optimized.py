@@ -359,8 +359,8 @@ for _ in range(20):
     np.ones(2**23)
 print(faults() - start)
 """
-    kept, returned = (
+    with_setting, without = (
         int(subprocess.run([sys.executable, "-c", code, word], capture_output=True, text=True).stdout)
         for word in ("keep", "return")
     )
-    assert kept < returned / 10
+    assert with_setting < without / 10

@@ -250,7 +250,7 @@ def test_unsupported_gives_reason(monkeypatch):
     assert reason() is None
     assert "float64" in reason(torch.ones(1, 4, 5, 3).double())
     assert "bfloat16" in reason(gates=torch.ones(1, 4, 5, 2).bfloat16())
-    assert "no focal level" in reason(kernels=[])
+    assert "the list of kernels is empty" in reason(kernels=[])
     assert "[17]" in reason(kernels=[torch.ones(17, 17, 3, 1)])
     assert "[4]" in reason(kernels=[torch.ones(4, 4, 3, 1)])
     assert "empty" in reason(torch.ones(0, 4, 5, 3))
