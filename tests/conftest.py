@@ -1,4 +1,4 @@
-"""Shared by all tests: focalnets first, so that it chooses the backend before keras is imported."""
+"""Fixtures of all tests. focalnets is imported first, so that it chooses the backend."""
 
 import os
 
@@ -34,7 +34,7 @@ def _fresh_state():
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Exports and downloads of tests stay out of the user's cache, and none of earlier code is used."""
+    """Exports and downloads of a session go to an empty cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FOCALNETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         if keras.backend.backend() == "jax":  # a resumed training is not compiled again
@@ -48,7 +48,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """Name of the file -> matplotlib figure, of all that are drawn."""
+    """Dict of all drawn matplotlib figures by file name."""
     found, save = {}, matplotlib.figure.Figure.savefig
 
     def keep(self, path, *arguments, **keywords):
@@ -61,7 +61,7 @@ def figures(monkeypatch):
 
 @pytest.fixture
 def fixture_preset():
-    """(directory, expected values) of the preset that every backend must agree on."""
+    """(directory, expected values) of a preset that gives the same numbers on every backend."""
     directory = pathlib.Path(__file__).parent / "fixtures" / "parity"
     with np.load(directory / "expected.npz") as expected:
         return directory, dict(expected)

@@ -1,4 +1,4 @@
-"""Who may import whom. The package is parsed, not imported."""
+"""Import rules of the package, which is parsed, not imported."""
 
 import ast
 import pathlib
@@ -7,7 +7,8 @@ import focalnets
 
 ROOT = pathlib.Path(focalnets.__file__).parent
 
-# Modules at the top of the package, which import nothing else of it but `names`. Every part may import them.
+# Modules at the top of the package, which import nothing else of the package but `names`. Every part may
+# import them.
 BASE = {"files", "names", "npz", "pixel_range", "process", "progress", "resizing", "schema", "threads"}
 
 # Each part may import these parts, the base and itself. LAZILY are the declared exceptions: imports inside a
@@ -75,7 +76,7 @@ def imports(path):
             yield name, node in tree.body
 
 
-def test_parts_import_only_what_stands_before_them():
+def test_parts_import_only_earlier_parts():
     files = list(ROOT.rglob("*.py"))
     assert {part(path) for path in files} == set(ALLOWED), "a new part needs a row in ALLOWED"
     for path in files:
@@ -93,7 +94,7 @@ def test_parts_import_only_what_stands_before_them():
             assert fine, f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_foreign_modules_stay_where_they_belong():
+def test_foreign_modules_are_imported_only_in_their_parts():
     free_of_keras = {*BASE, "hub", "cli", "__main__", "__init__"}
     for path in ROOT.rglob("*.py"):
         for name, at_top in imports(path):
@@ -109,5 +110,5 @@ def test_foreign_modules_stay_where_they_belong():
                 assert not at_top, f"{path}: optional packages are imported where they are used"
 
 
-def test_maps_are_numpy_only():
+def test_maps_import_only_numpy():
     assert {name for name, _ in imports(ROOT / "explanation" / "maps.py")} == {"dataclasses", "numpy"}

@@ -1,4 +1,4 @@
-"""The benchmarks run, with tiny settings, and their rows make sense; torch only."""
+"""The benchmark scripts with tiny settings, on torch."""
 
 import csv
 import dataclasses
@@ -26,7 +26,7 @@ if keras.backend.backend() != "torch":
 
 @pytest.fixture
 def run(tmp_path):
-    """Run a script; give what it printed, and its result files, lists of rows, by the start of their name."""
+    """Function that runs a script. It returns the output, and rows of each result file by its first word."""
 
     def run(script, *arguments):
         environment = {**os.environ, "FOCALNETS_RESULTS": str(tmp_path), "KERAS_BACKEND": "torch"}
@@ -47,7 +47,7 @@ def assert_times(rows):
         assert 0 < float(row["min_s"]) <= float(row["median_s"]) <= float(row["max_s"]), row
 
 
-def test_ops(run):
+def test_bench_ops_writes_rows(run):
     printed, tables = run("bench_ops.py", "--rounds", 1, "--backends", "torch", "--shapes", "2,5,7,8,2")
     rows = tables["ops"]
     assert_times(rows)
@@ -57,7 +57,7 @@ def test_ops(run):
     assert "left out" not in printed
 
 
-def test_models(run):
+def test_bench_models_compares_contenders(run):
     names = ("focalnets-torch", "plain-keras-torch", "tutorial-tensorflow")
     small = ("--net", "focalnet_pico", "--batch", 2, "--rounds", 1)
     printed, tables = run("bench_models.py", "--task", "training", *small, "--contenders", *names)
@@ -68,13 +68,13 @@ def test_models(run):
     assert (ours["ratio"], ours["ratio_to"], plain["ratio_to"]) == ("1.0", names[0], names[0])
     for row in (ours, plain):
         assert 0 < float(row["fraction_of_peak"]) < 1
-        # Weights are held before; gradients and AdamW's two slots come with the first step.
+        # The first step allocates gradients and the two slots of AdamW.
         assert float(row["peak_extra_mb"]) > 3 * 4 * int(row["parameters"]) / 1e6
         assert float(row["warmup_s"]) <= float(row["ready_s"])
     assert "left out: tutorial-tensorflow (is the net tutorial only)" in printed
 
 
-def test_scaling(run, tmp_path):
+def test_bench_scaling_fits_exponents(run, tmp_path):
     small = ("--sides", 8, 16, "--channels", 32, "--rounds", 1, "--directions", "forward")
     _, tables = run("bench_scaling.py", *small)
     rows, fits = tables["scaling"], tables["scaling-fits"]
@@ -91,13 +91,13 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
-def test_who_dies_is_reported(scripts, tmp_path):
+def test_interleave_reports_contenders_that_fail(scripts, tmp_path):
     import measure
 
     good = tmp_path / "good.py"
     good.write_text("import measure; measure.serve(lambda: None, note='fine')")
     dies = tmp_path / "dies.py"
-    # Two steps warm up, one shows how long a step takes, one is the first round.
+    # Two steps warm up, one measures the length of a step, one is the first round.
     dies.write_text(
         "import measure, time\nsteps = []\n"
         "def step():\n"
@@ -122,8 +122,8 @@ def test_who_dies_is_reported(scripts, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux forgets a peak")
-def test_memory_is_that_of_the_steps(scripts, tmp_path):
-    """What was taken and given back before the first step does not count, nor hide what a step takes."""
+def test_interleave_measures_memory_of_steps(scripts, tmp_path):
+    """Memory that was freed before the first step does not count."""
     import measure
 
     script = tmp_path / "takes.py"
@@ -136,7 +136,7 @@ def test_memory_is_that_of_the_steps(scripts, tmp_path):
     assert 45 < measured["it"].peak_extra_mb < 60
 
 
-def test_crossing_and_exponent(scripts):
+def test_crossing_and_exponent_of_known_curves(scripts):
     from bench_scaling import crossing, exponent
 
     sides = (10, 20, 40, 80)
@@ -148,11 +148,11 @@ def test_crossing_and_exponent(scripts):
     assert crossing(linear[2:], quadratic[2:], "median_s") == "less everywhere"
 
 
-def in_order_of_use(net):
-    """Variables of ours as stock layers list theirs; ours lists kernels before `f`, `norm1` after `proj`."""
+def in_order_of_use(network):
+    """Variables of our network in the order of stock Keras layers."""
     parts = ("norm1", "modulation/f/", "modulation/focal", "modulation/h", "modulation/proj", "norm2", "fc")
     blocks = {}
-    for variable in net.trainable_variables:
+    for variable in network.trainable_variables:
         blocks.setdefault(variable.path.split("/")[0], []).append(variable)
     for name, variables in blocks.items():
         if "block" in name:
@@ -161,19 +161,19 @@ def in_order_of_use(net):
 
 
 @pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_small_iso", "focalnet_nano", "tutorial"])
-def test_plain_keras_is_the_same_net(scripts, name):
-    """Same parameters, and with ours' values the same logits."""
+def test_plain_keras_equals_focalnets(scripts, name):
+    """With equal weights, the logits are equal."""
     import plain_keras
 
     row = shrunk(name)
     shape = (64, 64, row.channels)
     ours, plain = build_architecture(row), plain_keras.build(row.backbone, shape, row.num_classes)
     generator = np.random.default_rng(0)
-    for theirs, value in zip(plain.trainable_variables, in_order_of_use(ours), strict=True):
+    for copy, value in zip(plain.trainable_variables, in_order_of_use(ours), strict=True):
         value.assign(0.5 * generator.standard_normal(value.shape))
-        theirs.assign(value)
+        copy.assign(value)
     x = generator.standard_normal((2, *shape)).astype("float32")
-    expected, found = (net.predict_on_batch(x) for net in (ours, plain))
+    expected, found = (network.predict_on_batch(x) for network in (ours, plain))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -183,12 +183,12 @@ def keep_run(monkeypatch):
     return importlib.import_module("keep_run")
 
 
-def test_the_table_of_recipes_is_that_of_the_stored_runs(keep_run):
+def test_table_of_recipes_matches_stored_runs(keep_run):
     text = keep_run.README.read_text()
     assert text.split(keep_run.BEGIN)[1].split(keep_run.END)[0] == keep_run.table()
 
 
-def test_the_records_of_a_run_are_kept(keep_run, monkeypatch, tmp_path):
+def test_keep_run_stores_records(keep_run, monkeypatch, tmp_path):
     monkeypatch.setattr(keep_run.measure, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
     recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
@@ -222,8 +222,8 @@ def gpu_session(monkeypatch):
 @pytest.mark.parametrize(
     "part", ["ceilings", "correctness", "train_step", "depthwise", "speed", "kernel_speed"]
 )
-def test_the_gpu_session_is_rehearsed(gpu_session, part, tmp_path):
-    """All but the kernels alone (`test_triton`), the compiler, and what only a GPU can do."""
+def test_gpu_session_rehearses_every_part(gpu_session, part, tmp_path):
+    """Without the Triton kernels, the compiler and parts that need a GPU."""
     assert gpu_session.main(part, str(tmp_path), str(time.time() + 600), "--rehearse") == 0
     rows = []
     for path in tmp_path.iterdir():
@@ -238,7 +238,7 @@ def test_the_gpu_session_is_rehearsed(gpu_session, part, tmp_path):
         }
 
 
-def test_a_contender_that_fails_takes_no_others_along(gpu_session, tmp_path, capsys):
+def test_gpu_session_continues_after_a_failure(gpu_session, tmp_path, capsys):
     part = gpu_session.Part(tmp_path, time.time() + 600, rehearse=True)
     calls = []
 

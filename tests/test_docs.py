@@ -1,4 +1,4 @@
-"""Every example in a docstring runs, and every block of the README and of docs/, in one folder."""
+"""Examples of all docstrings, and all blocks of the README and of docs/."""
 
 import doctest
 import importlib
@@ -26,13 +26,13 @@ MODULES = [
 
 
 @pytest.mark.parametrize("name", ["focalnets", *MODULES])
-def test_docstring_examples(name, tmp_path, monkeypatch):
+def test_docstring_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # examples remove nothing
     failed, _ = doctest.testmod(importlib.import_module(name))
     assert failed == 0
 
 
-def test_every_public_name_has_an_example():
+def test_public_names_have_examples():
     for name in focalnets.__all__:
         value = getattr(focalnets, name)
         if (inspect.isclass(value) and name != "Recipe") or inspect.isfunction(value):
@@ -40,20 +40,20 @@ def test_every_public_name_has_an_example():
             assert len(value.__doc__) > 100, name
 
 
-# A line that ends with this comment is left out, a block that starts with it as a whole. Allowed for what
-# downloads, installs, or takes more than a minute; the reader sees the reason, too.
+# A line that ends with this comment is skipped, and a whole block that starts with it. The comment gives the
+# reason: a download, an installation, or more than a minute.
 NOT_TESTED = re.compile(r"# not tested: \w.*")
 
 
 def pages():
-    """README.md, then the pages of docs/ in the order in which it links them."""
+    """README.md, then the pages of docs/ in the order of its links."""
     linked = dict.fromkeys(re.findall(r"\(docs/(\w+\.md)\)", README.read_text()))
     assert set(linked) == {path.name for path in (ROOT / "docs").glob("*.md")}, "README links every page"
     return [README, *(ROOT / "docs" / name for name in linked)]
 
 
 def blocks(page):
-    """(number of the first line, language, text) of each block of code of a page."""
+    """List of (number of the first line, language, text) of the blocks of code of a page."""
     language, found = None, []
     for number, line in enumerate(page.read_text().splitlines(), 1):
         if not line.startswith("```"):
@@ -69,7 +69,7 @@ def blocks(page):
 
 
 def commands(text):
-    """The words of each command of a bash block that is to be tested."""
+    """Words of each tested command of a bash block."""
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip() and not line.startswith("#") and not NOT_TESTED.search(line):
             yield shlex.split(line, comments=True)
@@ -84,8 +84,8 @@ def run_block(language, text):
         assert main(words[1:]) == 0, words
 
 
-def test_every_block_of_every_page_runs_in_one_folder(tmp_path, monkeypatch):
-    """In the order of the pages and of the blocks, as a reader would, from a clone."""
+def test_pages_run_block_by_block(tmp_path, monkeypatch):
+    """In one directory, in the order of the pages and blocks."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.md"))
     for page in pages():
@@ -97,11 +97,11 @@ def test_every_block_of_every_page_runs_in_one_folder(tmp_path, monkeypatch):
                 run_block(language, text)
             except BaseException as error:
                 raise AssertionError(f"{page.name}, block of line {number}: {error!r}") from error
-    # What the first command shows a newcomer.
+    # The first training of the README.
     assert json.loads((tmp_path / "runs" / "first" / "evaluation.json").read_text())["top1"] > 0.9
 
 
-def test_blocks_that_are_not_tested_are_few_and_have_a_reason():
+def test_untested_blocks_are_few_and_have_a_reason():
     left_out = [
         line
         for page in pages()

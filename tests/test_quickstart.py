@@ -1,4 +1,4 @@
-"""What focalnets does, one test per job. Read these first: each is what a user would type."""
+"""The jobs of focalnets, one test per job, as a user types them. Read these first."""
 
 import numpy as np
 import pytest

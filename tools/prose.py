@@ -57,6 +57,7 @@ IGNORED = (
     "tests/fixtures",
     "benchmarks/results",
     "tools/prose.py",
+    "tests/test_prose.py",
 )
 ALLOWED = re.compile(
     r"HOUSE|`[^`]*`|https?://\S+|\bAs many as\b|colour_jitter|backbone__colour|\"pictures?\"|'pictures?'"
