@@ -57,7 +57,7 @@ lint: setup ## style, mistakes, and phrases that the glossary replaces
 
 bench: setup ## a short honest benchmark of this machine; rows go to build/benchmarks
 	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_start.py
-	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_models.py --net focalnet_nano \
+	FOCALNETS_RESULTS=build/benchmarks $(BIN)/python benchmarks/bench_models.py --network focalnet_nano \
 		--task training --batch 128 --contenders focalnets-$(BACKEND) plain-keras-$(BACKEND)
 
 docs: setup ## the reference of every public name, from the docstrings, into build/docs

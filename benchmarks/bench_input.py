@@ -1,10 +1,10 @@
-"""Images a second of the loader alone, streaming JPEGs of ImageNet's usual size, beside bare decoders.
+"""Images per second of the loader for streamed JPEG files of ImageNet's size, compared with bare decoders.
 
     python benchmarks/bench_input.py [--rounds 5] [--images 600] [--epoch 100000]
 
-The images are made: noise with the spectrum of photographs (1/f), 500 x 375, quality 92, 108 kB on
-average. All contenders use as many threads as there are cores and take turns. simplejpeg is an optional
-peer. `--epoch` also streams so many images once and records the memory of the process on the way.
+The images are synthetic: noise with the spectrum of photographs (1/f), 500 x 375, quality 92, 108 kB on
+average. Each contender uses one thread per core, and contenders take turns. simplejpeg is optional. `--epoch`
+also streams this many images once and records the memory of the process.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import measure
 import numpy as np
 from PIL import Image
 
-import focalnets  # noqa: F401  isort: skip  it chooses an installed backend
+import focalnets  # noqa: F401  isort: skip  selects an installed backend
 from focalnets import FocalNetImageConverter, open_dataset
 from focalnets.data.cache import square, write_cache
 from focalnets.data.loader import Loader
@@ -39,13 +39,13 @@ def make_image(path, height, width, generator):
         noise = generator.normal(size=frequency.shape) + 1j * generator.normal(size=frequency.shape)
         plane = np.fft.irfft2(noise / frequency**1.15, (height, width))
         planes.append((plane - plane.mean()) / plane.std())
-    # Colors of a photograph are much alike.
+    # The color channels of a photograph are similar.
     pixels = 120 + 50 * np.stack([0.85 * planes[0] + 0.3 * plane for plane in planes], axis=-1)
     Image.fromarray(pixels.clip(0, 255).astype("uint8")).save(path, quality=92)
 
 
 def make_folder(folder, count, distinct=300):
-    """`count` images of two classes, `distinct` of them made, the others links to those."""
+    """Write `count` images of two classes, and return their mean size. All after `distinct` are links."""
     generator = np.random.default_rng(0)
     originals = []
     for i in range(count):
@@ -72,7 +72,7 @@ def pillow(path):
 
 
 def pillow_crop(path):
-    """What the loader does to an image, with nothing around it."""
+    """Decode, crop and resize an image as the loader does."""
     generator = np.random.default_rng()
     with Image.open(path) as image:
         box = crop_box(image.height, image.width, (0.08, 1.0), generator)
@@ -126,7 +126,7 @@ def resident_mb():
 
 
 def stream_an_epoch(folder, count):
-    """Rows of memory (MB) after each twentieth of an epoch."""
+    """Rows with the memory (MB) after each twentieth of an epoch."""
     start = time.perf_counter()
     split = open_dataset(
         str(folder), prepare=FocalNetImageConverter(SIZE).prepare, cache_images="stream"
@@ -191,7 +191,7 @@ def main():
             )
         measure.write_rows(f"input_jpeg_uint8_{measure.machine()}", rows)
         if arguments.epoch:
-            # Four fifths of a folder without splits are its train split.
+            # The train split of a folder without splits is four fifths of the images.
             make_folder(scratch / "many", round(arguments.epoch / 0.8))
             rows = stream_an_epoch(scratch / "many", arguments.epoch)
             measure.write_rows(f"input_memory_uint8_{measure.machine()}", rows)

@@ -1,19 +1,19 @@
-"""Whole networks on a CPU: images a second, memory and warm-up, ours beside everyone who has a FocalNet.
+"""Images per second, memory and warm-up time of whole networks on a CPU, compared with other libraries.
 
-    python benchmarks/bench_models.py --net focalnet_tiny_srf --task inference [--batch 16] [--size 224]
+    python benchmarks/bench_models.py --network focalnet_tiny_srf --task inference [--batch 16] [--size 224]
         [--rounds 5] [--contenders NAME ...] [--python torch=PATH jax=PATH tensorflow=PATH peers=PATH
         transformers=PATH]
 
-`contenders.py` holds the contenders, among them the same net in stock Keras layers (`plain_keras.py`), the
-2023 tutorial as written (`tutorial_tensorflow.py`), timm, transformers, ONNX Runtime and OpenVINO, and two
-attention networks of like size. All get the same normalized float32 images and random weights of the same
-shapes; ours go through Keras, from the NumPy array to numbers, peers through a bare loop on tensors that
-are ready. timm and transformers cannot build the net `tutorial`: their twins have one norm more in each
-block, `norm1`; the parameters must differ by those norms exactly.
+`contenders.py` lists the contenders: focalnets, the same network in stock Keras layers (`plain_keras.py`),
+the original 2023 tutorial (`tutorial_tensorflow.py`), timm, transformers, ONNX Runtime, OpenVINO, and two
+attention networks of similar size. All get the same normalized float32 images and random weights of the same
+shapes. focalnets runs through Keras, from a NumPy array to a NumPy array. Other libraries run in a bare loop
+on prepared tensors. timm and transformers cannot build the network `tutorial`: their blocks have one more
+norm, `norm1`, and the numbers of parameters must differ by exactly these norms.
 
-`--python` names an interpreter for each environment (`peers` has timm, the runtimes and the attention
-networks; transformers' FocalNet must not meet torchvision); without it this one tries. All contenders that
-take part stay in memory until the end: name fewer if they do not fit. Rows go to `results/`.
+`--python` sets the interpreter of each environment. `peers` has timm, the runtimes and the attention
+networks. transformers needs an environment without torchvision. The default is the current interpreter. All
+contenders stay in memory until the end, so list fewer if they do not fit. Rows go to `results/`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import tempfile
 import measure
 from contenders import BOTH, CONTENDERS, Job, export
 
-KERAS = ("torch", "jax", "tensorflow")  # environments named after the backend that Keras runs on there
+KERAS = ("torch", "jax", "tensorflow")  # environments with the name of their Keras backend
 
 
 def worker(name, path):
@@ -34,7 +34,7 @@ def worker(name, path):
     if name == "export":
         return export(job)
     if CONTENDERS[name].python in KERAS:
-        # As the command line does it, before a backend starts its threads; for the stock layers, too.
+        # The command line does the same before the backend starts its threads. Stock layers get it, too.
         from focalnets import process
 
         process.keep_freed_memory()
@@ -45,13 +45,11 @@ def worker(name, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", choices=BOTH, default="inference")
-    parser.add_argument("--net", default="focalnet_tiny_srf")
+    parser.add_argument("--network", default="focalnet_tiny_srf")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, help="the net's own unless given")
+    parser.add_argument("--size", type=int, help="image size in pixels, default: that of the network")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--contenders", nargs="*", choices=CONTENDERS, metavar="NAME", help="all unless given"
-    )
+    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, metavar="NAME", help="default: all")
     parser.add_argument("--python", nargs="*", default=[], metavar="ENVIRONMENT=PATH")
     parser.add_argument("--worker")
     parser.add_argument("--job")
@@ -68,23 +66,23 @@ def main():
         for name in arguments.contenders or CONTENDERS:
             contender = CONTENDERS[name]
             if job.task not in contender.tasks:
-                left_out[name] = f"does not do {job.task}"
-            elif contender.net not in (None, job.net):
-                left_out[name] = f"is the net {contender.net} only"
+                left_out[name] = f"does not support {job.task}"
+            elif contender.network not in (None, job.network):
+                left_out[name] = f"supports only the network {contender.network}"
             else:
                 backend = {"KERAS_BACKEND": contender.python} if contender.python in KERAS else {}
                 argv = [pythons[contender.python], __file__, "--worker", name, "--job", str(path)]
                 commands[name] = (argv, {**measure.CPU_ONLY, **backend})
-        commands = measure.add_matrix_product(commands, pythons["torch"])
+        commands = measure.add_matmul(commands, pythons["torch"])
         measured, failed = measure.interleave(commands, arguments.rounds)
-    peak = measure.matrix_product_peak(measured)
+    peak = measure.matmul_peak(measured)
     rows = rows_of(measured, job, peak) if measured else []
     for dtype in ("float32", "bfloat16"):
         chosen = [row for row in rows if dtype_of(row["what"]) == dtype]
         if chosen:
-            measure.write_rows(f"models_{job.net}_{job.task}_{dtype}_{measure.machine()}", chosen)
+            measure.write_rows(f"models_{job.network}_{job.task}_{dtype}_{measure.machine()}", chosen)
     if peak:
-        print(f"best matrix product of this run: {peak:.0f} GFLOP/s")
+        print(f"fastest matrix multiplication of this run: {peak:.0f} GFLOP/s")
     measure.print_left_out({**left_out, **failed})
     return compare_parameters(measured, job)
 
@@ -93,10 +91,10 @@ def make_job(arguments, folder):
     from focalnets.presets.architectures import find_architecture
     from focalnets.presets.cost import count_macs, count_parameters
 
-    architecture = find_architecture(arguments.net)
+    architecture = find_architecture(arguments.network)
     size = arguments.size or architecture.image_size
     return Job(
-        net=arguments.net,
+        network=arguments.network,
         architecture=dataclasses.asdict(architecture),
         parameters=count_parameters(architecture),
         macs=count_macs(architecture, size),
@@ -118,7 +116,7 @@ def rows_of(measured, job, peak):
     for name, result in measured.items():
         median, low, high = result.spread()
         macs = result.facts.get("macs", job.macs)
-        # Two operations a multiply-accumulate; a training step is three forward passes' worth of them.
+        # Two operations per multiply-accumulate. A training step counts as three forward passes.
         gflop = 2e-9 * macs * (3 if job.task == "training" else 1)
         rate = job.batch / median
         rows.append(
@@ -133,7 +131,7 @@ def rows_of(measured, job, peak):
                 "ratio": round(median / base_median, 2),
                 "ratio_to": base,
                 "gflop_per_image": round(gflop, 2),
-                # The peak is that of float32.
+                # The peak is measured in float32.
                 "fraction_of_peak": round(rate * gflop / peak, 3)
                 if peak and dtype_of(name) == "float32"
                 else "",
@@ -148,18 +146,18 @@ def rows_of(measured, job, peak):
 
 
 def compare_parameters(measured, job):
-    """Print the counts of those that claim to be the same net; a message if one is not."""
+    """Print the numbers of parameters. Returns an error message if a contender has another network."""
     wrong = []
-    print(f"parameters of {job.net}: {job.parameters}")
+    print(f"parameters of {job.network}: {job.parameters}")
     for name, result in measured.items():
         facts = result.facts
         if "macs" in facts or "parameters" not in facts:
             continue
         extra = facts.get("extra_parameters", 0)
-        print(f"  {name}: {facts['parameters']}" + (f", {extra} of them in more norms" if extra else ""))
+        print(f"  {name}: {facts['parameters']}" + (f", {extra} in additional norms" if extra else ""))
         if facts["parameters"] != job.parameters + extra:
             wrong.append(name)
-    return f"not the same net: {', '.join(wrong)}" if wrong else None
+    return f"not the same network: {', '.join(wrong)}" if wrong else None
 
 
 if __name__ == "__main__":

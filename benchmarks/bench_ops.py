@@ -1,11 +1,11 @@
-"""The focal context alone, forward and backward: is each backend's way of writing it the fastest there?
+"""Time of the focal context, forward and backward, in several implementations per backend.
 
     python benchmarks/bench_ops.py [--quick] [--rounds 5] [--python torch=PATH jax=PATH tensorflow=PATH]
 
-On each backend `focalnets.focal_context` as it is stands beside others that compute the same numbers: the
-same function with another depthwise convolution, and on torch all of it in NCHW. The backward pass gives
-the gradients with respect to context, gates and kernels. One process a backend; everything takes turns.
-TensorFlow runs without XLA, except where Keras' grouped `conv` turns it on. Rows go to `results/`.
+On each backend, `focalnets.focal_context` is compared with implementations of the same result: the same
+function with another depthwise convolution, and on torch also in NCHW. The backward pass computes the
+gradients of context, gates and kernels. Each backend has its own process, and the processes take turns.
+TensorFlow runs without XLA, except where the grouped `conv` of Keras enables it. Rows go to `results/`.
 """
 
 import argparse
@@ -20,19 +20,19 @@ OURS = "focal_context"
 
 
 def worker(backend, shapes):
-    from focalnets import process  # chooses nothing here: the parent set the backend
+    from focalnets import process  # the parent process has set the backend
 
-    process.keep_freed_memory()  # as the command line does, before a backend starts its threads
+    process.keep_freed_memory()  # before the backend starts its threads, as on the command line
     make_steps = {"torch": torch_steps, "jax": jax_steps, "tensorflow": tensorflow_steps}[backend]
     steps = {}
     for shape in shapes:
         for (what, direction), step in make_steps(*arrays(*map(int, shape.split(",")))).items():
             steps[json.dumps([what, direction, shape])] = step
-    check_that_all_compute_the_same(steps)
+    check_results_are_equal(steps)
     measure.serve(steps, warmup=1)
 
 
-def check_that_all_compute_the_same(steps):
+def check_results_are_equal(steps):
     import numpy as np
 
     for name, step in steps.items():
@@ -43,7 +43,7 @@ def check_that_all_compute_the_same(steps):
 
 
 def arrays(batch, height, width, channels, levels):
-    """Context, gates, kernels, and the gradient of the result; random, of order 1, float32."""
+    """Random context, gates, kernels, and gradient of the result, of order 1, float32."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def arrays(batch, height, width, channels, levels):
 
 
 def with_convolution(convolution):
-    """`focal_context` with another depthwise convolution than the backend's own; None for its own."""
+    """`focal_context` with another depthwise convolution, or with that of the backend for None."""
     from focalnets import focal_context
     from focalnets.ops import dispatch
     from focalnets.ops.backend import backend_ops
@@ -65,8 +65,8 @@ def with_convolution(convolution):
     def function(context, gates, kernels):
         if convolution is None:
             return focal_context(context, gates, kernels)
-        # Replaced during the call only, which is when torch runs it and the others trace it; and without
-        # the fused versions, which would never come to the convolution.
+        # Replaced during the call only, in which torch runs the function and the others trace it. Fused
+        # implementations do not call the convolution.
         dispatch.set_optimized(False)
         try:
             with unittest.mock.patch.object(backend_ops(), "depthwise_conv", convolution):
@@ -199,7 +199,7 @@ def tensorflow_steps(context, gates, kernels, gradient):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="without the largest shape")
+    parser.add_argument("--quick", action="store_true", help="skip the largest shape")
     parser.add_argument("--shapes", nargs="*", metavar="B,H,W,C,L")
     parser.add_argument("--backends", nargs="*", default=BACKENDS, choices=BACKENDS)
     parser.add_argument("--rounds", type=int, default=5)

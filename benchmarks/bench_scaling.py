@@ -1,15 +1,15 @@
-"""Cost against the number of positions: focal modulation is linear in it, attention quadratic. From where on?
+"""Time and memory of focal modulation (linear in the number of positions) and attention (quadratic).
 
     python benchmarks/bench_scaling.py [--sides 14 28 56 112 224] [--channels 96] [--rounds 5]
 
-One layer on one map of side x side positions, on torch: ours with three focal levels; multi-head attention
-with an explicit softmax (heads of 32 channels); and the same projections around torch's own fused
-`scaled_dot_product_attention`. Both have four C x C products. Every point is a process of its own, so that
-its memory is its own; those of one size take turns. Attention stops where its matrices alone would need
-more than 8 GB, which is written into the row.
+One layer runs on one map of side x side positions, on torch: focal modulation with three focal levels,
+multi-head attention with an explicit softmax (heads of 32 channels), and the same projections with torch's
+fused `scaled_dot_product_attention`. Each layer has four C x C matrix multiplications. Every point has its
+own process, so that memory is measured separately. Processes of one size take turns. Attention is skipped if
+its matrices need more than 8 GB, and the row says so.
 
-Exponents are fitted over the three largest maps; where two curves cross is read off between the measured
-sizes, on logarithmic axes. Writes `results/scaling_*.csv`, `results/scaling-fits_*.csv` and a plot.
+Exponents are fitted to the three largest maps. Crossings of two curves are interpolated between the measured
+sizes on logarithmic axes. Writes `results/scaling_*.csv`, `results/scaling-fits_*.csv` and a plot.
 """
 
 import argparse
@@ -22,12 +22,12 @@ import measure
 DIRECTIONS = ("forward", "forward+backward")
 HEAD = 32
 LIMIT_GB = 8.0
-OURS, EXPLICIT, IMPLEMENTATIONS = (
+OURS, EXPLICIT, FUSED = (
     "focal modulation",
     "attention, explicit softmax",
     "attention, torch's fused",
 )
-FITTED = 3  # largest maps that count for an exponent
+FITTED = 3  # number of largest maps for the fit of an exponent
 
 
 # === Workers ===
@@ -37,9 +37,7 @@ def worker(what, direction, side, channels):
     import torch
 
     torch.manual_seed(0)
-    layer, parameters = (
-        focal_layer(channels) if what == OURS else attention(what == IMPLEMENTATIONS, channels)
-    )
+    layer, parameters = focal_layer(channels) if what == OURS else attention(what == FUSED, channels)
 
     def step_on(side):
         x = torch.randn(1, side, side, channels)
@@ -57,7 +55,7 @@ def worker(what, direction, side, channels):
 
         return step
 
-    step_on(4)()  # so that what libraries take once, threads and buffers, is not counted to the map
+    step_on(4)()  # threads and buffers that libraries allocate once are not counted
     measure.serve(step_on(side), warmup=1)
 
 
@@ -70,7 +68,7 @@ def focal_layer(channels):
 
 
 def attention(fused, channels):
-    """Self-attention over all positions of a (1, H, W, C) map, with `qkv` and `proj` like a ViT's."""
+    """Self-attention over all positions of a (1, H, W, C) map, with `qkv` and `proj` as in a ViT."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -92,7 +90,7 @@ def attention(fused, channels):
 
 
 def matrices_gb(direction, side, channels):
-    """What explicit attention keeps at once: scores and softmax; backward softmax and two gradients."""
+    """Memory of the matrices of explicit attention: scores and softmax, or softmax and two gradients."""
     matrices = 2 if direction == "forward" else 3
     return matrices * (channels // HEAD) * side**4 * 4 / 1e9
 
@@ -101,7 +99,7 @@ def matrices_gb(direction, side, channels):
 
 
 def exponent(points, field):
-    """Slope of log(field) over log(positions) at the largest maps, or None."""
+    """Slope of log(field) over log(positions) for the largest maps, or None."""
     import numpy as np
 
     found = [(point["positions"], point[field]) for point in points if point[field] not in ("", 0.0)]
@@ -112,7 +110,7 @@ def exponent(points, field):
 
 
 def crossing(ours, theirs, field):
-    """From how many positions on ours needs less: a number of positions, or words."""
+    """Number of positions from which focal modulation needs less, or a text if there is no crossing."""
     theirs = {point["positions"]: point[field] for point in theirs}
     gaps = [
         (math.log(point["positions"]), math.log(theirs[point["positions"]] / point[field]))
@@ -152,7 +150,7 @@ def draw(rows, fits, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    colors = {OURS: "#0072B2", EXPLICIT: "#D55E00", IMPLEMENTATIONS: "#009E73"}
+    colors = {OURS: "#0072B2", EXPLICIT: "#D55E00", FUSED: "#009E73"}
     styles = {"forward": ("o", "-"), "forward+backward": ("s", "--")}
     figure, panels = pyplot.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for panel, name, field, label in (
@@ -193,7 +191,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sides", nargs="*", type=int, default=(14, 28, 56, 112, 224))
     parser.add_argument("--directions", nargs="*", choices=DIRECTIONS, default=DIRECTIONS)
-    parser.add_argument("--channels", type=int, default=96, help=f"a multiple of {HEAD}")
+    parser.add_argument("--channels", type=int, default=96, help=f"multiple of {HEAD}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", nargs=3, metavar=("WHAT", "DIRECTION", "SIDE"))
     arguments = parser.parse_args()
@@ -206,7 +204,7 @@ def main():
     rows, left_out = [], {}
     for side in sorted(arguments.sides):
         commands, notes = {}, {}
-        for what in (OURS, EXPLICIT, IMPLEMENTATIONS):
+        for what in (OURS, EXPLICIT, FUSED):
             for direction in arguments.directions:
                 needed = matrices_gb(direction, side, arguments.channels)
                 if what == EXPLICIT and needed > LIMIT_GB:
@@ -236,7 +234,7 @@ def main():
                     "note": note,
                 }
             )
-    order = (OURS, EXPLICIT, IMPLEMENTATIONS)
+    order = (OURS, EXPLICIT, FUSED)
     rows.sort(key=lambda row: (order.index(row["what"]), row["direction"], row["positions"]))
     name = f"float32_{measure.machine()}"
     measure.write_rows(f"scaling_{name}", rows)

@@ -1,6 +1,6 @@
-"""ONNX Runtime's waiting threads, spinning or asleep, alone and beside a busy process: images per second.
+"""Images per second of ONNX Runtime with waiting threads that spin or sleep, alone and with a busy process.
 
-The configurations take turns within each round. The load average of the machine is in each row.
+The configurations take turns in each round. Each row has the load average of the machine.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BATCH, SECONDS = 16, 1.2
 
 
 def sessions(path):
-    """(threads, spinning) -> session of ONNX Runtime."""
+    """Dict of (threads, spinning) to a session of ONNX Runtime."""
     import onnxruntime
 
     found = {}

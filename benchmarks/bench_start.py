@@ -1,11 +1,11 @@
-"""From a fresh process to the first prediction: tiny_srf at 224 px, against importing the backend alone.
+"""Time from the start of a process to the first prediction of tiny_srf at 224 pixels.
 
     python benchmarks/bench_start.py [--rounds 3] [--python torch=PATH jax=PATH ...]
 
-`build_s` is building the net with random weights, `first_s` the first `predict` of one image after that,
-`second_s` the second. A row with an engine is the whole command `focalnets predict` on an image with a
-preset that has been exported before, from the start of Python to its end: `first_s`; beside it the start of
-Python and the import of torch, as a whole process, too. The rows of a round are taken in turn.
+`import_backend_s` is the import of the backend alone. `build_s` is the time to build the network with random
+weights, `first_s` the first `predict` of one image, and `second_s` the second. In a row with an engine,
+`first_s` is the time of the whole process `focalnets predict` with an exported preset, and `import_backend_s`
+that of a process that only imports torch. The measurements take turns.
 """
 
 import argparse
@@ -28,11 +28,11 @@ t = [time.perf_counter()]
 import focalnets, keras, numpy as np
 t.append(time.perf_counter())
 from focalnets import FocalNetImageClassifier
-net = FocalNetImageClassifier.from_preset("focalnet_tiny_srf", load_weights=False)
+network = FocalNetImageClassifier.from_preset("focalnet_tiny_srf", load_weights=False)
 t.append(time.perf_counter())
 image = np.zeros((1, 224, 224, 3), "uint8")
 for _ in range(2):
-    net.predict(image, verbose=0)
+    network.predict(image, verbose=0)
     t.append(time.perf_counter())
 print(json.dumps([b - a for a, b in zip(t, t[1:])]))
 """
@@ -46,14 +46,14 @@ from focalnets import FocalNetImageConverter
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.load import build_architecture
 converter = FocalNetImageConverter(image_size=224, crop_fraction=0.9)
-net = build_architecture(find_architecture("focalnet_tiny_srf"), image_converter=converter)
-net.save_to_preset(sys.argv[1])
+network = build_architecture(find_architecture("focalnet_tiny_srf"), image_converter=converter)
+network.save_to_preset(sys.argv[1])
 Image.fromarray(np.random.default_rng(0).integers(0, 256, (375, 500, 3)).astype("uint8")).save(sys.argv[2])
 """
 
 
 def engine_seconds(python, rounds):
-    """Engine -> [(seconds of a process that imports torch, of a prediction)], for engines that run."""
+    """Dict of engine to a list of (seconds of a process that imports torch, seconds of a prediction)."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         preset, image = f"{folder}/preset", f"{folder}/image.jpg"
@@ -65,8 +65,8 @@ def engine_seconds(python, rounds):
             return time.perf_counter() - start if ran.returncode == 0 else None
 
         if seconds("-c", PRESET, preset, image) is None:
-            return found  # no torch
-        for round_ in range(rounds + 2):  # the first exports, the second fills the runtime's own cache
+            return found  # torch is not installed
+        for round_ in range(rounds + 2):  # the first exports, the second fills the cache of the runtime
             for engine in ("openvino", "onnxruntime"):
                 bare = seconds("-c", "import torch")
                 ours = seconds("-m", "focalnets", "predict", preset, image, "--engine", engine)
@@ -91,7 +91,7 @@ def main():
     pythons = measure.interpreters(arguments.python)
 
     found = {backend: [] for backend in BACKENDS}
-    for round_ in range(arguments.rounds + 1):  # the first fills caches and does not count
+    for round_ in range(arguments.rounds + 1):  # the first fills caches and is not counted
         for backend in BACKENDS:
             python = pythons[backend]
             bare = timed(python, BARE.format(backend=backend), backend)

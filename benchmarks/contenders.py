@@ -1,11 +1,11 @@
-"""Who takes part in `bench_models.py`: a row of `CONTENDERS` and a small function each.
+"""Contenders of `bench_models.py`: a row of `CONTENDERS` and a small function for each.
 
-A function takes a `Job` and returns (step, facts): `step()` predicts or trains once on the whole batch and
-does not return before it has the result; `facts` may hold `parameters`, `extra_parameters` (known to be
-more than ours), `macs` (multiply-accumulates an image, only where the net is none of ours) and a `note`.
-To leave a job out, raise: the message is shown.
+A function takes a `Job` and returns (step, facts). `step()` predicts or trains once on the whole batch and
+returns when the result is available. `facts` can have `parameters`, `extra_parameters` (known additional
+ones), `macs` (multiply-accumulates per image, only for another network) and a `note`. A function that does
+not support a job raises an exception, whose message is printed.
 
-Nothing here imports focalnets or keras outside the functions: a peer's environment has neither.
+focalnets and keras are imported inside functions, because the environments of other libraries lack them.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ LEARNING_RATE = WEIGHT_DECAY = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What all contenders are to do.
+    """Work of all contenders.
 
     Attributes:
-        net: a name in `focalnets.ARCHITECTURES`.
-        architecture: its row as a dict.
-        parameters, macs: of that net, macs an image of this size.
-        task: "inference" or "training".
-        batch, size: images, and the side of each in pixels.
-        folder: a temporary one that all contenders share.
+        network: str. Name in `focalnets.ARCHITECTURES`.
+        architecture: dict. Row of that name.
+        parameters, macs: int. Parameters and multiply-accumulates per image of the network.
+        task: str. "inference" or "training".
+        batch, size: int. Number of images, and side of each in pixels.
+        folder: str. Temporary folder that contenders share.
     """
 
-    net: str
+    network: str
     architecture: dict
     parameters: int
     macs: int
@@ -50,7 +50,7 @@ class Job:
         return (self.size, self.size, self.architecture["channels"])
 
     def arrays(self):
-        """Normalised images (B, H, W, channels) float32 and labels (B,): the same for everyone."""
+        """Normalized images (B, H, W, channels), float32, and labels (B,), equal for all contenders."""
         generator = np.random.default_rng(0)
         images = generator.standard_normal((self.batch, *self.image_shape), dtype="float32")
         return images, generator.integers(0, self.architecture["num_classes"], self.batch)
@@ -58,22 +58,22 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """A row.
+    """Row of `CONTENDERS`.
 
     Attributes:
-        prepare: the function, see above.
-        python: which interpreter of `--python` runs it.
-        tasks: what it can do.
-        net: the only net that it can be, or None for any.
+        prepare: function from a `Job` to (step, facts).
+        python: str. Environment of `--python`.
+        tasks: tuple of str. Supported tasks.
+        network: str or None. The only supported network. Defaults to `None`, any.
     """
 
     prepare: Callable
     python: str
     tasks: tuple = BOTH
-    net: str | None = None
+    network: str | None = None
 
 
-# === Keras, on whichever backend the parent has set ===
+# === Keras, on the backend that the parent process has set ===
 
 
 def keras_steps(net, job, from_logits=True, optimizer=None):
@@ -86,7 +86,7 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
         net.compile(
             optimizer or keras.optimizers.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY),
             keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
-            metrics=None,  # a classifier of ours would compute the accuracy, too
+            metrics=None,  # by default, a FocalNetImageClassifier also computes the accuracy
         )
 
         def step():
@@ -96,7 +96,7 @@ def keras_steps(net, job, from_logits=True, optimizer=None):
 
 
 def focalnets(job, dtype="float32", **changes):
-    """With the optimizer that `focalnets train` uses."""
+    """focalnets with the optimizer of `focalnets train`."""
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.training.adamw import AdamW
 
@@ -110,7 +110,7 @@ def focalnets(job, dtype="float32", **changes):
 
 
 def focalnets_engine(job, runtime):
-    """An export of ours, as `focalnets predict --engine` makes it."""
+    """Export of focalnets, as written by `focalnets predict --engine`."""
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
     from focalnets.deployment.export import write_export
     from focalnets.prediction.engines import ExportEngine
@@ -138,7 +138,7 @@ def tutorial(job):
     from tutorial_tensorflow import TutorialNet
 
     net = TutorialNet()
-    net(keras.Input(job.image_shape))  # makes its variables, which are counted
+    net(keras.Input(job.image_shape))  # creates the variables, which are counted
     return keras_steps(net, job, from_logits=False)
 
 
@@ -149,11 +149,11 @@ def refuse_slow_bfloat16():
     import torch
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        raise ValueError("this processor does not compute with bfloat16")
+        raise ValueError("this processor does not support bfloat16")
 
 
 def torch_steps(model, job, channels_last=False, compiled=False, bfloat16=False, **facts):
-    """Bare loops: the images are tensors in the wanted layout before the clock starts."""
+    """Step of a bare loop. The images are tensors in the required layout before the measurement starts."""
     import torch
 
     images, labels = job.arrays()
@@ -187,13 +187,13 @@ def torch_steps(model, job, channels_last=False, compiled=False, bfloat16=False,
 
 
 def import_timm():
-    """timm, also beside a torchvision whose compiled part does not fit the torch: timm needs none of it."""
+    """Import timm, also if the compiled part of torchvision does not fit torch: timm does not need it."""
     try:
         import timm
     except RuntimeError:  # "operator torchvision::nms does not exist"
         import torch
 
-        global _declared  # the declarations live as long as this object
+        global _declared  # the declarations exist as long as this object
         _declared = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             _declared.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -204,11 +204,11 @@ def import_timm():
 
 
 def timm_focalnet(job):
-    """(timm's model of `job.net`, facts). The tutorial's twin has a norm more in each block, `norm1`."""
+    """timm's model of `job.network`, and facts. For `tutorial`, its blocks have one more norm, `norm1`."""
     timm = import_timm()
     backbone = job.architecture["backbone"]
-    if job.net != "tutorial":
-        return timm.create_model(job.net, drop_path_rate=backbone.get("drop_path_rate", 0.0)), {}
+    if job.network != "tutorial":
+        return timm.create_model(job.network, drop_path_rate=backbone.get("drop_path_rate", 0.0)), {}
     from timm.models.focalnet import FocalNet
     from torch import nn
 
@@ -223,13 +223,13 @@ def timm_focalnet(job):
     )
     for stage in model.layers:
         for block in stage.blocks:
-            block.mlp.drop1.p = 0.0  # the tutorial has no dropout there, but one after its stem
+            block.mlp.drop1.p = 0.0  # the tutorial has dropout after the stem instead
     model.stem.norm = nn.Sequential(model.stem.norm, nn.Dropout(0.1))
-    return model, {"note": "a norm more in each block", "extra_parameters": norm1_parameters(job)}
+    return model, {"note": "one more norm in each block", "extra_parameters": norm1_parameters(job)}
 
 
 def norm1_parameters(job):
-    """Of the norms before modulation, which the tutorial's net has not."""
+    """Number of parameters in norms before the modulation, which the tutorial lacks."""
     backbone = job.architecture["backbone"]
     return sum(2 * backbone["embed_dim"] * 2**stage * depth for stage, depth in enumerate(backbone["depths"]))
 
@@ -240,7 +240,7 @@ def timm_eager(job, **how):
 
 
 def timm_compiled(job):
-    # A cache of its own, so that `warmup_s` is a compilation whatever this machine ran before.
+    # An empty cache, so that `warmup_s` always includes the compilation.
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(pathlib.Path(job.folder, "inductor"))
     return timm_eager(job, channels_last=True, compiled=True)
 
@@ -281,19 +281,19 @@ def transformers(job):
             return self.net(images).logits
 
     facts = {}
-    if backbone.get("norm_placement") == "mlp_only":  # it always has both norms, and one dropout rate
-        note = "a norm and a dropout more in each block"
+    if backbone.get("norm_placement") == "mlp_only":  # it has both norms, and one dropout rate
+        note = "one more norm and dropout in each block"
         facts = {"note": note, "extra_parameters": norm1_parameters(job)}
     return torch_steps(Logits(), job, **facts)
 
 
-# === Attention, of like size, from timm ===
+# === Attention networks of similar size, from timm ===
 
 
 def timm_swin(job):
-    """Swin with the same widths and depths: windowed attention in place of focal modulation.
+    """Swin with the same widths and depths, which has windowed attention instead of focal modulation.
 
-    For the published tiny nets at 224 px this is swin_tiny_patch4_window7_224.
+    For the published tiny networks at 224 pixels, it is swin_tiny_patch4_window7_224.
     """
     import_timm()
     from timm.models.swin_transformer import SwinTransformer
@@ -319,12 +319,12 @@ def timm_swin(job):
 
 
 def timm_vit(job):
-    """The plain vision transformer nearest to the net in parameters, with the patches nearest in cost."""
+    """ViT with the closest number of parameters, and the patch size with the closest cost."""
     timm = import_timm()
     widths = {"tiny": 192, "small": 384, "base": 768}
 
     def parameters(name):
-        return 12 * 12 * widths[name] ** 2  # twelve blocks, each 12 times the square of the width
+        return 12 * 12 * widths[name] ** 2  # twelve blocks with 12 * width^2 parameters each
 
     def distance(found, wanted):
         return abs(math.log(found / wanted))
@@ -346,13 +346,13 @@ def timm_vit(job):
 
 
 def counted_macs(model, job):
-    """Multiply-accumulates an image by torch's counter."""
+    """Multiply-accumulates per image, from torch's counter."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     for module in fused:
-        module.fused_attn = False  # the counter does not know the fused kernel on a CPU
+        module.fused_attn = False  # the counter does not support the fused CPU kernel
     height, width, channels = job.image_shape
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(torch.zeros(1, channels, height, width))
@@ -361,11 +361,11 @@ def counted_macs(model, job):
     return counter.get_total_flops() // 2
 
 
-# === Runtimes, on timm's model ===
+# === Runtimes, with timm's model ===
 
 
 def export(job):
-    """Write timm's model to `exported(job)`; in a process of its own, so that torch is not in the way."""
+    """Export timm's model to ONNX. Runs in its own process, so that workers do not import torch."""
     import torch
 
     model, _ = timm_focalnet(job)
@@ -387,7 +387,7 @@ def exported(job):
         ]
         ran = subprocess.run(command, capture_output=True, text=True)
         if ran.returncode:
-            raise ValueError(f"timm's net was not exported: {ran.stderr.strip().splitlines()[-1]}")
+            raise ValueError(f"timm's model cannot be exported: {ran.stderr.strip().splitlines()[-1]}")
     return path
 
 
@@ -398,17 +398,17 @@ def onnxruntime(job):
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     images = np.ascontiguousarray(job.arrays()[0].transpose(0, 3, 1, 2))
     name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: images}), {"note": "timm's net exported"}
+    return lambda: session.run(None, {name: images}), {"note": "export of timm's model"}
 
 
 def openvino(job):
     import openvino
 
     path = exported(job)
-    # Where a CPU has units for it OpenVINO would compute in bfloat16.
+    # On CPUs with bfloat16, OpenVINO would use it by default.
     model = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     images = np.ascontiguousarray(job.arrays()[0].transpose(0, 3, 1, 2))
-    return lambda: model(images), {"note": "timm's net exported"}
+    return lambda: model(images), {"note": "export of timm's model"}
 
 
 # === The table ===
@@ -430,7 +430,7 @@ CONTENDERS = {
     "plain-keras-torch": Contender(plain_keras, "torch"),
     "plain-keras-jax": Contender(plain_keras, "jax"),
     "plain-keras-tensorflow": Contender(plain_keras, "tensorflow"),
-    "tutorial-tensorflow": Contender(tutorial, "tensorflow", tasks=("training",), net="tutorial"),
+    "tutorial-tensorflow": Contender(tutorial, "tensorflow", tasks=("training",), network="tutorial"),
     "timm": Contender(timm_eager, "peers"),
     "timm-channels-last": Contender(functools.partial(timm_eager, channels_last=True), "peers"),
     "timm-bfloat16": Contender(functools.partial(timm_eager, channels_last=True, bfloat16=True), "peers"),

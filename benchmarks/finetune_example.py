@@ -1,12 +1,11 @@
-"""A hundred images a class: training from scratch beside starting from trained weights.
+"""Comparison of training from scratch and fine-tuning with one hundred images per class.
 
     python benchmarks/finetune_example.py DATA [--images 100] [--seeds 0 1 2] [--ways NAME ...]
 
-DATA is anything that `focalnets train --data` takes and that has a test split; so many images a class are
-drawn from its training images, others for each seed, and all of its test images are used. Every way is the
-recipe `finetune` with the changes below, in the precision that is faster, and the same number of passes
-unless it says otherwise. From scratch, optimizer and rate are the best of three for the same net; that
-choice is to be made on the validation images.
+DATA is a data set for `focalnets train --data` with a test split. `--images` training images per class are
+drawn for each seed, and all test images are used. Every way is the recipe `finetune` with the changes below,
+in the faster precision, with the same number of epochs unless stated otherwise. For training from scratch,
+choose the best of three settings of optimizer and learning rate on the validation images.
 """
 
 import argparse
@@ -51,7 +50,7 @@ WAYS = {
 
 
 def subset(data, images, seed, path, converter):
-    """An .npz with so many training images a class, and all test images."""
+    """Write an .npz file with `images` training images per class and all test images."""
     dataset = open_dataset(data, len(converter.mean))
     training, test = dataset.splits["train"], dataset.splits["test"]
     generator = np.random.default_rng(seed)
@@ -69,10 +68,10 @@ def subset(data, images, seed, path, converter):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("data")
-    parser.add_argument("--images", type=int, default=100, help="a class")
+    parser.add_argument("--images", type=int, default=100, help="number of training images per class")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS), metavar="NAME")
-    parser.add_argument("--epochs", type=int, help="for a trial of this script")
+    parser.add_argument("--epochs", type=int, help="number of epochs, to try this script")
     arguments = parser.parse_args()
     process.keep_freed_memory()
     converter = open_classifier(DEFAULT).image_converter

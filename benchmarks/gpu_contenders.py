@@ -1,4 +1,4 @@
-"""What `gpu_session.py` times: steps without arguments. On a machine without a GPU they run, too."""
+"""Steps that `gpu_session.py` times. They also run on a machine without a GPU."""
 
 import contextlib
 
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def synchronize():
-    """Wait for the GPU. On JAX, each step waits itself."""
+    """Wait for the GPU. On JAX, each step waits by itself."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -19,7 +19,7 @@ def synchronize():
 
 
 def depthwise_torch(batch, side, channels, size, rehearse):
-    """GELU(depthwise convolution) in several forms: groups of name -> (step, images)."""
+    """Yield implementations of GELU(depthwise convolution): dicts of name to (step, number of images)."""
     import torch
     import torch.nn.functional as F
 
@@ -45,14 +45,14 @@ def depthwise_torch(batch, side, channels, size, rehearse):
     if rehearse:
         yield group("shifted", shifted)
         return
-    torch._dynamo.reset()  # or the sizes of the last place would count, and the compiler guess at them
+    torch._dynamo.reset()  # otherwise the compiler would generalize over sizes of earlier calls
     yield group("shifted compiled", torch.compile(shifted, dynamic=False))
-    if side == 56 and size == 3:  # what fusing GELU gives is the same everywhere
+    if side == 56 and size == 3:  # the effect of a fused GELU is similar for all sizes
         yield group("cudnn compiled", torch.compile(cudnn, dynamic=False))
 
 
 def contexts(batch, side, channels):
-    """The whole focal context of two levels, plain and by the Triton kernels: name -> step."""
+    """Steps of the focal context with two levels, by its definition and by Triton kernels."""
     from focalnets.ops.focal_context import focal_context
 
     shapes = [(batch, side, side, channels), (batch, side, side, 3), (3, 3, channels, 1), (5, 5, channels, 1)]
@@ -97,7 +97,7 @@ def _with_kernels(step):
 
 
 def depthwise_jax(batch, side, channels, size, rehearse):
-    """As `depthwise_torch`, on JAX."""
+    """Like `depthwise_torch`, on JAX."""
     import jax
     import jax.numpy as jnp
 
@@ -138,11 +138,11 @@ def _waiting(function, *arguments):
     return lambda: jax.block_until_ready(function(*arguments))
 
 
-# === Whole nets ===
+# === Whole networks ===
 
 
 def nets_torch(net, x, y, rehearse):
-    """Bare loops over ours and timm's net: (eager, compiled), each name -> step."""
+    """Bare loops over the networks of focalnets and timm: dicts of eager and of compiled steps."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -151,7 +151,7 @@ def nets_torch(net, x, y, rehearse):
     try:
         import timm
     except ImportError:
-        print("timm is not installed: left out")
+        print("left out: timm is not installed")
         peers = {}
     else:
         images = torch.randn(ours_x.shape, device=device).permute(0, 3, 1, 2)
@@ -180,7 +180,7 @@ def nets_torch(net, x, y, rehearse):
 
 
 def nets_with_kernels(net, x, y):
-    """Ours in a bare loop, eager, plain and by the Triton kernels: name -> step."""
+    """Steps of a bare loop over focalnets, by the definitions and by Triton kernels."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -189,7 +189,7 @@ def nets_with_kernels(net, x, y):
 
 
 def _bare(net, images, labels):
-    """Its own dtype policy says what is computed in bfloat16: no autocast around it, as in `fit`."""
+    """Steps of a bare loop over focalnets. Its dtype policy selects bfloat16, so autocast is not used."""
     step = _training(lambda images: net(images, training=True), _values(net), images, labels)
     return {"focalnets bare eager inference": _inference(net, images), "focalnets bare eager training": step}
 
@@ -224,13 +224,13 @@ def _training(model, parameters, images, labels, mixed=None):
 
 
 def nets_jax(net, loss, x, y):
-    """Ours without `fit` and `predict`: jitted functions, state handed from step to step."""
+    """Steps of focalnets without `fit` and `predict`: jitted functions with explicit state."""
     import jax
 
     x, y = jax.device_put(x), jax.device_put(y)
     forward = jax.jit(lambda t, n, x: net.stateless_call(t, n, x, training=False)[0])
 
-    def inference():  # `fit` replaces the arrays, so they are asked for anew
+    def inference():  # `fit` replaces the arrays, so they are read in each call
         trainable = [variable.value for variable in net.trainable_variables]
         rest = [variable.value for variable in net.non_trainable_variables]
         forward(trainable, rest, x).block_until_ready()
@@ -249,7 +249,7 @@ def nets_jax(net, loss, x, y):
         return trainable, rest, slots
 
     state = [
-        [jax.numpy.copy(variable.value) for variable in variables]  # `fit` deletes those it was given
+        [jax.numpy.copy(variable.value) for variable in variables]  # `fit` deletes its arrays
         for variables in (net.trainable_variables, net.non_trainable_variables, optimizer.variables)
     ]
 

@@ -1,20 +1,20 @@
-"""The parts of `gpu_session.sh`, one backend a process.
+"""Parts of `gpu_session.sh`, with one backend per process.
 
     gpu_session.py PART OUT DEADLINE [--rehearse]
 
-DEADLINE is when the process will be ended from outside, in seconds since 1970.
+DEADLINE is the time at which the process is ended from outside, in seconds since 1970.
 
-- `ceilings`: a bfloat16 product and a copy: what the machine can do.
-- `correctness`, `train_step`: numbers against float64, and a loss that falls.
-- `kernels`: the Triton kernels against the plain definition, values and gradients; fails without dispatches.
-- `depthwise`: one focal level without its gate, GELU(depthwise convolution), for each stage of tiny_srf and
-  kernel size: cuDNN, and the sum of shifted products under the compiler.
-- `speed`: tiny_srf, 224 px, batch 128, bfloat16: inference and training step, ours through Keras and in a
-  bare loop, beside timm, eager and compiled (on torch); how often a step of `fit` waits for the device.
-- `kernel_speed`: the focal context of each stage and the whole net, plain and with the Triton kernels.
+- `ceilings`: a bfloat16 matrix multiplication and a copy, as the limits of the machine.
+- `correctness`, `train_step`: comparison with float64, and a decreasing loss.
+- `kernels`: values and gradients of the Triton kernels, compared with the definition. Fails without dispatch.
+- `depthwise`: GELU(depthwise convolution) for each stage of tiny_srf and kernel size, by cuDNN and by the
+  compiled sum of shifted inputs.
+- `speed`: inference and training step of tiny_srf at 224 pixels, batch 128, bfloat16, through Keras and in a
+  bare loop, compared with timm, eager and compiled (on torch). Counts how often `fit` waits for the device.
+- `kernel_speed`: the focal context of each stage and the whole network, with and without Triton kernels.
 
-Contenders of one number in the column `turns` took turns. Rows are written after each such group, to
-OUT/gpu-<part>_<device>_<date>.csv: eight files.
+Contenders with the same number in the column `turns` took turns. Rows are written after each such group, to
+OUT/gpu-<part>_<device>_<date>.csv. A session writes eight files.
 """
 
 import csv
@@ -42,20 +42,20 @@ from focalnets.threads import machine
 
 BACKEND = keras.backend.backend()
 FIT_STEPS = 10
-STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of tiny_srf's maps
-COMPILING = 25.0  # seconds to be left before a whole net is compiled
-ENDING = 5.0  # seconds kept for the last round and the rows
-LEAST_SECONDS = 0.05  # shorter steps are repeated within a round, or the waits at its ends would count
+STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of the maps of tiny_srf
+COMPILING = 25.0  # seconds that must remain before a whole network is compiled
+ENDING = 5.0  # seconds reserved for the last round and the rows
+LEAST_SECONDS = 0.05  # shorter steps are repeated in each round, so that synchronization is negligible
 
 
 @dataclasses.dataclass
 class Part:
-    """Where the rows of a part go, and how much time it has.
+    """Output directory and time limit of a part.
 
     Attributes:
-        out: directory.
-        deadline: when the process is ended from outside, as `time.time` counts.
-        rehearse: whether everything is to be tiny.
+        out: `pathlib.Path`. Directory of the rows.
+        deadline: float. Time at which the process is ended from outside, as `time.time`.
+        rehearse: bool. Whether to use tiny sizes.
     """
 
     out: pathlib.Path
@@ -63,7 +63,7 @@ class Part:
     rehearse: bool
 
     def left(self):
-        """Seconds until then."""
+        """Seconds until the deadline."""
         return self.deadline - time.time()
 
     def write(self, name, row):
@@ -92,22 +92,23 @@ def versions():
 
 
 def interleaved(part, contenders, rounds, compiling=0.0):
-    """Warm each up, then time them in turn until rounds or time are over; a row each.
+    """Warm up contenders, then time them in turn until the rounds or the time end.
 
-    What must not be lost by a compilation that takes too long is measured in a call before.
+    Steps without compilation should be measured in an earlier call, because a compilation may take too long.
 
     Args:
-        contenders: name -> (step, images that it takes).
-        rounds: at most so many.
-        compiling: seconds that must be left to begin with one at all.
+        contenders: dict of name to (step, number of images).
+        rounds: int. Maximum number of rounds.
+        compiling: float. Seconds that must remain to start a contender. Defaults to 0.
 
-    One that fails is reported. A failure on a GPU may take all that comes after it along: what was measured
-    before it stays.
+    Returns:
+        list of dict. One row per contender. Failures are printed. After a failure on a GPU, the following
+        contenders may fail, too, and earlier results remain.
     """
     warm, repeats, seconds = {}, {}, {}
     for name, (step, _) in contenders.items():
         if part.left() < ENDING + compiling:
-            print(f"{name}: left out, no time for it")
+            print(f"{name}: left out, not enough time")
             continue
         start = time.perf_counter()
         try:
@@ -158,7 +159,7 @@ def interleaved(part, contenders, rounds, compiling=0.0):
 
 
 def correctness(part):
-    """Every 7th combination of flags against float64, without TF32: errors as in the test suite."""
+    """Errors of every seventh combination of options, as in the tests, without TF32."""
     import test_parity
 
     if BACKEND == "torch":
@@ -181,14 +182,14 @@ def correctness(part):
 
 
 def train_step(part):
-    """Ten steps on the real digits: the loss has to fall."""
+    """Ten training steps on the digits, in which the loss must decrease."""
     digits = focalnets.open_dataset("digits", channels=1).splits["train"]
     net = build_architecture(
         ARCHITECTURES["focalnet_pico"],
         image_converter=focalnets.FocalNetImageConverter(mean=(0.3,), std=(0.37,)),
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    net.compile(keras.optimizers.AdamW(3e-3), loss, metrics=None)  # `train_on_batch` returns the loss alone
+    net.compile(keras.optimizers.AdamW(3e-3), loss, metrics=None)  # `train_on_batch` returns only the loss
     losses = [float(net.train_on_batch(digits.images[:128], digits.labels[:128])) for _ in range(10)]
     fell = losses[-1] < losses[0]
     part.write("train-step", {"first_loss": losses[0], "last_loss": losses[-1], "ok": fell})
@@ -196,7 +197,7 @@ def train_step(part):
 
 
 def ceilings(part):
-    """GFLOP/s of a bfloat16 product and GB/s of a copy, read and written bytes together."""
+    """GFLOP/s of a bfloat16 matrix multiplication, and GB/s of a copy (read and written bytes)."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -214,7 +215,7 @@ def ceilings(part):
 
 
 def kernels(part):
-    """focal_context fused and plain: the largest relative difference of values and gradients."""
+    """Largest relative difference of the fused focal_context and its definition, with gradients."""
     import torch
 
     from focalnets.ops import dispatch
@@ -231,7 +232,7 @@ def kernels(part):
         for place in places
     ):
         if part.left() < ENDING + 1.5 * longest:
-            print("the others are left out: no time for them")
+            print("the remaining cases are left out: not enough time")
             break
         start = time.monotonic()
         generator = torch.Generator(device).manual_seed(side)
@@ -243,7 +244,7 @@ def kernels(part):
         found = {}
         for fused in (True, False):
             dispatch.set_optimized(fused)
-            kind = torch.float64 if not fused else dtype  # plain in float64 is the judge
+            kind = torch.float64 if not fused else dtype  # the definition in float64 is the reference
             given = [tensor.to(kind).requires_grad_() for tensor in tensors]
             y = focal_context(given[0], given[1], given[2:])
             gradients = torch.autograd.grad((y * weight).sum(), given)
@@ -254,7 +255,7 @@ def kernels(part):
             for mine, true in zip(found[True], found[False], strict=True)
         ]
         limit = 1e-5 if dtype == torch.float32 else 2e-2
-        ok = all(error < limit for error in errors)  # not max: that of a number and NaN is either
+        ok = all(error < limit for error in errors)  # not max, whose result is undefined with NaN
         row = {"dtype": str(dtype), "side": side, "channels": channels, "levels": levels}
         row |= {"value_error": f"{errors[0]:.1e}", "gradient_error": f"{np.max(errors[1:]):.1e}", "ok": ok}
         part.write("kernels", row)
@@ -266,7 +267,7 @@ def kernels(part):
 
 
 def depthwise(part):
-    """One level without its gate, forward and forward+backward, bfloat16, batch 128."""
+    """Time of one level without its gate, forward and forward+backward, bfloat16, batch 128."""
     places = [(*stage, 3) for stage in STAGES] + [(*STAGES[0], 5), (*STAGES[0], 7)]
     places = [(8, 16, 3)] if part.rehearse else places
     batch, rounds = (2, 3) if part.rehearse else (128, 10)
@@ -279,7 +280,7 @@ def depthwise(part):
 
 
 def speed(part):
-    """What compiles nothing first, all in turn; then each that compiles, beside a bare eager one."""
+    """Time of all eager contenders in turn, then of each compiled one in turn with an eager one."""
     _mixed_precision(part)
     batch, rounds = (2, 3) if part.rehearse else (128, 20)
     net, x, y = _net_and_batch(part, batch)
@@ -314,7 +315,7 @@ def speed(part):
 
 
 def kernel_speed(part):
-    """The Triton kernels beside the plain definition: the focal context of each stage, and the net."""
+    """Time of the focal context of each stage and of the network, with and without Triton kernels."""
     _mixed_precision(part)
     batch, rounds = (2, 3) if part.rehearse else (128, 10)
     groups = []
@@ -346,7 +347,7 @@ def _net_and_batch(part, batch):
 
 
 def waits(step):
-    """How often one `step` makes the host wait for the GPU, as torch counts it; "" without a GPU."""
+    """Number of times that a step makes the host wait for the GPU, from torch, or "" without a GPU."""
     import torch
 
     step()
@@ -373,8 +374,8 @@ def main(name, out, deadline, *rest):
     out.mkdir(parents=True, exist_ok=True)
     part = Part(out, float(deadline), rest == ("--rehearse",))
     if accelerator() is None and not part.rehearse:
-        return f"{BACKEND} finds no GPU here; --rehearse goes without one"
-    return 0 if PARTS[name](part) else "wrong numbers: see above"
+        return f"{BACKEND} does not find a GPU. Use --rehearse without a GPU."
+    return 0 if PARTS[name](part) else "wrong results, see above"
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# One session on a borrowed CUDA machine: does focalnets work there, is it right, how fast is it.
+# One session on a CUDA machine: checks results and measures speed.
 #
 #   benchmarks/gpu_session.sh OUT_DIRECTORY [--rehearse]
 #
-# Needs torch, jax, triton and timm, and keras, optree and namex, installed or as wheels in the folder .whl:
+# Needs torch, jax, triton and timm, and keras, optree and namex, which can be wheels in the folder .whl:
 #
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
 #     -d .whl keras==3.15.1 optree namex
 #
-# The limits of the parts sum to nine minutes. A part writes its rows group by group, so one that fails or runs
-# out of its seconds leaves what it found; it is reported and does not stop the others.
-# --rehearse runs everything with tiny sizes, for a machine without a GPU.
+# The time limits of the parts sum to nine minutes. A part writes its rows group by group. If it fails or reaches
+# its limit, the earlier rows remain, the failure is printed, and the other parts continue.
+# --rehearse uses tiny sizes, for a machine without a GPU.
 #
-# The recipe cifar10_gpu, in a command of its own, without the command line's packages. Stopped at its limit,
-# it is saved: as long as the machine is held, focalnets.resume("/tmp/run") goes on.
+# The following commands train the recipe cifar10_gpu without the packages of the command line. At its time limit,
+# the run writes a snapshot. focalnets.resume("/tmp/run") continues it on the same machine.
 #
 #   python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .whl/*.whl
 #   PYTHONPATH=$PWD:/tmp/site KERAS_BACKEND=torch python3 -c 'import focalnets
@@ -36,7 +36,7 @@ part() { # part SECONDS BACKEND NAME
   echo "== $3 on $2"
   local deadline=$(($(date +%s) + $1))
   KERAS_BACKEND=$2 timeout -k 5 "$1" python3 benchmarks/gpu_session.py "$3" "$out" $deadline $rehearse && return
-  echo "!! $3 on $2 failed or ran out of its $1 s (exit $?)"
+  echo "!! $3 on $2 failed or reached its limit of $1 s (exit $?)"
   return 1
 }
 
@@ -47,7 +47,7 @@ part 20 torch train_step
 part 60 torch kernels && kernels=right
 part 60 torch depthwise
 part 100 torch speed
-if [ "${kernels:-}" = right ]; then # a kernel that is wrong may take its process with it
+if [ "${kernels:-}" = right ]; then # a wrong kernel can crash its process
   part 40 torch kernel_speed
 fi
 part 45 jax correctness

@@ -1,10 +1,10 @@
-"""Keep the small records of a training run, and write the table of recipes from all that are kept.
+"""Store the records of a training run, and write the table of results from all stored runs.
 
-    python benchmarks/keep_run.py runs/cifar10_cpu     copy its records to results/, and write the table
+    python benchmarks/keep_run.py runs/cifar10_cpu     copy the records to results/, and write the table
     python benchmarks/keep_run.py                      write the table only
 
-Records: history.csv, recipe.json and evaluation.json of the run (validation images stand in its history, the
-test images in its evaluation). The table is in focalnets/training/recipes/README.md, between two marks.
+The records are history.csv (validation metrics), recipe.json and evaluation.json (test metrics). The table is
+in focalnets/training/recipes/README.md, between two marks.
 """
 
 import argparse
@@ -23,19 +23,19 @@ from focalnets.training.recipe import load_recipe, recipe_names
 
 README = pathlib.Path(__file__).parents[1] / "focalnets" / "training" / "recipes" / "README.md"
 BEGIN, END = "<!-- written by benchmarks/keep_run.py -->\n", "<!-- end -->"
-TUTORIAL = 0.688  # the tutorial's validation accuracy
+TUTORIAL = 0.688  # validation accuracy of the tutorial
 COLUMNS = (
     "recipe",
     "seed",
-    "net",
+    "network",
     "parameters",
     "MACs",
     "epochs",
-    "unlike the recipe today",
+    "changes to the recipe",
     "machine",
     "minutes",
     "images/s",
-    "68.8 % at minute",
+    "minutes to 68.8 %",
     "validation",
     "test",
     "date",
@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 def keep(run):
-    """Copy the records of a run, without names of places on this machine."""
+    """Copy the records of a run, without paths of this machine."""
     run = pathlib.Path(run)
     recipe, facts = (json.loads((run / name).read_text()) for name in ("recipe.json", "run.json"))
     evaluation = json.loads((run / "evaluation.json").read_text())
@@ -55,15 +55,15 @@ def keep(run):
     stem = f"train_{name}_seed{recipe['seed']}_{where}_{day}"
     history = (run / "history.csv").read_text()
     while (path := measure.RESULTS / f"{stem}.history.csv").exists() and path.read_text() != history:
-        stem += "-b"  # another run of that day
+        stem += "-b"  # another run of the same day
     path.write_text(history)
     for kind, record in (("recipe", recipe), ("evaluation", evaluation)):
         (measure.RESULTS / f"{stem}.{kind}.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"kept: {stem}")
+    print(f"stored: {stem}")
 
 
 def rows():
-    """One row a kept run, as the table has it."""
+    """List the rows of the table, one per stored run."""
     found = []
     ends = ".evaluation.json"
     for stem in sorted(path.name.removesuffix(ends) for path in measure.RESULTS.glob(f"train_*{ends}")):
@@ -81,7 +81,7 @@ def rows():
             architecture = dataclasses.replace(architecture, num_classes=classes)
         passed = [row["minutes"] for row in history if row["val_accuracy"] >= TUTORIAL]
         best = max(row["val_accuracy"] for row in history)
-        kept = history[-1]["val_accuracy"] if recipe["keep_weights"] == "last" else best
+        validation = history[-1]["val_accuracy"] if recipe["keep_weights"] == "last" else best
         speeds = sorted(row["images_per_second"] for row in history)
         found.append(
             (
@@ -91,12 +91,12 @@ def rows():
                 f"{count_parameters(architecture) / 1e6:.2f} M" if architecture else "",
                 f"{count_macs(architecture, recipe['image_size']) / 1e6:.0f} M" if architecture else "",
                 len(history),
-                unlike(recipe),
+                changes(recipe),
                 f"{'_'.join(machine)}, {backend}, {precision}",
                 f"{history[-1]['minutes']:.0f}",
                 f"{speeds[len(speeds) // 2]:.0f}",
                 f"{passed[0]:.0f}" if passed else "never",
-                f"{kept:.2%}",
+                f"{validation:.2%}",
                 f"{evaluation['top1']:.2%}" if evaluation["split"] == "test" else "",
                 day[:10],
             )
@@ -104,22 +104,22 @@ def rows():
     return found
 
 
-def unlike(recipe):
-    """What the recipe of that name says otherwise now: the run's values."""
+def changes(recipe):
+    """Fields in which a run differs from the current recipe of the same name, with the values of the run."""
     if recipe["name"] not in recipe_names():
-        return "no such recipe"
+        return "the recipe does not exist"
     today = json.loads(json.dumps(dataclasses.asdict(load_recipe(recipe["name"]))))
     today, then = (
         {**one, **{f"augmentation.{name}": value for name, value in one["augmentation"].items()}}
         for one in (today, recipe)
     )
-    if not recipe["preset"]:  # what None means then; older records say so
+    if not recipe["preset"]:  # older records have these defaults instead of None
         filled = {"crop_fraction": 1.0, "interpolation": "bicubic"}
         today, then = (
             {**one, **{name: one[name] or filled[name] for name in filled}} for one in (today, then)
         )
-    told = {"augmentation", "data", "preset", "seed", "precision", "epochs"}
-    changed = [name for name in today if name not in told and then.get(name) != today[name]]
+    shown = {"augmentation", "data", "preset", "seed", "precision", "epochs"}
+    changed = [name for name in today if name not in shown and then.get(name) != today[name]]
     return ", ".join(f"{name.removeprefix('augmentation.')} {then.get(name)}" for name in changed)
 
 
@@ -130,19 +130,19 @@ def table():
 
 
 def seeds(found):
-    """A line for each recipe that was run with several seeds: mean and range of its test accuracies."""
+    """One line per recipe with several seeds: mean and range of the test accuracies."""
     tests = {}
     for row in map(dict, (zip(COLUMNS, row, strict=True) for row in found)):
         if row["test"]:
             alike = tuple(
-                row[column] for column in ("recipe", "net", "epochs", "unlike the recipe today", "machine")
+                row[column] for column in ("recipe", "network", "epochs", "changes to the recipe", "machine")
             )
             tests.setdefault(alike, {})[row["seed"]] = float(row["test"].rstrip("%"))
     return "".join(
-        f"\n`{recipe}`, {len(shares)} seeds: {statistics.mean(shares):.2f} % of the test images in the mean, "
-        f"{min(shares):.2f} to {max(shares):.2f}.\n"
-        for recipe, shares in ((recipe, of_seed.values()) for (recipe, *_), of_seed in tests.items())
-        if len(shares) > 1
+        f"\n`{recipe}`, {len(values)} seeds: mean test accuracy {statistics.mean(values):.2f} %, range "
+        f"{min(values):.2f} to {max(values):.2f} %.\n"
+        for recipe, values in ((recipe, of_seed.values()) for (recipe, *_), of_seed in tests.items())
+        if len(values) > 1
     )
 
 
@@ -155,7 +155,7 @@ def write_table():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", nargs="*", help="run directories whose records to keep")
+    parser.add_argument("run", nargs="*", help="run directories whose records are stored")
     for run in parser.parse_args().run:
         keep(run)
     write_table()

@@ -1,10 +1,10 @@
-"""Shared by the benchmarks: interleaved timing in worker processes, and result rows.
+"""Tools for benchmarks: interleaved timing in worker processes, and result rows.
 
-A worker is a process with one backend. It warms up, says that it is ready, then runs a step for each line
-that it is sent and answers with the seconds; at the end it tells how much memory the steps took. The
-parent asks the workers in turn, A B A B, so that a machine whose speed drifts is the same for all of them.
+A worker is a process with one backend. It warms up, reports that it is ready, and then runs a step for each
+line on standard input and answers with the time. At the end, it reports the memory of the steps. The parent
+asks the workers in turn (A B A B), so that drifts in the speed of the machine affect all of them.
 
-    python benchmarks/measure.py      a worker itself: products of two 2048 x 2048 float32 matrices
+    python benchmarks/measure.py      a worker that multiplies two 2048 x 2048 float32 matrices
 """
 
 import contextlib
@@ -26,9 +26,9 @@ import time
 
 RESULTS = pathlib.Path(os.environ.get("FOCALNETS_RESULTS", pathlib.Path(__file__).parent / "results"))
 
-MATRIX_PRODUCT, MATRIX_SIDE = "matrix product", 2048
-MARK = "@measure "  # before what a worker says: backends print to standard output, too
-SHORTEST_S = 0.05  # a shorter step is repeated until it fills this, so that the pipe does not count
+MATMUL, MATRIX_SIDE = "matrix multiplication", 2048
+MARK = "@measure "  # start of each answer of a worker: backends print to standard output, too
+SHORTEST_S = 0.05  # a shorter step is repeated for this time, so that the time of the pipe is negligible
 CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
@@ -36,13 +36,14 @@ CPU_ONLY = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_
 
 
 def serve(steps, synchronize=lambda: None, warmup=2, **facts):
-    """Be a worker: warm up, then time one step for each line on standard input.
+    """Run as a worker: warm up, then time one step for each line on standard input.
 
     Args:
-        steps: a function, or a dict of them by name; each line of input names one.
-        synchronize: waits until a step that was started has ended.
-        warmup: untimed runs of each step; their seconds, compilation included, are `warmup_s`.
-        facts: whatever the parent should know besides, as JSON.
+        steps: function, or dict of functions by name. Each line of input is a name.
+        synchronize: function that waits until the running step is complete.
+        warmup: int. Number of untimed runs of each step. `warmup_s` is their time with compilation.
+            Defaults to 2.
+        facts: JSON values for the parent.
     """
     steps = steps if isinstance(steps, dict) else {"": steps}
     peak = _PeakMemory()
@@ -73,10 +74,10 @@ def _say(**answer):
 
 
 class _PeakMemory:
-    """How far the memory of this process rises above what it holds now, in 10^6 bytes.
+    """Peak memory of this process above the current memory, in 10^6 bytes.
 
-    On Linux the peak so far is forgotten first: otherwise what was taken and given back while a net was
-    built would hide what its steps take. (The kernel's `ru_maxrss` even begins with the parent's.)
+    On Linux, the previous peak is reset first. Otherwise memory that was freed after building a network would
+    hide the memory of its steps. (`ru_maxrss` even starts from the peak of the parent.)
     """
 
     def __init__(self):
@@ -97,11 +98,11 @@ class _PeakMemory:
 
     def _highest(self):
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return highest // 1024 if sys.platform == "darwin" else highest  # bytes there
+        return highest // 1024 if sys.platform == "darwin" else highest  # bytes on macOS
 
 
-def _serve_matrix_product():
-    """By every library at hand: BLAS, and on torch oneDNN, which is the faster one on some processors."""
+def _serve_matmul():
+    """Run as a worker with matrix multiplications by BLAS and, with torch, by oneDNN."""
     try:
         import torch
     except ImportError:
@@ -123,15 +124,15 @@ def _serve_matrix_product():
 
 @dataclasses.dataclass
 class Measured:
-    """What a worker told.
+    """Results of a worker.
 
     Attributes:
-        ready_s: seconds from the start of its process until it was ready.
-        warmup_s: those of them that its first steps took, compilation included.
-        facts: see `serve`.
-        seconds: dict from a step's name to its seconds, round by round; the name of an only step is "".
-        peak_extra_mb: most memory during all steps less what was held before the first, in 10^6 bytes;
-            child processes, such as a compiler's, do not count.
+        ready_s: float. Seconds from the start of the process until it was ready.
+        warmup_s: float. Seconds of the first steps, with compilation.
+        facts: dict. See `serve`.
+        seconds: dict. Seconds of each round, by name of the step. The name of a single step is "".
+        peak_extra_mb: float. Peak memory during all steps minus the memory before the first step, in 10^6
+            bytes, without child processes such as compilers.
     """
 
     ready_s: float
@@ -141,7 +142,7 @@ class Measured:
     peak_extra_mb: float | None = None
 
     def spread(self, step=""):
-        """Median, smallest and largest seconds of a step."""
+        """Median, minimum and maximum time of a step."""
         return spread(self.seconds[step])
 
 
@@ -149,12 +150,11 @@ def interleave(commands, rounds):
     """Run workers in turn.
 
     Args:
-        commands: dict from name to (argument list, environment additions).
-        rounds: timed runs of each step of each worker.
+        commands: dict of name to (list of arguments, dict of environment variables).
+        rounds: int. Number of timed runs of each step of each worker.
 
     Returns:
-        Dict from name to `Measured`, and dict from name to the reason why that one was left out: it did
-        not start, or died on the way.
+        Dict of name to `Measured`, and dict of name to reason for workers that did not start or failed.
     """
     workers, measured, left_out = {}, {}, {}
     for name, (argv, environment) in commands.items():
@@ -188,8 +188,8 @@ def interleave(commands, rounds):
 class _Worker:
     def __init__(self, argv, environment):
         self.begin = time.perf_counter()
-        # A file, because a pipe that nobody empties would block the worker.
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  read when the worker has ended
+        # A file, because a full pipe would block the worker.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  read after the end of the worker
         self.process = subprocess.Popen(
             argv,
             env={**os.environ, **environment},
@@ -200,7 +200,7 @@ class _Worker:
         )
 
     def answer(self, question=None):
-        """The next thing that the worker says, or None if it has died."""
+        """Next answer of the worker, or None if it died."""
         with contextlib.suppress(BrokenPipeError):
             if question is not None:
                 self.process.stdin.write(question + "\n")
@@ -211,14 +211,14 @@ class _Worker:
         return None
 
     def end(self):
-        """Let the worker end; the peak memory that it tells, or None if it died instead."""
+        """End the worker, and return its peak memory, or None if it died."""
         self.process.stdin.close()
         answer = self.answer()
         self._close()
         return answer and answer["peak_extra_mb"]
 
     def last_words(self):
-        """Why a worker died: its last line that does not belong to a traceback."""
+        """Reason why a worker died: its last line outside a traceback."""
         code = self._close()
         if code < 0:
             return f"killed by signal {-code}" + (": out of memory?" if code == -9 else "")
@@ -235,30 +235,30 @@ class _Worker:
         return code
 
 
-def add_matrix_product(commands, python=sys.executable):
-    """`commands` with the worker that `matrix_product_peak` needs."""
-    return {**commands, MATRIX_PRODUCT: ([python, __file__], CPU_ONLY)}
+def add_matmul(commands, python=sys.executable):
+    """Add the worker that `matmul_peak` needs to `commands`."""
+    return {**commands, MATMUL: ([python, __file__], CPU_ONLY)}
 
 
-def matrix_product_peak(measured):
-    """Best GFLOP/s of the matrix product in the same run, or None if it could not run.
+def matmul_peak(measured):
+    """Best GFLOP/s of the matrix multiplication in the same run, or None if it did not run.
 
-    It is the practical peak of the machine while the others were measured; the product is taken out of
-    `measured`, so that contenders remain.
+    It is the practical peak of the machine during the run. The matrix multiplication is removed from
+    `measured`, so that only contenders remain.
     """
-    product = measured.pop(MATRIX_PRODUCT, None)
-    if product is None:
+    matmul = measured.pop(MATMUL, None)
+    if matmul is None:
         return None
-    return 2 * MATRIX_SIDE**3 / 1e9 / min(min(seconds) for seconds in product.seconds.values())
+    return 2 * MATRIX_SIDE**3 / 1e9 / min(min(seconds) for seconds in matmul.seconds.values())
 
 
 # === Results ===
 
 
 def write_rows(name, rows):
-    """Append result rows, one a measurement, to `results/<name>_<date>.csv`, and print them.
+    """Append result rows, one per measurement, to `results/<name>_<date>.csv`, and print them.
 
-    A file of the same day with other columns is left as it is, and another one is begun beside it.
+    If a file of the same day has other columns, the rows go to a new file beside it.
     """
     widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
     for row in ({key: key for key in rows[0]}, *rows):
@@ -277,18 +277,18 @@ def write_rows(name, rows):
 
 
 def print_left_out(left_out):
-    """Say which contenders are missing from the table, and why."""
+    """Print the contenders that are missing from the table, with the reason."""
     for name, reason in left_out.items():
         print(f"left out: {name} ({reason})")
 
 
 def spread(seconds):
-    """Median, smallest and largest of a list, to four significant digits."""
+    """Median, minimum and maximum of a list, with four significant digits."""
     return tuple(float(f"{f(seconds):.4g}") for f in (statistics.median, min, max))
 
 
 def interpreters(pairs):
-    """Dict from NAME=PATH arguments; ours for names that are not given."""
+    """Dict from NAME=PATH arguments. The default for other names is the current interpreter."""
     return _Interpreters(pair.split("=", 1) for pair in pairs)
 
 
@@ -298,8 +298,7 @@ class _Interpreters(dict):
 
 
 def machine():
-    """A word for this machine. By the file: a peer's environment, or the one that only compares, may have no
-    focalnets installed."""
+    """Name of this machine. Loads the file directly, because some environments do not have focalnets."""
     path = pathlib.Path(__file__).parents[1] / "focalnets" / "threads.py"
     spec = importlib.util.spec_from_file_location("focalnets_threads", path)
     module = importlib.util.module_from_spec(spec)
@@ -308,4 +307,4 @@ def machine():
 
 
 if __name__ == "__main__":
-    _serve_matrix_product()
+    _serve_matmul()

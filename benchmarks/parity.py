@@ -1,9 +1,9 @@
-"""The three backends against one another, for every combination of flags: a table of largest differences.
+"""Largest differences between the three backends, for every combination of options.
 
     python benchmarks/parity.py [--python torch=PATH jax=PATH tensorflow=PATH]
 
-The networks, weights and images are those of `tests/models/test_parity.py`. Differences are
-max |a - b| / max |b| over pairs of backends, of the logits and of all gates.
+Networks, weights and images are those of `tests/models/test_parity.py`. The difference of two backends is
+max |a - b| / max |b|, for the logits and for all gates.
 """
 
 import argparse

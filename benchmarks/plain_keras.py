@@ -1,8 +1,8 @@
-"""Any FocalNet of the table as a user of Keras would write it: stock layers only, nothing of focalnets.
+"""FocalNets in stock Keras layers, as a baseline for benchmarks.
 
-Used by benchmarks, as the speed to compare with. It computes what ours computes, with as many parameters:
-`DepthwiseConv2D` for the focal levels, `Dense` for pointwise products, the exact GELU, drop path as a
-`Dropout` with a noise shape. Flags that no net of 224 px or less needs are refused.
+The networks have the same result and number of parameters as those of focalnets: `DepthwiseConv2D` for focal
+levels, `Dense` for pointwise projections, the exact GELU, and drop path as a `Dropout` with a noise shape.
+Options that no network for 224 pixels or less needs are not supported.
 """
 
 import functools
@@ -30,7 +30,7 @@ gelu = functools.partial(keras.activations.gelu, approximate=False)
 
 
 def modulation(x, levels, window, initializer):
-    """Equations 4 to 8 of the paper on a map (B, H, W, C)."""
+    """Equations 4 to 8 of the paper for a map (B, H, W, C)."""
     channels = x.shape[-1]
     dense = functools.partial(layers.Dense, kernel_initializer=initializer)
     projected = dense(2 * channels + levels + 1)(x)
@@ -73,16 +73,16 @@ def embedding(x, channels, patch, kernel, initializer, epsilon):
 
 
 def build(backbone, image_shape, num_classes):
-    """Normalised images (B, H, W, channels) -> logits.
+    """Build a model from normalized images (B, H, W, channels) to logits.
 
     Args:
-        backbone: arguments of `FocalNetBackbone` that differ from its defaults.
-        image_shape: (height, width, channels), multiples of the net's stride.
-        num_classes: logits.
+        backbone: dict. Arguments of `FocalNetBackbone` that differ from the defaults.
+        image_shape: tuple (height, width, channels). Height and width are multiples of the stride.
+        num_classes: int. Number of classes.
     """
     unknown = set(backbone) - KNOWN
     if unknown or backbone.get("norm_placement") == "post":
-        raise ValueError(f"plain_keras does not write {unknown or 'post-norm'}; other nets can be compared.")
+        raise ValueError(f"plain_keras does not support {unknown or 'post-norm'}. Use another network.")
     depths, channels = backbone["depths"], backbone["embed_dim"]
     patch, overlap = backbone.get("patch_size", 4), backbone.get("overlap_embed", False)
     initializer = backbone.get("kernel_initializer", keras.initializers.RandomNormal(stddev=0.02))

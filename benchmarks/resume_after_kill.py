@@ -1,10 +1,10 @@
-"""Kill a training run again and again, resume it each time, and compare it with one that was left alone.
+"""Kill and resume a training run repeatedly, and compare it with an uninterrupted run.
 
     .venv/bin/python benchmarks/resume_after_kill.py --backend torch --kills 10 --in-snapshots 2
 
-Everything that could be forgotten is on: dropout, drop path, average, MixUp, erasing, accumulation over the
-ends of epochs, bfloat16. SIGKILL comes at random moments, two before a session trains, the others after it
-has begun; some of these wait until a snapshot is being written, and count only if half of one was left.
+Every kind of state is in use: dropout, drop path, averages, MixUp, erasing, accumulation across epochs, and
+bfloat16. SIGKILL is sent at random moments, twice before a session trains and otherwise during training. Some
+of the signals wait until a snapshot is being written, and count only if a partial snapshot remains.
 """
 
 import argparse
@@ -38,9 +38,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="torch")
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--in-snapshots", type=int, default=2, help="so many of the kills")
+    parser.add_argument("--in-snapshots", type=int, default=2, help="number of kills in snapshots")
     parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--most-seconds", type=float, default=15.0, help="of training before a kill")
+    parser.add_argument("--most-seconds", type=float, default=15.0, help="longest training before a kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -65,7 +65,7 @@ def main():
     sessions = []
     while kinds:
         argv = [*command(options.backend), "--resume", str(run)]
-        if not (run / "run.json").exists():  # killed before it had begun
+        if not (run / "run.json").exists():  # killed before the run started
             shutil.rmtree(run, ignore_errors=True)
             argv = [*begin, str(run)]
         seconds = kill(argv, run, kinds[0], chance, options.most_seconds)
@@ -105,12 +105,12 @@ def command(backend):
 
 
 def kill(argv, run, kind, chance, most_seconds):
-    """Start a session and kill it; seconds it lived, None if it ended by itself."""
+    """Start a session and kill it. Returns its seconds, or None if it ended before."""
     start = time.monotonic()
     session = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     if kind != "start":
         next((line for line in session.stdout if line.startswith("Epoch")), None)
-    # Nobody reads further: what a session prints of a few epochs fits into the pipe.
+    # The rest is not read: the output of a few epochs fits into the pipe.
     begun = time.monotonic()
     partial = os.fspath(run / "partial-last.npz")
     if kind != "snapshot":
@@ -131,13 +131,13 @@ def kill(argv, run, kind, chance, most_seconds):
 
 
 def epochs_done(run):
-    """Rows of the history on disk."""
+    """Number of rows of the history on disk."""
     path = run / "history.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
 
 def history(run):
-    """The columns that do not depend on the clock."""
+    """Rows of the history, without columns that depend on the clock."""
     with (run / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     clock = ("seconds", "images_per_second", "minutes")
@@ -145,7 +145,7 @@ def history(run):
 
 
 def largest_difference(path, other):
-    """Over weights, averages, moments, seeds and metrics of two snapshots."""
+    """Largest difference of weights, averages, moments, seeds and metrics of two snapshots."""
     with np.load(path) as one, np.load(other) as two:
         keys = [key for key in one if key != "meta"]
         assert set(one) == set(two)

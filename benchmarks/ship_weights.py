@@ -1,9 +1,9 @@
-"""Put the weights of a run into the package: float16, evaluated as users will get them, with a model card.
+"""Add the weights of a run to the package as float16, with their evaluation and a model card.
 
     python benchmarks/ship_weights.py runs/cifar10_cpu DATA
 
-The figures of the card, and `measured_top1` in presets/checkpoints.py, which this prints, are those of the
-shipped file, not of the run.
+The model card and the printed `measured_top1` for presets/checkpoints.py have the metrics of the float16
+weights, not of the run.
 """
 
 import argparse
@@ -18,57 +18,59 @@ from focalnets.output.replace import new_directory
 from focalnets.presets.checkpoints import BUNDLED, CHECKPOINTS, DEFAULT
 from focalnets.presets.store import halve
 
-CORRUPTED = 2000  # images that are classified 60 times
+CORRUPTED = 2000  # number of images, each of which is classified 60 times
 
 CARD = """# {name}
 
-A focal modulation network for photographs of ten kinds of animals and vehicles, at 32 x 32 pixels. It is
-here so that `focalnets predict`, `explain` and fine-tuning work at once, without a download.
+A focal modulation network for photographs of ten kinds of animals and vehicles, 32 x 32 pixels. It ships with
+the package, so that `focalnets predict`, `explain` and fine-tuning work without a download.
 
 | | |
 |---|---|
-| architecture | `{architecture}`, {parameters:,} parameters, {macs:.0f} million MACs an image |
-| data | CIFAR-10 compressed again as JPEG: {training:,} images, {validation:,} to validate |
+| architecture | `{architecture}`, {parameters:,} parameters, {macs:.0f} million MACs per image |
+| data | CIFAR-10 recompressed as JPEG: {training:,} training and {validation:,} validation images |
 | recipe | `{recipe}`, seed {seed}: {epochs} epochs, {minutes:.0f} minutes on {machine} with {backend} |
-| input | any image, which its own preprocessing resizes to 32 x 32 |
+| input | images of any size, which the preprocessing resizes to 32 x 32 |
 | classes | {classes} |
-| weights | float16, {megabytes:.1f} MB; computed in float32, trained in {precision} |
+| weights | float16, {megabytes:.1f} MB; loaded as float32, trained in {precision} |
 | license | MIT, as focalnets |
 
-## What it reaches
+## Results
 
-On the {images:,} test images of the same data: **{top1:.2%}** top-1, {top5:.2%} top-5, negative
-log-likelihood {loss:.4f}, expected calibration error {ece:.2%}. Averaged over six views (mirrored, shifted by
-a pixel): {tta_top1:.2%}. Validation accuracy, by which everything was chosen: {val:.2%}.
+On the {images:,} test images: **{top1:.2%}** top-1 accuracy, {top5:.2%} top-5 accuracy, negative
+log-likelihood {loss:.4f}, expected calibration error {ece:.2%}. With test-time augmentation (mirrored and
+shifted images): {tta_top1:.2%}. The validation accuracy, on which all settings were chosen, is {val:.2%}.
 
-| class | recognized | mostly taken for instead |
+| class | accuracy | most often confused with |
 |---|---|---|
 {per_class}
 
-Corrupted images (`focalnets evaluate --corruptions --limit {corruption_images}`: so many of them), top-1 by
-severity 1 to 5; in the mean {corrupted:.1%}:
+Top-1 accuracy on {corruption_images:,} corrupted images
+(`focalnets evaluate --corruptions --limit {corruption_images}`) at severities 1 to 5. The mean is
+{corrupted:.1%}.
 
 | corruption | 1 | 2 | 3 | 4 | 5 |
 |---|---|---|---|---|---|
 {corruptions}
 
-JPEG at severity 5 (quality 40) costs less than at severity 4 (quality 50), because the test images are JPEG
-files of quality 75 already. `docs/evaluation.md` explains it.
+The accuracy is higher for JPEG at severity 5 (quality 40) than at severity 4 (quality 50), because the test
+images already are JPEG files of quality 75. `docs/evaluation.md` explains the effect.
 
-## Limits
+## Limitations
 
-- It knows these ten classes only, and takes everything for one of them: a face, a house, noise. Its
-  probabilities mean something for images like those of CIFAR-10: one thing, in the middle, seen from near.
-- 32 x 32 pixels: whatever is small in a larger image is lost when it is resized.
-- Noise and strong blur cost much (see the table). It was trained on JPEG files, not on raw pixels.
-- CIFAR-10 was collected from the web in 2008 and labeled by hand; about half a percent of its test labels
-  are wrong (Northcutt et al., 2021), and it is no fair sample of the world. Use it to learn, to test and to
-  start from, not to decide anything about people.
+- The network assigns one of these ten classes to every image, including faces, houses and noise. Its
+  probabilities are meaningful only for images like those of CIFAR-10: one object, centered, at close range.
+- Small details of larger images are lost when they are resized to 32 x 32 pixels.
+- Noise and strong blur reduce the accuracy (see the table). The network was trained on JPEG files, not on raw
+  pixels.
+- CIFAR-10 was collected from the web in 2008 and labeled by hand. About half a percent of its test labels
+  are wrong (Northcutt et al., 2021), and it is not a representative sample of the world. Use the network to
+  learn, to test and as a starting point, but not for decisions about people.
 """
 
 
 def ship(run, data, name):
-    """Write the preset, its evaluation and its card; the accuracy."""
+    """Write the preset, its evaluation and its model card, and return the top-1 accuracy."""
     with new_directory(BUNDLED / name, "preset", force=True) as directory:
         halve(run, directory)
         record = _evaluated(directory, data, "--tta", "shift")
@@ -89,7 +91,7 @@ def _evaluated(directory, data, *options):
 
 
 def card(run, directory, name, record):
-    """The text of the model card."""
+    """Text of the model card."""
     from focalnets.presets.architectures import ARCHITECTURES
     from focalnets.presets.cost import count_macs, count_parameters
 
@@ -101,14 +103,14 @@ def card(run, directory, name, record):
     architecture = ARCHITECTURES[CHECKPOINTS[name].architecture]
     names = list(record["per_class"])
     per_class = []
-    for row, (one, share) in zip(record["confusion"], record["per_class"].items(), strict=True):
+    for row, (one, accuracy) in zip(record["confusion"], record["per_class"].items(), strict=True):
         most = max((count, other) for count, other in zip(row, names, strict=True) if other != one)
-        per_class.append(f"| {one} | {share:.1%} | {most[1]} ({most[0]} of {sum(row)}) |")
+        per_class.append(f"| {one} | {accuracy:.1%} | {most[1]} ({most[0]} of {sum(row)}) |")
     corruptions = [
-        f"| {one.replace('_', ' ')} | {' | '.join(f'{share:.1%}' for share in shares)} |"
-        for one, shares in record["corruptions"].items()
+        f"| {one.replace('_', ' ')} | {' | '.join(f'{accuracy:.1%}' for accuracy in row)} |"
+        for one, row in record["corruptions"].items()
     ]
-    shares = [share for row in record["corruptions"].values() for share in row]
+    accuracies = [accuracy for row in record["corruptions"].values() for accuracy in row]
     return CARD.format(
         **{key: record[key] for key in ("images", "top1", "top5", "loss", "ece", "corruption_images")},
         name=name,
@@ -130,7 +132,7 @@ def card(run, directory, name, record):
         val=last if recipe["keep_weights"] == "last" else best,
         per_class="\n".join(per_class),
         corruptions="\n".join(corruptions),
-        corrupted=sum(shares) / len(shares),
+        corrupted=sum(accuracies) / len(accuracies),
     )
 
 
@@ -141,7 +143,7 @@ def main():
     parser.add_argument("--name", default=DEFAULT)
     arguments = parser.parse_args()
     top1 = ship(arguments.run, arguments.data, arguments.name)
-    print(f"measured_top1={round(100 * top1, 2)} belongs into presets/checkpoints.py")
+    print(f"Set measured_top1={round(100 * top1, 2)} in presets/checkpoints.py.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What repairing each fault of the 2023 Keras tutorial gives: the same budget for each row, at reduced scale.
+"""Effect of fixing each error of the 2023 Keras tutorial, with equal budgets and at a reduced scale.
 
     python benchmarks/tutorial_ablation.py DATA [--updates 1000] [--width 64] [--batch 64] [--rows N,N,...]
 
-Rows 1 to 11: each keeps the repairs of the rows above it. Rows 12 to 16: all repairs up to row 9, the rate,
-but one, since what a repair gives depends on the rate. Reduced: a quarter of the tutorial's width (64
-channels in the first stage, 2.5 million parameters), batches of 64 instead of 1024; its own: the data split,
-48 pixels, patches of 4, the number of updates (1000), the augmentation. Validation accuracy after the last
-update, on the 10,000 images held out; the test images are not looked at.
+Rows 1 to 11 include the fixes of the rows above. Rows 12 to 16 have all fixes up to row 9, the learning rate,
+except one, because the effect of a fix depends on the learning rate. The width is a quarter of the tutorial's
+(64 channels in the first stage, 2.5 million parameters), and a batch has 64 images instead of 1024. Data
+split, 48 pixels, patches of 4, number of updates (1000) and augmentation are those of the tutorial. The
+validation accuracy is measured after the last update, on 10,000 held-out images. Test images are not used.
 """
 
 import argparse
@@ -36,10 +36,10 @@ from focalnets.training.task import ImageClassification
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """The tutorial as it is; each repair replaces a field."""
+    """Settings of the original tutorial. Each fix replaces a field."""
 
     backbone: dict
-    dead_updates: int = 24  # of 1000: its schedule was made for 976
+    dead_updates: int = 24  # of 1000: the schedule of the tutorial has 976 updates
     decay_everything: bool = True
     optimizer: str = "adamw"
     learning_rate: float = 1e-4
@@ -52,26 +52,27 @@ class Setup:
     std: tuple = (1.0, 1.0, 1.0)
 
 
-RATE = 9  # number of the row that repairs the rate
+RATE = 9  # number of the row that fixes the learning rate
 
 
 def setups(width):
-    """[(text, Setup)]: cumulative repairs, then all up to the rate but one."""
+    """List of (text, Setup): cumulative fixes, then all fixes up to the learning rate except one."""
     tutorial = {**ARCHITECTURES["tutorial"].backbone, "embed_dim": width}
-    steps = [("nothing: the tutorial as it is", {}, {})]
+    steps = [("none: the original tutorial", {}, {})]
     steps.append(("learning rate 0 after the last update, not 24 updates before", {"dead_updates": 0}, {}))
     steps.append(("biases and norms do not decay", {"decay_everything": False}, {}))
     steps.append(("a norm before the modulation", {}, {"norm_placement": "pre"}))
     steps.append(("epsilon 1e-5 in every norm", {}, {"embedding_norm_epsilon": 1e-5}))
-    steps.append(("initial values of the paper's code", {}, {"kernel_initializer": None}))
+    steps.append(("initializers of the paper's code", {}, {"kernel_initializer": None}))
     steps.append(("drop path 0.1 instead of dropout 0.1", {}, {"dropout_rate": 0.0, "drop_path_rate": 0.1}))
     normalized = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
-    steps.append(("pixels normalized by mean and deviation", normalized, {}))
-    steps.append(("rate 1e-3 and decay 0.05", {"learning_rate": 1e-3, "weight_decay": 0.05}, {}))
-    steps.append(("Muon, rate 3e-3", {"optimizer": "muon", "learning_rate": 3e-3}, {}))
+    steps.append(("pixels normalized by mean and standard deviation", normalized, {}))
+    rates = {"learning_rate": 1e-3, "weight_decay": 0.05}
+    steps.append(("learning rate 1e-3 and weight decay 0.05", rates, {}))
+    steps.append(("Muon, learning rate 3e-3", {"optimizer": "muon", "learning_rate": 3e-3}, {}))
     small = {"image_size": 32, "augmentation": Augmentation(pad_crop=4, flip=True)}
     stem = {"patch_size": 2, "overlap_embed": True}
-    steps.append(("32 pixels as they are, overlapping patches of 2", small, stem))
+    steps.append(("32 pixels without resizing, overlapping patches of 2", small, stem))
 
     def together(chosen):
         fields, backbone = {}, tutorial
@@ -87,7 +88,7 @@ def setups(width):
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """15 % of warm-up, then half a cosine, to 0 `dead` updates before the end."""
+    """15 % warm-up, then half a cosine that reaches 0 `dead` updates before the end."""
 
     def __init__(self, peak, updates, dead):
         self.peak, self.warmup, self.end = peak, round(0.15 * updates), updates - dead
@@ -104,7 +105,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def run(setup, data, updates, batch, seed):
-    """Train for so many updates: a dict of figures."""
+    """Train for a number of updates, and return a dict of metrics."""
     keras.utils.set_random_seed(seed)
     size = (setup.image_size,) * 2
     converter = FocalNetImageConverter(size, interpolation="bilinear", mean=setup.mean, std=setup.std)

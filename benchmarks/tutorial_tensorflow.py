@@ -1,7 +1,7 @@
-"""The net of the 2023 Keras tutorial as it stands there, in plain Keras layers: the speed to compare with.
+"""Network of the 2023 Keras tutorial in plain Keras layers, as a baseline for benchmarks.
 
-Same arithmetic and the same layer choices that cost time: grouped `Conv2D` behind `ZeroPadding2D`, tokens
-flattened to (B, H*W, C) and back in every block. Written anew for Keras 3; used by benchmarks only.
+It has the arithmetic and the expensive layers of the tutorial: grouped `Conv2D` after `ZeroPadding2D`, and
+tokens flattened to (B, H*W, C) and back in every block. It was written for Keras 3, without copied code.
 """
 
 import keras
@@ -65,7 +65,7 @@ class TutorialBlock(layers.Layer):
 
 
 class TutorialNet(keras.Model):
-    """(B, 48, 48, 3) floats to (B, 10) probabilities: embed 256, depths 2, 3, 2."""
+    """Model from images (B, 48, 48, 3) to probabilities (B, 10), with width 256 and depths 2, 3, 2."""
 
     def __init__(self, dropout=0.1):
         super().__init__()

@@ -59,7 +59,7 @@ def test_bench_ops_writes_rows(run):
 
 def test_bench_models_compares_contenders(run):
     names = ("focalnets-torch", "plain-keras-torch", "tutorial-tensorflow")
-    small = ("--net", "focalnet_pico", "--batch", 2, "--rounds", 1)
+    small = ("--network", "focalnet_pico", "--batch", 2, "--rounds", 1)
     printed, tables = run("bench_models.py", "--task", "training", *small, "--contenders", *names)
     ours, plain = tables["models"]
     assert_times((ours, plain))
@@ -71,7 +71,7 @@ def test_bench_models_compares_contenders(run):
         # The first step allocates gradients and the two slots of AdamW.
         assert float(row["peak_extra_mb"]) > 3 * 4 * int(row["parameters"]) / 1e6
         assert float(row["warmup_s"]) <= float(row["ready_s"])
-    assert "left out: tutorial-tensorflow (is the net tutorial only)" in printed
+    assert "left out: tutorial-tensorflow (supports only the network tutorial)" in printed
 
 
 def test_bench_scaling_fits_exponents(run, tmp_path):
@@ -121,7 +121,7 @@ def test_interleave_reports_contenders_that_fail(scripts, tmp_path):
     }
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux forgets a peak")
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux can reset the peak")
 def test_interleave_measures_memory_of_steps(scripts, tmp_path):
     """Memory that was freed before the first step does not count."""
     import measure
@@ -201,21 +201,22 @@ def test_keep_run_stores_records(keep_run, monkeypatch, tmp_path):
     assert found["parameters"] == "0.14 M"
     assert found["test"] == f"{result.test_accuracy:.2%}"
     assert found["validation"] == f"{max(one['val_accuracy'] for one in result.history):.2%}"
-    assert found["68.8 % at minute"] in ("0", "never")
-    kept = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
-    assert str(tmp_path) not in kept
-    assert found["unlike the recipe today"] == ""
+    assert found["minutes to 68.8 %"] in ("0", "never")
+    stored = "".join(path.read_text() for path in (tmp_path / "results").iterdir())
+    assert str(tmp_path) not in stored
+    assert found["changes to the recipe"] == ""
     recipe = dataclasses.replace(recipe, ema_decay=0.5)
     again = train(recipe, out=tmp_path / "again", monitor_every=0, verbose=0)
     keep_run.keep(again.directory)
     first, second = (dict(zip(keep_run.COLUMNS, row, strict=True)) for row in keep_run.rows())
-    assert first == found, "an earlier run of the same day is not overwritten"
-    assert second["unlike the recipe today"] == "ema_decay 0.5"
+    assert first == found, "an earlier run of the same day was overwritten"
+    assert second["changes to the recipe"] == "ema_decay 0.5"
 
 
 @pytest.fixture
 def gpu_session(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent / "models"))  # test_parity.py
     return importlib.import_module("gpu_session")
 
 
@@ -256,8 +257,8 @@ def test_gpu_session_continues_after_a_failure(gpu_session, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "breaks: failed in round 1 (RuntimeError: illegal memory access)" in printed
     assert "never: left out (RuntimeError: not here)" in printed
-    assert "no time" not in printed
+    assert "not enough time" not in printed
     late = dataclasses.replace(part, deadline=time.time() + 20)
     assert gpu_session.interleaved(late, contenders, 4, compiling=30) == []
-    assert "good: left out, no time for it" in capsys.readouterr().out
+    assert "good: left out, not enough time" in capsys.readouterr().out
     assert [row["what"] for row in gpu_session.interleaved(late, {"good": contenders["good"]}, 4)] == ["good"]

@@ -36,11 +36,11 @@ class AdamW(keras.optimizers.Adam):
             1e-3.
         weight_decay: float. Decoupled decay of variables with two or more axes. Defaults to 0.05.
         ema_decay: float. Decay of the moving average of the weights. Defaults to 0.0, no average.
-        learning_rate_multipliers: dict of str to float. Factor on the learning rate of the variables whose
-            path matches a regular expression (`re.search`). The first one that matches counts. Defaults to
-            None, a factor of 1 for all.
-        unfreeze_steps: dict of str to int. Number of updates before the variables whose path matches a
-            regular expression train. The first one that matches counts. Defaults to None, 0 for all.
+        learning_rate_multipliers: dict of str to float, or None. Regular expressions for the paths of
+            variables (`re.search`, the first match counts), with a factor on the learning rate. Defaults to
+            `None`, a factor of 1 for all variables.
+        unfreeze_steps: dict of str to int, or None. Regular expressions as above, with the number of updates
+            before the variables train. Defaults to `None`, 0 for all variables.
         epsilon: float. Term added to the denominator. Defaults to 1e-8.
         kwargs: Arguments of `keras.optimizers.Adam`, such as `global_clipnorm`.
 
@@ -177,8 +177,8 @@ class AdamW(keras.optimizers.Adam):
 
 
 def _per_variable(values, variables, default):
-    """The value for each variable, by the first pattern that matches its path."""
-    if isinstance(values, list | tuple):  # in files written before November 2026: one per variable
+    """List the value of the first pattern that matches the path of each variable."""
+    if isinstance(values, list | tuple):  # files written before November 2026 have one value per variable
         if len(values) != len(variables):
             raise ValueError(f"The optimizer was saved for {len(values)} variables; got {len(variables)}.")
         return list(values)

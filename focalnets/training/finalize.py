@@ -49,10 +49,10 @@ class TrainResult:
 
     @property
     def facts(self):
-        """Name -> text, in the order in which the result is printed."""
+        """Dict of the printed results as text, by label."""
         facts = {"run directory": str(self.directory), "epochs": str(len(self.history))}
         if not self.complete:
-            return {**facts, "state": "stopped at a time limit; focalnets.resume continues it"}
+            return {**facts, "state": "stopped at the time limit. Use focalnets.resume to continue."}
         facts["validation accuracy"] = f"{self.kept['val_accuracy']:.2%} in epoch {self.kept['epoch']}"
         if self.test_accuracy is not None:
             facts["test accuracy"] = f"{self.test_accuracy:.2%}"

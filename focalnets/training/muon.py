@@ -27,9 +27,9 @@ class Muon(AdamW):
 
     Args:
         arguments: Positional arguments of `AdamW`.
-        exclude_layers: sequence of str. Regular expressions. Variables whose path matches one (`re.search`)
-            are updated by AdamW, as are variables that are not matrices (biases, depthwise kernels). Defaults
-            to `("stem", "head")`, the first and the last layer of a FocalNet.
+        exclude_layers: sequence of str. Regular expressions (`re.search`) for the paths of variables that
+            AdamW updates. AdamW also updates all variables that are not matrices, such as biases and
+            depthwise kernels. Defaults to `("stem", "head")`, the first and the last layer of a FocalNet.
         momentum: float. Nesterov momentum of Muon. Defaults to 0.95.
         iteration_dtype: str. Dtype in which matrices are orthogonalized. "bfloat16" is precise enough.
             Defaults to "float32".
@@ -114,7 +114,7 @@ class Muon(AdamW):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        config.pop("matrices", None)  # indices, in files written before November 2026
+        config.pop("matrices", None)  # files written before November 2026 have indices
         return super().from_config(config, custom_objects)
 
     def get_config(self):

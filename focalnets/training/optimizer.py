@@ -45,7 +45,7 @@ def make_optimizer(recipe, classifier, total_steps):
     scales = unfreeze_steps = None
     if recipe.layer_decay != 1:
         depths = layer_depths(classifier)
-        deepest = max(depths.values()) + 1  # of the head
+        deepest = max(depths.values()) + 1  # depth of the head
         scales = {layer: recipe.layer_decay ** (deepest - depth) for layer, depth in depths.items()}
     if recipe.unfreeze_epochs:
         updates = recipe.unfreeze_epochs * total_steps / recipe.epochs / recipe.accumulation
@@ -65,12 +65,12 @@ def make_optimizer(recipe, classifier, total_steps):
 
 
 def layer_depths(classifier):
-    """Depth of each layer of the backbone: 0 of the stem, 1, 2, ... of the blocks.
+    """Depth of each layer of the backbone: 0 for the stem, 1, 2, ... for the blocks.
 
-    Down-sampling and the last norm have the depth of the block before them. The head is one deeper.
+    Down-sampling and the last norm have the depth of the block before them.
 
     Returns:
-        dict of a pattern for the paths of the layer's variables to int.
+        dict of str to int. Patterns that match the paths of the variables of a layer, with its depth.
 
     Source: layer-wise learning-rate decay of BEiT (Bao et al., 2022).
     """
@@ -83,13 +83,13 @@ def layer_depths(classifier):
 
 
 def unfreeze_order(classifier):
-    """Order in which the layers of the backbone are unfrozen: 0 for the last norm, as for the head.
+    """Order in which the layers of the backbone are unfrozen.
 
-    The last stage has 1, the stage before it 2, and so on. The stem belongs to the first stage, and
-    down-sampling to the stage before it.
+    The last norm has 0, like the head, the last stage 1, the stage before it 2, and so on. The stem belongs
+    to the first stage, and down-sampling to the stage before it.
 
     Returns:
-        dict of a pattern for the paths of the layer's variables to int.
+        dict of str to int. Patterns that match the paths of the variables of a layer, with its order.
 
     Source: gradual unfreezing of ULMFiT (Howard and Ruder, 2018).
     """
