@@ -30,7 +30,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def stopping_in_order():
-    """Raise `Terminated` in the block on SIGTERM and SIGHUP, so that partial files are removed.
+    """Raise `Terminated` in the block on SIGTERM and SIGHUP, to write snapshots and remove partial files.
 
     Only the first of these signals counts: `timeout` and some schedulers send two, and the second would
     interrupt the cleanup. Ctrl-C always acts at once. Ignored signals (`nohup`) stay ignored.
