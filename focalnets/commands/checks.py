@@ -127,7 +127,7 @@ def _check_convert(arguments):
     if arguments.to is None:
         check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
     read_config_overrides(arguments.set)
-    check_combinations(arguments)
+    check_combinations(arguments.half, arguments.to, arguments.window, arguments.levels)
     if arguments.variant is not None:
         find_architecture(arguments.variant)
     if arguments.labels is not None and not expanded(arguments.labels).is_file():

@@ -1,1 +1,1 @@
-"""Other people's weights <-> networks of ours: one table of names, read in both directions."""
+"""Conversion of weights between focalnets and other libraries."""

@@ -1,13 +1,14 @@
-"""Shapes of weights -> arguments of the network that has them."""
+"""The architecture of a checkpoint, recognized from the shapes of its weights."""
 
 import itertools
 import re
 from dataclasses import dataclass
 
-from focalnets.layers.geometry import kernel_sizes, per_stage, stem_kernel_size
+from focalnets.layers.geometry import per_stage
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
+from focalnets.presets.cost import SHAPE_ARGUMENTS
 
-# What has no weights: a checkpoint cannot tell it.
+# Arguments of `FocalNetBackbone` that weights do not determine.
 CONFIG_OVERRIDES = (
     "normalize_modulator",
     "norm_placement",
@@ -17,7 +18,7 @@ CONFIG_OVERRIDES = (
     "dropout_rate",
     "activation",
 )
-# What is reported, with its default; the others say nothing about outputs.
+# Those that are reported because a wrong value gives wrong outputs, with their defaults.
 _REPORTED = {
     "normalize_modulator": False,
     "norm_placement": "pre",
@@ -25,38 +26,23 @@ _REPORTED = {
     "activation": "gelu",
     "stem_padding": 2,
 }
-# Where upstream's code builds a variant otherwise than its released weights are: base_iso has a norm in its
-# modulation there, which `focalnet_base_iso` of its code lacks (upstream issue 23).
+# Where upstream's code and upstream's released weights differ: the weights of base_iso have a norm after
+# modulation, the code builds none (upstream issue 23).
 _ALSO = {"focalnet_base_iso": {"norm_after_modulation": False}}
-
-# What has, and their defaults in `FocalNetBackbone`.
-_WEIGHTED = {
-    "embed_dim": 96,
-    "depths": (2, 2, 6, 2),
-    "focal_levels": 2,
-    "focal_window": 3,
-    "focal_factor": 2,
-    "norm_after_modulation": False,
-    "patch_size": 4,
-    "overlap_embed": False,
-    "mlp_ratio": 4.0,
-    "layer_scale_init": None,
-}
-
 
 _NORM1 = "stage1_block1/norm1/gamma"
 
 
 @dataclass(frozen=True)
-class Recognised:
-    """What a checkpoint is.
+class Recognized:
+    """The architecture of a checkpoint.
 
     Attributes:
-        backbone: arguments of `FocalNetBackbone`.
-        num_classes: logits of its head, None without one.
-        channels: of its images.
-        variant: the row of `ARCHITECTURES` that it is, or None.
-        notes: where what has no weights was taken from.
+        backbone: dict. Arguments of `FocalNetBackbone`.
+        num_classes: int or None. Number of classes of the head. None without a head.
+        channels: int. Number of channels of the images.
+        variant: str or None. Name in `ARCHITECTURES`.
+        notes: list of str. Sources of the arguments that weights do not determine.
     """
 
     backbone: dict
@@ -67,21 +53,22 @@ class Recognised:
 
 
 def recognize(shapes, claims=None, variant=None, config_overrides=None):
-    """Find out which network has weights of these shapes.
+    """Recognize the network that has weights of these shapes.
 
     Args:
-        shapes: dict. Path of a variable of ours -> its shape.
-        claims: function. Takes the arguments that the weights tell, the channels of the images and the number
-            of classes, and returns claims (`origin`, `values`, `notes`) on the rest, best first. Defaults to
-            none.
-        variant: str. Name in `ARCHITECTURES`. Defaults to looking for it.
-        config_overrides: dict. Values of `CONFIG_OVERRIDES` that the user gives; they win.
+        shapes: dict of path -> tuple of int. Shapes of the variables of a focalnets model.
+        claims: function or None. Takes the arguments that the weights determine, the number of channels and
+            the number of classes. Returns a list of `Claim` about the other arguments, best first. Defaults
+            to None, no claims.
+        variant: str or None. Name in `ARCHITECTURES`. Defaults to None, the first one with these shapes.
+        config_overrides: dict or None. Values of `CONFIG_OVERRIDES`. They override claims and variant.
+            Defaults to None.
 
     Returns:
-        A `Recognised`.
+        `Recognized`.
 
     Raises:
-        ValueError: if weights are missing that every FocalNet has, or it is not the `variant`.
+        ValueError: if weights are missing that every FocalNet has, or the shapes are not those of `variant`.
     """
     found = _weighted_arguments(shapes)
     channels = shapes["stem/proj/kernel"][2]
@@ -91,12 +78,12 @@ def recognize(shapes, claims=None, variant=None, config_overrides=None):
         variant = same[0] if same else None
     elif differences := _differences(found, variant, shapes):
         raise ValueError(
-            f"The checkpoint is not {variant}: " + "; ".join(differences) + ". Leave out --variant to have "
-            "it recognized."
+            f"The checkpoint is not {variant}: {'; '.join(differences)}. Omit --variant to recognize the "
+            "architecture from the weights."
         )
-    notes = [f"recognized as {variant}" if variant else "no variant that focalnets knows"]
+    notes = [f"recognized as {variant}" if variant else "not an architecture of `focalnets presets`"]
     if variant in _ALSO and not found["norm_after_modulation"]:
-        notes.append("without a norm in its modulation, as upstream's code builds it")
+        notes.append("no norm after modulation, as upstream's code builds it")
     table = {} if variant is None else find_architecture(variant).backbone
     claims = [] if claims is None else claims(found, channels, num_classes)
     backbone = dict(found)
@@ -107,7 +94,7 @@ def recognize(shapes, claims=None, variant=None, config_overrides=None):
         if origin is not None:
             backbone[name] = value
         if name in _REPORTED and (origin is not None or name != "stem_padding"):
-            assumed = "ASSUMED, weights cannot tell: set it if that is wrong"
+            assumed = f"ASSUMED, because weights do not determine it (--set {name}=VALUE changes it)"
             shown = _REPORTED[name] if value is None else value
             notes.append(f"{name} = {shown}: {origin or assumed}")
             if origin is None:
@@ -115,39 +102,40 @@ def recognize(shapes, claims=None, variant=None, config_overrides=None):
     if _NORM1 not in shapes:
         backbone["norm_placement"] = "mlp_only"
     if backbone.get("stem_padding") == 2 and found["patch_size"] == 4:
-        backbone.pop("stem_padding")  # the default of the overlapping stem
+        backbone.pop("stem_padding")  # the default
     if found["patch_size"] != 4 and "stem_padding" not in (config_overrides or {}):
-        backbone.pop("stem_padding", None)  # no other library has such a stem
+        backbone.pop("stem_padding", None)  # other libraries have no such stem
     if any(re.fullmatch(r"stage\d+_norm/gamma", path) for path in shapes):
         backbone["pyramid_norm"] = True
     notes += [note for claim in claims for note in claim.notes]
-    return Recognised(backbone, num_classes, channels, variant, notes)
+    return Recognized(backbone, num_classes, channels, variant, notes)
 
 
 def is_doubtful(note):
-    """Whether a line of the report says that a value is assumed, or that sources contradict each other."""
-    return "ASSUMED" in note or "would take" in note
+    """Whether a note reports an assumed value, or sources that contradict each other."""
+    return "ASSUMED" in note or "(--set" in note
 
 
 def _settled(name, variant, table, claims, config_overrides):
-    """(value, origin) of an argument: the user's, a claim's, the variant's; origin None if nobody knows."""
+    """(value, origin) of an argument from the overrides, claims or variant. Origin None if all are silent."""
     if name in config_overrides:
-        return config_overrides[name], "as you said"
+        return config_overrides[name], "as requested"
     claim = next((claim for claim in claims if name in claim.values), None)
     default = _REPORTED.get(name)
     if claim is not None:
         value, origin = claim.values[name], claim.origin
         if variant and name in _REPORTED and value != (expected := table.get(name, default)):
-            origin += f"; {variant} has {expected}, which --set {name}={str(expected).lower()} would take"
+            origin += f"; {variant} has {expected} (--set {name}={str(expected).lower()} selects it)"
         return value, origin
     if variant is None:
         return None, None
     if name in table or name in _REPORTED:
-        return table.get(name, default), f"as {variant} has it"
+        return table.get(name, default), f"as in {variant}"
     return None, None
 
 
 def _weighted_arguments(shapes):
+    """The arguments of `FocalNetBackbone` that the shapes of weights determine."""
     missing = [name for name in ("stem/proj/kernel", "stage1_block1/fc1/kernel") if name not in shapes]
     if missing:
         raise ValueError(f"The checkpoint lacks weights that every FocalNet has: {', '.join(missing)}.")
@@ -158,11 +146,11 @@ def _weighted_arguments(shapes):
             blocks.setdefault(stage, set()).add(block)
     for stage in range(1, len(blocks) + 1):
         if stage not in blocks:
-            raise ValueError(f"The checkpoint has no blocks in stage {stage} of {max(blocks)}.")
+            raise ValueError(f"The checkpoint has blocks in stage {max(blocks)}, but not in stage {stage}.")
         if max(blocks[stage]) != len(blocks[stage]):
             missing = next(block for block in range(1, len(blocks[stage]) + 1) if block not in blocks[stage])
             raise ValueError(
-                f"The checkpoint has a block {max(blocks[stage])} in stage {stage} and lacks block {missing}."
+                f"The checkpoint has block {max(blocks[stage])} of stage {stage}, but not block {missing}."
             )
     depths = tuple(len(blocks[stage]) for stage in range(1, len(blocks) + 1))
     sizes = []
@@ -170,11 +158,11 @@ def _weighted_arguments(shapes):
         prefix = f"stage{stage}_block1/modulation/focal_kernel_"
         levels = sorted((int(path.removeprefix(prefix)), path) for path in shapes if path.startswith(prefix))
         if not levels:
-            raise ValueError(f"The checkpoint lacks the depthwise kernels of stage {stage}.")
+            raise ValueError(f"The checkpoint has no depthwise kernels in stage {stage}.")
         sizes.append([shapes[path][0] for _, path in levels])
     steps = {after - before for kernels in sizes for before, after in itertools.pairwise(kernels)}
     if len(steps) > 1:
-        raise ValueError(f"Kernel sizes {sizes} do not grow by the same step from level to level.")
+        raise ValueError(f"Kernel sizes {sizes} do not increase by the same step between all levels.")
     kernel, _, _, embed_dim = shapes["stem/proj/kernel"]
     overlap = shapes.get("stage1_downsample/proj/kernel", (kernel if kernel % 2 else 2,))[0] != 2
     return {
@@ -192,12 +180,12 @@ def _weighted_arguments(shapes):
 
 
 def _differences(found, variant, shapes):
-    """In which arguments a checkpoint is not that variant, in words."""
-    row = {**_WEIGHTED, **find_architecture(variant).backbone}
+    """Sentences about the arguments in which a checkpoint differs from a variant."""
+    row = {**SHAPE_ARGUMENTS, **find_architecture(variant).backbone}
     differences = []
     if (_NORM1 in shapes) == (row.get("norm_placement") == "mlp_only"):
         differences.append(f"it has {'a' if _NORM1 in shapes else 'no'} norm before the modulation")
-    for name in _WEIGHTED:
+    for name in SHAPE_ARGUMENTS:
         expected, value = row[name], found[name]
         if value == _ALSO.get(variant, {}).get(name, expected):
             continue
@@ -208,64 +196,3 @@ def _differences(found, variant, shapes):
         if expected != value:
             differences.append(f"{name} is {value}, not {expected}")
     return differences
-
-
-def variable_shapes(backbone, channels, num_classes):
-    """Path of each variable of a network -> its shape, without building it.
-
-    Args:
-        backbone: dict. Arguments of `FocalNetBackbone`; absent ones have its defaults.
-        channels, num_classes: int. Of the images, and of the head, or None for a backbone alone.
-
-    Returns:
-        Dict from path to tuple.
-
-    >>> from focalnets.conversion.architecture import variable_shapes
-    >>> variable_shapes({"embed_dim": 8, "depths": (1,)}, channels=3, num_classes=5)["head/kernel"]
-    (8, 5)
-    """
-    net = {**_WEIGHTED, **backbone}
-    depths, width = net["depths"], net["embed_dim"]
-    levels = per_stage("focal_levels", net["focal_levels"], depths)
-    windows = per_stage("focal_window", net["focal_window"], depths)
-    shapes = {}
-
-    def dense(path, inputs, units):
-        shapes.update({f"{path}/kernel": (inputs, units), f"{path}/bias": (units,)})
-
-    def norm(path, size):
-        shapes.update({f"{path}/gamma": (size,), f"{path}/beta": (size,)})
-
-    def embedding(path, kernel, inputs, units):
-        shapes.update({f"{path}/proj/kernel": (kernel, kernel, inputs, units), f"{path}/proj/bias": (units,)})
-        norm(f"{path}/norm", units)
-
-    embedding("stem", stem_kernel_size(net["patch_size"], net["overlap_embed"]), channels, width)
-    for stage, depth in enumerate(depths):
-        hidden = int(width * net["mlp_ratio"])
-        kernels = kernel_sizes(levels[stage], windows[stage], net["focal_factor"])
-        for block in range(depth):
-            path = f"stage{stage + 1}_block{block + 1}"
-            dense(f"{path}/modulation/f", width, 2 * width + levels[stage] + 1)
-            dense(f"{path}/modulation/h", width, width)
-            dense(f"{path}/modulation/proj", width, width)
-            for level, size in enumerate(kernels):
-                shapes[f"{path}/modulation/focal_kernel_{level}"] = (size, size, width, 1)
-            dense(f"{path}/fc1", width, hidden)
-            dense(f"{path}/fc2", hidden, width)
-            norm(f"{path}/norm2", width)
-            if net.get("norm_placement") != "mlp_only":
-                norm(f"{path}/norm1", width)
-            if net["norm_after_modulation"]:
-                norm(f"{path}/modulation/norm", width)
-            if net["layer_scale_init"] is not None:
-                shapes.update({f"{path}/scale{branch}/gamma": (width,) for branch in (1, 2)})
-        if stage + 1 < len(depths):
-            if net.get("pyramid_norm"):
-                norm(f"stage{stage + 1}_norm", width)
-            embedding(f"stage{stage + 1}_downsample", 3 if net["overlap_embed"] else 2, width, 2 * width)
-            width *= 2
-    norm("norm", width)
-    if num_classes is not None:
-        dense("head", width, num_classes)
-    return shapes

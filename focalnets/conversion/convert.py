@@ -1,6 +1,6 @@
-"""A checkpoint of another library -> a preset directory, or a network -> another library's file.
+"""Checkpoints of other libraries to preset directories, and presets to such checkpoints.
 
-Whatever is written is read back and compared before it gets its name: a wrong file never exists.
+Every output is read back and compared before it gets its final name, so a wrong file never exists.
 """
 
 import gc
@@ -15,6 +15,7 @@ from focalnets.conversion.sources import LoadedCheckpoint, read_source
 from focalnets.conversion.tensors import differences_elsewhere, from_tensors, our_arrays, to_tensors
 from focalnets.files import expanded
 from focalnets.models.classifier import FocalNetImageClassifier
+from focalnets.names import listed
 from focalnets.output.files import write_json, writing
 from focalnets.output.inputs import refuse_inputs
 from focalnets.output.paths import make_directory
@@ -38,22 +39,21 @@ def convert_checkpoint(
     published=False,
     inputs=(),
 ):
-    """Write the preset directory of a checkpoint.
+    """Write the preset directory of a checkpoint, with a report in `conversion.json`.
 
     Args:
-        source: path of a `.pth` or `.safetensors` file or of a directory with one, or a `LoadedCheckpoint`.
-        out: preset directory to make.
-        variant, config_overrides, entry, published: see `from_tensors`.
-        labels: function from the number of classes to their names; None for the checkpoint's own.
-        force: bool. Replace the preset that is there, and keep all other files. Defaults to `False`.
-        inputs: Paths besides `source` that `force` never replaces. Defaults to `()`.
+        source: path or `LoadedCheckpoint`. A `.pth` or `.safetensors` file, or a directory with one.
+        out: str or path. Preset directory to create.
+        variant, config_overrides, labels, entry, published: See `from_tensors`.
+        force: bool. Replace an existing preset, and keep all other files. Defaults to `False`.
+        inputs: iterable of paths. Paths besides `source` that `force` never replaces. Defaults to `()`.
 
     Returns:
-        List of lines: what was found, chosen, assumed and verified. They are in `conversion.json`, too.
+        list of str. Notes on what was recognized, chosen, assumed and verified, as in the report.
 
     Raises:
-        ValueError: if the checkpoint is damaged, not a FocalNet's, or not written faithfully, or if
-            `force` would remove a directory that is no preset.
+        ValueError: if the checkpoint is damaged or not a FocalNet, if the preset read back differs from it,
+            or if `force` would replace a directory that is not a preset.
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
@@ -62,7 +62,7 @@ def convert_checkpoint(
     >>> from focalnets.conversion.sources import LoadedCheckpoint
     >>> from focalnets.conversion.tensors import to_tensors
     >>> net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=5)
-    >>> state = to_tensors(net, "timm")  # or timm's own: {key: tensor.numpy() for ...}
+    >>> state = to_tensors(net, "timm")  # or a state dict of timm, as NumPy arrays
     >>> convert_checkpoint(LoadedCheckpoint(state), tempfile.mkdtemp() + "/preset")[0]
     'format: timm'
     """
@@ -71,14 +71,14 @@ def convert_checkpoint(
     name = "arrays in memory" if in_memory else str(source)
     source = source if in_memory else read_source(source, entry)
     with new_directory(out, "preset", force, inputs) as partial:
-        # What was read has no wrapper any more, and `entry` has no meaning there.
+        # `read_source` has already selected the entry and removed the wrappers.
         found = from_tensors(
             source, variant, config_overrides, labels, entry if in_memory else None, published
         )
         digests = _digests(found.network)
         _check(found.arrays, digests)
         found.arrays.clear()
-        del source  # the largest take 3 GB: never the file and two networks at a time
+        del source  # the largest networks take 3 GB: do not hold the checkpoint and two networks at once
         outputs = _outputs(found.network)
         write_preset_files(found.network, partial, found.image_converter)
         notes, parameters = list(found.notes), found.network.count_params()
@@ -88,19 +88,14 @@ def convert_checkpoint(
         again = load_any(partial)
         if _digests(again) != digests or not np.array_equal(_outputs(again), outputs):
             raise ValueError(
-                f"The preset written from {name} is not what was converted; nothing was kept. Please report "
-                "this."
+                f"The preset written from {name} differs from it, so it was discarded. Please report this."
             )
         notes.append(
-            f"verified: {len(digests)} arrays and {parameters:,} parameters read back equal, to the bit; "
-            "outputs equal"
+            f"verified: {len(digests)} arrays ({parameters:,} parameters) and the outputs are bit for bit "
+            "identical after reading them back"
         )
-        report = {
-            "source": name,
-            "variant": variant,
-            "config_overrides": config_overrides or {},
-            "notes": notes,
-        }
+        overrides = config_overrides or {}
+        report = {"source": name, "variant": variant, "config_overrides": overrides, "notes": notes}
         write_json(partial / REPORT, report)
     return notes
 
@@ -109,30 +104,30 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
     """Write the weights of a network as a checkpoint of another library.
 
     Args:
-        preset: a preset directory.
-        out: file ending in `.pth` or `.safetensors`; for transformers also a directory, which gets
+        preset: str or path. Preset directory.
+        out: str or path. A `.pth` or `.safetensors` file. For transformers also a directory, which gets
             `config.json` and `model.safetensors` for `from_pretrained`.
-        library: "official", "timm" or "transformers".
-        force: bool. Replace the file that is there, or the files that an earlier export wrote into the
-            directory. Defaults to `False`.
-        inputs: Paths besides `preset` that `force` never replaces. Defaults to `()`.
+        library: str. "official", "timm" or "transformers".
+        force: bool. Replace an existing file, or the files that an earlier export wrote into the directory.
+            Defaults to `False`.
+        inputs: iterable of paths. Paths besides `preset` that `force` never replaces. Defaults to `()`.
 
     Returns:
-        List of lines that say what was written.
+        list of str. Notes on the format, the verification, and differences between the libraries.
 
     Raises:
-        ValueError: if that library has no such network, the file was not written faithfully, or `force`
-            would remove a directory that is no preset and no checkpoint.
+        ValueError: if the library has no such network, if the file read back differs from it, or if `force`
+            would replace a directory that is not a checkpoint.
         FileExistsError: if `out` exists, unless `force`.
     """
     out, preset = expanded(out), expanded(preset)
     is_file = out.suffix in (".pth", ".safetensors")
     if not is_file and library != "transformers":
-        raise ValueError(f"A checkpoint is a .pth or .safetensors file; {out.name!r} is neither.")
+        raise ValueError(f"{out.name!r} is not the name of a .pth or .safetensors file. Choose such a name.")
     if is_file and out.exists() and not force:
         raise FileExistsError(f"{out} exists already. Choose another name, or replace it with --force.")
     if is_file and out.is_dir():
-        raise FileExistsError(f"{out} is a directory, which no file replaces; choose another name.")
+        raise FileExistsError(f"{out} is a directory, but the checkpoint is a file. Choose another name.")
     if is_file:
         refuse_inputs(out, [preset, *inputs])
     network = load_any(preset)
@@ -140,7 +135,7 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
     config, notes = transformers_config(network), differences_elsewhere(network, library)
     _, preprocessing, _ = read_preset_files(preset)
     converter = make_converter(preprocessing, preset)
-    del network  # the largest take 3 GB, and the writer copies
+    del network  # the largest networks take 3 GB, and the writer makes a copy
     gc.collect()
     if is_file:
         make_directory(out.parent)
@@ -155,16 +150,18 @@ def export_checkpoint(preset, out, library, force=False, inputs=()):
             if theirs is not None:
                 write_json(partial / "preprocessor_config.json", theirs)
             elif converter is not None:
-                notes.append("its image processor knows square images of 1 or 3 channels: none is written")
+                notes.append(
+                    "no preprocessor_config.json: it can only describe square images of 1 or 3 channels"
+                )
             _write_tensors(partial / "model.safetensors", tensors)
             tensors.clear()
             _check(our_arrays(read_source(partial).tensors)[1], digests)
-    verified = f"verified: {len(digests)} arrays read back equal, to the bit"
+    verified = f"verified: {len(digests)} arrays are bit for bit identical after reading them back"
     return [f"format: {library}", verified, *(f"note: {text}" for text in notes)]
 
 
 def transformers_config(network):
-    """The config.json of transformers' `FocalNetForImageClassification` for a network of ours."""
+    """The config.json of transformers' `FocalNetForImageClassification` for a focalnets network."""
     backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     names = getattr(network, "class_names", None)
     classes = getattr(network, "num_classes", 0)
@@ -198,7 +195,7 @@ def transformers_config(network):
 
 
 def _hidden_sizes(backbone):
-    """Channels of each stage's output as transformers counts them: after the stage's down-sampling."""
+    """Output channels of each stage. A stage of transformers includes the down-sampling after it."""
     last = len(backbone.depths) - 1
     return [backbone.embed_dim * 2 ** min(stage + 1, last) for stage in range(last + 1)]
 
@@ -210,7 +207,7 @@ def _image_side(network):
 
 
 def _outputs(network):
-    """What a network computes for a fixed image whose sides no stride divides."""
+    """Outputs of a network for a fixed image, whose sides are not multiples of the strides."""
     channels = network.input_shape[-1]
     image = np.random.default_rng(0).integers(0, 256, (1, 67, 90, channels)).astype("float32")
     if getattr(network, "image_converter", None) is None:
@@ -219,7 +216,7 @@ def _outputs(network):
 
 
 def _digests(network):
-    """Path of each weight -> a hash of its values."""
+    """SHA-256 of the values of each weight by its path."""
     return {w.path: _digest(keras.ops.convert_to_numpy(w)) for w in network.weights}
 
 
@@ -228,12 +225,13 @@ def _digest(array):
 
 
 def _check(arrays, digests):
-    """ValueError unless these arrays are those of the network that has these digests."""
+    """Raise a ValueError unless the arrays have these digests."""
     found = {path: _digest(array) for path, array in arrays.items()}
     wrong = sorted(path for path in {*found, *digests} if found.get(path) != digests.get(path))
     if wrong:
         raise ValueError(
-            f"What was written differs from what was meant: {', '.join(wrong[:8])}; nothing kept."
+            f"Weights read back differ from the source, so the output was discarded: {listed(wrong)}. Please "
+            "report this as a bug."
         )
 
 
@@ -242,11 +240,11 @@ def _write_tensors(path, tensors):
         try:
             import safetensors.numpy
         except ImportError as error:
-            raise ImportError("To write .safetensors: pip install 'focalnets[hub]'.") from error
+            raise ImportError("Writing .safetensors needs: pip install 'focalnets[hub]'.") from error
         safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
         return
     try:
         import torch
     except ImportError as error:
-        raise ImportError("To write .pth needs torch: pip install torch, or write .safetensors.") from error
+        raise ImportError("Writing .pth needs: pip install torch. Or write .safetensors.") from error
     torch.save({"model": {key: torch.from_numpy(value) for key, value in tensors.items()}}, path)

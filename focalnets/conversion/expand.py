@@ -1,4 +1,4 @@
-"""A trained network with larger windows or more focal levels, as detectors and larger images want it."""
+"""Expansion of a trained network to larger focal windows or more focal levels, for larger images."""
 
 import numpy as np
 from keras import ops
@@ -10,21 +10,21 @@ from focalnets.models.classifier import FocalNetImageClassifier
 
 
 def expand_focal_windows(network, focal_window=None, focal_levels=None):
-    """Enlarge windows and add levels, keeping what was learnt.
+    """Enlarge focal windows and add focal levels to a trained network.
 
-    Depthwise kernels are padded with zeros. In `f`, query and context are copied, the gates of the levels
-    that there are come first, those of new ones are zero, and the gate of the global average stays last.
-    The kernel of a new level has a one in its center and zeros elsewhere. Where the modulator is normalized,
-    by the number of levels, `h` makes up for it.
+    Depthwise kernels are padded with zeros. The kernel of a new level is 1 at its center and 0 elsewhere. The
+    gates of new levels are 0. If the modulator is normalized, the weights of `h` are multiplied by the ratio
+    of the new to the old divisor.
 
-    With larger windows alone, the new network computes the same function, up to rounding. A new level cannot
-    leave it quite the same: the global average is that of the last level, which is now another one, with one
-    more GELU. All else is the same, and so is the whole where the global gate is zero.
+    With larger windows alone, the new network computes the same function up to rounding. A new level changes
+    only the global average, which is computed from the last level and so gets one more GELU.
 
     Args:
-        network: a `FocalNetImageClassifier` or `FocalNetBackbone`, built; it stays as it is.
-        focal_window: new size of the first window, one integer or one a stage; None to keep it.
-        focal_levels: new number of levels, likewise.
+        network: `FocalNetImageClassifier` or `FocalNetBackbone`. It is not modified.
+        focal_window: int or tuple of int. New kernel size of the first level, also one per stage. Defaults to
+            None, unchanged.
+        focal_levels: int or tuple of int. New number of levels, also one per stage. Defaults to None,
+            unchanged.
 
     Returns:
         A new network of the same class.
@@ -32,7 +32,7 @@ def expand_focal_windows(network, focal_window=None, focal_levels=None):
     Raises:
         ValueError: if a window or a number of levels would shrink.
 
-    LoadedCheckpoint: `load_checkpoint` in `detection/mmcv_custom/checkpoint.py` of microsoft/FocalNet.
+    Source: `load_checkpoint` in `detection/mmcv_custom/checkpoint.py` of microsoft/FocalNet.
 
     >>> from focalnets import FocalNetBackbone, expand_focal_windows
     >>> net = FocalNetBackbone(embed_dim=8, depths=(1, 1))
@@ -46,7 +46,7 @@ def expand_focal_windows(network, focal_window=None, focal_levels=None):
             continue
         wanted = per_stage(name, value, backbone.depths)
         if any(new < old for new, old in zip(wanted, config[name], strict=True)):
-            raise ValueError(f"{name} {config[name]} can only grow; got {wanted}.")
+            raise ValueError(f"{name} must be at least {config[name]}, as in the network; got {wanted}.")
         config[name] = wanted
     with skip_initialization():
         expanded = FocalNetBackbone.from_config(config)
@@ -58,10 +58,8 @@ def expand_focal_windows(network, focal_window=None, focal_levels=None):
     for variable in expanded.weights:
         variable.assign(_expanded(variable.path, old.get(variable.path), tuple(variable.shape)))
     if backbone.normalize_modulator:
-        blocks = (
-            expanded.backbone.blocks if isinstance(expanded, FocalNetImageClassifier) else expanded.blocks
-        )
-        for small, large in zip(backbone.blocks, blocks, strict=True):
+        new = expanded.backbone if isinstance(expanded, FocalNetImageClassifier) else expanded
+        for small, large in zip(backbone.blocks, new.blocks, strict=True):
             ratio = (large.modulation.focal_levels + 1) / (small.modulation.focal_levels + 1)
             kernel = large.modulation.h.kernel
             kernel.assign(ops.convert_to_numpy(kernel) * ratio)
@@ -80,7 +78,7 @@ def _expanded(path, value, shape):
         margin = (shape[0] - value.shape[0]) // 2
         expanded[margin : margin + value.shape[0], margin : margin + value.shape[1]] = value
         return expanded
-    # f: query and context, gates of the old levels; new gates; the global gate.
+    # `f` has the columns query, context, gates of the levels, and last the global gate.
     expanded[..., : value.shape[-1] - 1] = value[..., :-1]
     expanded[..., -1] = value[..., -1]
     return expanded

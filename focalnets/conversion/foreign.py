@@ -1,6 +1,6 @@
-"""The settings that other libraries store beside weights: each field is used, checked or reported.
+"""Settings that other libraries store beside weights. Each field is used, compared with weights, or reported.
 
-Checked against types and limits first (`focalnets.schema`): such a file may come from anywhere.
+The files may come from untrusted sources, so types and limits are checked first (`focalnets.schema`).
 """
 
 from typing import Annotated
@@ -10,7 +10,7 @@ import msgspec
 from focalnets.names import listed, plural
 from focalnets.schema import checked
 
-_HINT = "Copy or download the file anew, or remove it and use --set."
+_HINT = "Copy or download the file again, or remove it and use --set."
 _Int = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
 _Ints = Annotated[list[_Int], msgspec.Meta(min_length=1, max_length=64)]
@@ -28,7 +28,7 @@ def _record(name, **fields):
 
 _TRANSFORMERS = _record(
     "TransformersConfig",
-    # What weights cannot tell.
+    # Not determined by weights.
     normalize_modulator=bool,
     use_post_layernorm=bool,
     drop_path_rate=_Rate,
@@ -37,7 +37,7 @@ _TRANSFORMERS = _record(
     hidden_act=_Text,
     layerscale_value=_Number,
     id2label=dict[str, _Text],
-    # What is held against the weights.
+    # Compared with the weights.
     num_channels=_Int,
     embed_dim=_Int,
     depths=_Ints,
@@ -90,7 +90,7 @@ _TIMM_PREPROCESSING = _record(
     std=_Channels,
 )
 
-# Fields that say nothing about what a network computes.
+# Fields without an effect on the outputs of a network.
 _IDLE = {
     "_name_or_path", "architectures", "chunk_size_feed_forward", "dtype", "encoder_stride", "finetuning_task",
     "focalnets_version", "hidden_sizes", "image_size", "initializer_range", "is_encoder_decoder", "label2id",
@@ -99,7 +99,7 @@ _IDLE = {
 }  # fmt: skip
 _IDLE_TIMM = {"img_size", "device", "dtype", "pretrained", "drop_rate", "head_init_scale", "drop_block_rate"}
 
-# transformers' names of activation functions -> ours, and the one that is written.
+# Names of activation functions: transformers -> focalnets, and focalnets -> transformers.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -115,18 +115,19 @@ THEIR_ACTIVATION = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "si
 
 
 def transformers_settings(config, found, channels, num_classes):
-    """What transformers' config.json tells.
+    """Arguments of `FocalNetBackbone` from the config.json of transformers.
 
     Args:
-        config: dict. The content of the file.
-        found: dict. Arguments of `FocalNetBackbone` that the weights tell.
-        channels, num_classes: int or None. Those of the weights.
+        config: dict. Content of the file.
+        found: dict. Arguments of `FocalNetBackbone` that the weights determine.
+        channels: int. Number of channels of the images.
+        num_classes: int or None. Number of classes. None without a head.
 
     Returns:
-        (values of arguments of `FocalNetBackbone`, notes).
+        (dict of arguments, list of notes).
 
     Raises:
-        ValueError: if a field has another type or range, contradicts the weights or is not supported.
+        ValueError: if a field has another type or range, contradicts the weights, or is not supported.
     """
     theirs = checked(config, _TRANSFORMERS, "config.json", _HINT)
     if theirs.hidden_act not in (None, *ACTIVATIONS):
@@ -135,7 +136,7 @@ def transformers_settings(config, found, channels, num_classes):
         )
     patch = theirs.patch_size[0] if isinstance(theirs.patch_size, list) else theirs.patch_size
     if found["overlap_embed"]:
-        patch = None  # the overlapping stem has a stride of 4, whatever this says
+        patch = None  # the overlapping stem always has a stride of 4
     _compare(
         theirs,
         {
@@ -154,10 +155,9 @@ def transformers_settings(config, found, channels, num_classes):
         raise _contradiction("patch_size", patch, found["patch_size"])
     if theirs.id2label and num_classes is not None and len(theirs.id2label) != num_classes:
         names = len(theirs.id2label)
-        said = f"{names} {plural(names, 'name')}"
         classes = f"{num_classes} {plural(num_classes, 'class', 'classes')}"
-        raise _contradiction("id2label", said, classes)
-    values = {  # absent fields have transformers' defaults: `save_pretrained` leaves those out
+        raise _contradiction("id2label", f"{names} {plural(names, 'name')}", classes)
+    values = {  # `save_pretrained` omits fields that have transformers' defaults
         "normalize_modulator": bool(theirs.normalize_modulator),
         "norm_placement": "post" if theirs.use_post_layernorm else "pre",
         "drop_path_rate": 0.1 if theirs.drop_path_rate is None else theirs.drop_path_rate,
@@ -169,22 +169,22 @@ def transformers_settings(config, found, channels, num_classes):
     if found["layer_scale_init"] is not None and theirs.layerscale_value is not None:
         values["layer_scale_init"] = theirs.layerscale_value
     rest = sorted(set(config) - set(_TRANSFORMERS.__struct_fields__) - _IDLE)
-    return values, [f"fields of config.json that are not used: {listed(rest)}"] if rest else []
+    return values, [f"unused fields of config.json: {listed(rest)}"] if rest else []
 
 
 def timm_settings(arguments, pool, found, channels, num_classes):
-    """What the arguments of timm's model tell; see `transformers_settings`.
+    """Arguments of `FocalNetBackbone` from the arguments of a timm model; see `transformers_settings`.
 
     Args:
-        arguments: dict. `model_args` of timm's config.json, or `model_kwargs` of its training script.
+        arguments: dict. `model_args` of timm's config.json, or `model_kwargs` of timm's training script.
         pool: str or None. `global_pool` of config.json.
     """
     theirs = checked(arguments, _TIMM_ARGUMENTS, "timm's model_args", _HINT)
     pool = theirs.global_pool or pool
     if num_classes is not None and pool not in (None, "", "avg", "fast", "fastavg"):
-        raise ValueError(f"timm's `global_pool` is {pool!r}, expected 'avg': a FocalNet here averages.")
+        raise ValueError(f"timm's `global_pool` is {pool!r}. Only average pooling ('avg') is supported.")
     if theirs.head_hidden_size:
-        raise ValueError("timm's `head_hidden_size` is set: a FocalNet here has one layer in its head.")
+        raise ValueError("timm's `head_hidden_size` is set. Only heads of one layer are supported.")
     compared = {
         "in_chans": channels,
         "embed_dim": found["embed_dim"],
@@ -207,16 +207,18 @@ def timm_settings(arguments, pool, found, channels, num_classes):
     if found["layer_scale_init"] is not None:
         values["layer_scale_init"] = theirs.layerscale_value
     rest = sorted(set(map(str, arguments)) - set(_TIMM_ARGUMENTS.__struct_fields__) - _IDLE_TIMM)
-    notes = [f"timm's model_args that are not used: {listed(rest)}"] if rest else []
+    notes = [f"unused model_args of timm: {listed(rest)}"] if rest else []
     return {name: value for name, value in values.items() if value is not None}, notes
 
 
 def checked_preprocessing(config, preprocessing):
-    """ValueError unless the fields that `converter_for` reads have their types."""
+    """Raise a ValueError unless the fields that `converter_for` reads have the expected types."""
     if isinstance(config.get("pretrained_cfg"), dict):
         checked(config["pretrained_cfg"], _TIMM_PREPROCESSING, "config.json, pretrained_cfg", _HINT)
     if not isinstance(preprocessing, dict):
-        raise ValueError(f"preprocessor_config.json holds no object. {_HINT}")
+        raise ValueError(
+            f"preprocessor_config.json holds a {type(preprocessing).__name__}, expected an object. {_HINT}"
+        )
     checked(preprocessing, _PREPROCESSING, "preprocessor_config.json", _HINT)
 
 
@@ -230,6 +232,6 @@ def _compare(theirs, weights):
 
 def _contradiction(name, said, value):
     return ValueError(
-        f"config.json or the model's arguments say {name} = {said}, but the weights have {value}: they "
-        "belong to another network. Put the right file beside the weights, or remove it and use --set."
+        f"config.json or the model arguments have {name} = {said}, but the weights have {value}. They "
+        "belong to another network. Replace them, or remove them and use --set."
     )

@@ -1,4 +1,4 @@
-"""convert: a checkpoint of another library -> a preset directory, or a preset -> such a checkpoint."""
+"""`convert`: checkpoints of other libraries to presets, and presets to such checkpoints."""
 
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ from focalnets.conversion.architecture import is_doubtful
 from focalnets.conversion.convert import convert_checkpoint, export_checkpoint
 from focalnets.conversion.expand import expand_focal_windows
 from focalnets.conversion.open import local_checkpoint
-from focalnets.conversion.options import checked_out
+from focalnets.conversion.options import check_combinations, checked_out
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import new_directory
 from focalnets.presets.files import read_preset_files
@@ -21,11 +21,11 @@ from focalnets.presets.store import copy_preset, halve, save_preset
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` wrote.
+    """Result of `convert`.
 
     Attributes:
-        path: Path. The preset directory, checkpoint file, or directory of transformers.
-        notes: tuple of str. What was found, chosen, assumed and verified.
+        path: `pathlib.Path`. The preset directory, checkpoint file, or directory for transformers.
+        notes: tuple of str. What was recognized, chosen, assumed and verified.
     """
 
     path: pathlib.Path
@@ -33,7 +33,7 @@ class Conversion:
 
     @property
     def assumptions(self):
-        """The notes on settings that weights cannot tell. A wrong one gives wrong outputs, silently."""
+        """Notes on settings that weights do not determine. A wrong setting silently gives wrong outputs."""
         return tuple(note for note in self.notes if is_doubtful(note))
 
     def __str__(self):
@@ -55,31 +55,33 @@ def convert(
 ):
     """Convert a checkpoint of microsoft/FocalNet, timm or transformers to a preset, or a preset to one.
 
-    The function behind `focalnets convert`. What is written is read back and compared first.
+    This is the function behind `focalnets convert`. Outputs are read back and compared before they are kept.
 
     Args:
         source: str or path. A .pth or .safetensors file, a directory with one, a URL, hf://owner/name, or a
             preset.
-        out: str or path. Preset directory to create; with `to`, a .pth or .safetensors file, or a directory
+        out: str or path. Preset directory to create. With `to`, a .pth or .safetensors file, or a directory
             for transformers.
-        to: str. Library whose format is written: "official", "timm" or "transformers". Defaults to None, a
-            preset.
-        variant: str. Name in `ARCHITECTURES`. Defaults to the one that the weights tell.
-        config_overrides: dict. What weights cannot tell, such as `{"norm_placement": "post"}`. Defaults to
-            None.
-        entry: str. The weights to convert where a file holds several, such as "ema". Defaults to the trained
-            weights.
-        labels: str or path. Text file of class names. Defaults to the names of the checkpoint.
-        focal_window: int. Enlarge the first focal window of every stage to this size. Defaults to None.
-        focal_levels: int. Add focal levels to every stage, up to this number. Defaults to None.
-        half: bool. Write a preset's weights as float16. Defaults to `False`.
-        force: bool. Replace the preset or file that is there. Defaults to `False`.
+        to: str or None. Library whose format is written: "official", "timm" or "transformers". Defaults to
+            None, which writes a preset.
+        variant: str or None. Name in `ARCHITECTURES`. Defaults to None, recognized from the weights.
+        config_overrides: dict or None. Settings that weights do not determine, such as
+            `{"norm_placement": "post"}`. Defaults to None.
+        entry: str or None. Name of the weights to convert if a file holds several, such as "ema". Defaults to
+            None, the trained weights.
+        labels: str, path or None. Text file of class names. Defaults to None, the names in the checkpoint.
+        focal_window: int or None. Enlarge the first focal window of every stage to this size. Defaults to
+            None, unchanged.
+        focal_levels: int or None. Add focal levels to every stage, up to this number. Defaults to None,
+            unchanged.
+        half: bool. Write the weights of a preset as float16. Defaults to `False`.
+        force: bool. Replace an existing preset or file. Defaults to `False`.
 
     Returns:
-        A `Conversion`.
+        `Conversion`.
 
     Raises:
-        ValueError: if the source is damaged or not a FocalNet, or the target cannot express it.
+        ValueError: if the source is damaged or not a FocalNet, or the format `to` cannot represent it.
         FileExistsError: if `out` exists, unless `force`.
 
     >>> import tempfile
@@ -90,9 +92,7 @@ def convert(
     'nano'
     """
     job = _Job(source, variant, config_overrides or {}, entry, labels)
-    expanding = focal_window is not None or focal_levels is not None
-    if half and (to is not None or expanding):
-        raise ValueError("half writes a preset as it is, in float16: without to, focal_window, focal_levels.")
+    check_combinations(half, to, focal_window, focal_levels)
     out = checked_out(source, out, to)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -100,12 +100,13 @@ def convert(
             preset = job.as_preset(folder / "preset")
             with new_directory(out, "preset", force, job.inputs) as partial:
                 halve(preset, partial)
-            notes = ["weights in float16"]
-        elif expanding:
+            notes = ["weights written as float16"]
+        elif (focal_window, focal_levels) != (None, None):
             preset = _expanded(
                 job.as_preset(folder / "preset"), folder / "expanded", focal_window, focal_levels
             )
-            notes = [f"expanded to windows {focal_window} and levels {focal_levels}"]
+            sizes = {"focal_window": focal_window, "focal_levels": focal_levels}
+            notes = [f"expanded: {name} = {size}" for name, size in sizes.items() if size is not None]
             if to is None:
                 with new_directory(out, "preset", force, job.inputs) as partial:
                     shutil.copytree(preset, partial, dirs_exist_ok=True)
@@ -120,7 +121,7 @@ def convert(
 
 @dataclass(frozen=True)
 class _Job:
-    """A source, and what the user says of it."""
+    """A source, with the arguments that describe a checkpoint."""
 
     source: str
     variant: str | None
@@ -134,11 +135,11 @@ class _Job:
         return paths_among([self.source, self.labels])
 
     def to_preset(self, out, force):
-        """Write the preset directory; return the notes."""
+        """Write the preset directory and return the notes."""
         if (ready := self._ready()) is not None:
             with new_directory(out, "preset", force, self.inputs) as partial:
                 copy_preset(ready, partial)
-            return ["copied: it is a preset already"]
+            return ["copied: the source is already a preset"]
         source = resolve_weights(self.source)
         with local_checkpoint(source) as file:
             return convert_checkpoint(
@@ -154,20 +155,20 @@ class _Job:
             )
 
     def as_preset(self, folder):
-        """The preset directory of the source, made in `folder` if it is none."""
+        """The source if it is a preset directory, otherwise `folder`, where it is converted to one."""
         if (ready := self._ready()) is not None:
             return ready
         self.to_preset(folder, force=False)
         return folder
 
     def _ready(self):
-        """The source if it is a preset, which knows what the other arguments would say."""
+        """The path of the source if it is a preset, otherwise None."""
         source = resolve_weights(self.source)
         ready = source.place if source.kind == "preset" else None
         if ready is not None and (self.config_overrides or self.labels or self.variant or self.entry):
             raise ValueError(
-                f"{self.source} is a preset already: --set, --labels, --variant and --entry are for "
-                "checkpoints of other libraries."
+                f"{self.source} is already a preset. --set, --labels, --variant and --entry apply only to "
+                "checkpoints of other libraries: remove them."
             )
         return ready
 

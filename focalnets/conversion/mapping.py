@@ -1,13 +1,13 @@
-"""The one table of names: where each weight of ours stands in the checkpoints of three other libraries.
+"""Names of weights in focalnets and in the checkpoints of three other libraries, one layer per row.
 
-A row is a layer. Stages, blocks and levels count from 0 in `{s}`, `{b}`, `{l}`, and from 1 in `{S}`, `{B}`:
+Stages, blocks and levels count from 0 in `{s}`, `{b}`, `{l}`, and from 1 in `{S}`, `{B}`:
 
-    ours            variables of `FocalNetImageClassifier` and `FocalNetBackbone`, by path
+    ours            paths of the variables of `FocalNetImageClassifier` and `FocalNetBackbone`
     official        microsoft/FocalNet, `checkpoint["model"]`
-    timm            its twelve `focalnet_*` models; `{post}` is "_post" in nets with post-norm
-    transformers    `FocalNetForImageClassification` and its like
+    timm            the twelve `focalnet_*` models; `{post}` is "_post" in networks with post-norm
+    transformers    `FocalNetForImageClassification`, `FocalNetModel` and `FocalNetBackbone`
 
-`their_key` goes from ours to theirs, `our_path` from theirs to ours; nothing else knows a name.
+`their_key` maps a path to a key, and `our_path` a key to a path. No other module contains these names.
 """
 
 import functools
@@ -19,7 +19,7 @@ import numpy as np
 
 FORMATS = ("official", "timm", "transformers")
 
-# What `{block}` stands for: in our paths, then in each format.
+# Values of `{block}` in our paths, then in each format.
 _BLOCKS = (
     "stage{S}_block{B}",
     "layers.{s}.blocks.{b}",
@@ -49,12 +49,12 @@ LAYERS = (
     ("{block}/fc1", "dense", "{block}.mlp.fc1", "{block}.mlp.fc1", "{block}.mlp.fc1"),
     ("{block}/fc2", "dense", "{block}.mlp.fc2", "{block}.mlp.fc2", "{block}.mlp.fc2"),
     ("{block}/scale2", "scale", "{block}.gamma_2", "{block}.ls2.gamma", "{block}.gamma_2"),
-    # timm down-samples at the beginning of the next stage.
+    # timm down-samples at the start of the next stage.
     ("stage{S}_downsample/proj", "conv", "layers.{s}.downsample.proj",
         "layers.{S}.downsample.proj", "focalnet.encoder.stages.{s}.downsample.projection"),
     ("stage{S}_downsample/norm", "norm", "layers.{s}.downsample.norm",
         "layers.{S}.downsample.norm", "focalnet.encoder.stages.{s}.downsample.norm"),
-    # Only detection and segmentation backbones have these, and then norm<last> instead of norm.
+    # Only in detection and segmentation backbones, which have norm<last> instead of norm.
     ("stage{S}_norm", "norm", "norm{s}", None, None),
     ("norm", "norm", "norm", "norm", "focalnet.layernorm"),
     ("head", "head", "head", "head.fc", "classifier"),
@@ -64,7 +64,7 @@ LAYERS = (
 
 @dataclass(frozen=True)
 class Transform:
-    """How an array of theirs, with so many axes, becomes ours, and the way back."""
+    """Functions from array to array, between a library whose array has `axes` axes and focalnets."""
 
     axes: int
     to_ours: Callable
@@ -75,11 +75,10 @@ _SAME = Transform(1, lambda a: a, lambda a: a)
 _LINEAR = Transform(2, np.transpose, np.transpose)  # (out, in) <-> (in, out)
 _POINTWISE = Transform(4, lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # (out, in, 1, 1)
 _CONV = Transform(4, lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
-_DEPTHWISE = Transform(
-    4, lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1)
-)  # (C, 1, k, k)
+# (C, 1, k, k) <-> (k, k, C, 1)
+_DEPTHWISE = Transform(4, lambda a: a.transpose(2, 3, 0, 1), lambda a: a.transpose(2, 3, 0, 1))
 
-# kind -> what the layer holds: (end of our path, end of their key, transform)
+# Kind of layer -> its arrays: (end of our path, end of their key, transform).
 _BIAS = ("/bias", ".bias", _SAME)
 _KINDS = {
     "conv": (("/kernel", ".weight", _CONV), _BIAS),
@@ -94,27 +93,27 @@ _KINDS = {
 
 @functools.cache
 def _rows(source):
-    """(pattern of our path, pattern of their key, transform) of every array that `source` can hold."""
+    """Rows (compiled path, compiled key, path pattern, key pattern, transform) of a format, one per array."""
     rows, column = [], FORMATS.index(source)
     for ours, kind, *theirs in LAYERS:
         if theirs[column] is None:
             continue
         ours = ours.replace("{block}", _BLOCKS[0])
         name = theirs[column].replace("{block}", _BLOCKS[1 + column])
-        # timm keeps the products inside blocks as 1 x 1 convolutions.
+        # timm stores the dense layers of blocks as 1 x 1 convolutions.
         kind = "pointwise" if source == "timm" and kind == "dense" else kind
         rows += [(ours + end, name + their_end, transform) for end, their_end, transform in _KINDS[kind]]
     return [(_expression(ours), _expression(theirs), ours, theirs, change) for ours, theirs, change in rows]
 
 
 def _expression(pattern):
-    """Compiled pattern with a named group for each placeholder."""
+    """Compiled pattern with one named group per placeholder."""
     text = re.escape(pattern).replace(r"\{post\}", "(?P<post>_post)?")
     return re.compile(re.sub(r"\\\{(\w)\\\}", r"(?P<\1>[0-9]+)", text))
 
 
 def _indices(found):
-    """The placeholders' values, those that count from 0 and from 1 each from the other."""
+    """Values of all placeholders; those that count from 0 and from 1 are computed from each other."""
     values = {name: int(value) for name, value in found.groupdict().items() if value and name != "post"}
     for low, high in ("sS", "bB"):
         if high in values:
@@ -125,7 +124,7 @@ def _indices(found):
 
 
 def our_path(source, key):
-    """Path of our variable and the transform for a key of another library; None if it has no such key.
+    """(path of our variable, transform) for a key of another library, or None for an unknown key.
 
     >>> from focalnets.conversion.mapping import our_path
     >>> our_path("official", "layers.0.blocks.1.modulation.f.weight")[0]
@@ -138,7 +137,7 @@ def our_path(source, key):
 
 
 def their_key(source, path, post_norm=False):
-    """Key in another library and the transform for a path of ours; None if it has no place for it.
+    """(key in another library, transform) for the path of our variable, or None if there is no such key.
 
     >>> from focalnets.conversion.mapping import their_key
     >>> their_key("timm", "stage1_downsample/norm/gamma")[0]

@@ -1,4 +1,4 @@
-"""A source of a network -> a Keras model, or a local preset directory: downloaded and converted once."""
+"""Keras models and local preset directories from any source of a network. Each is converted only once."""
 
 import contextlib
 import hashlib
@@ -38,18 +38,18 @@ def open_backbone(preset, load_weights=True, **arguments):
 
 
 def preset_directory(preset):
-    """Return the local preset directory of a network, downloaded and converted if necessary.
+    """Local preset directory of a network, downloaded and converted if necessary.
 
     Args:
-        preset: str or path, as for `resolve`. Conversions are kept in `focalnets.hub.cache_directory()`.
+        preset: str or path. See `resolve`. Conversions are stored in `focalnets.hub.cache_directory()`.
 
     Returns:
         `pathlib.Path`.
 
     Raises:
-        ValueError: if it is not a network, or not a FocalNet.
-        OSError: if it cannot be downloaded.
-        ImportError: if a package that is needed to read it is not installed.
+        ValueError: if `preset` is not a FocalNet.
+        OSError: if the download fails.
+        ImportError: if a required package is not installed.
 
     >>> import tempfile
     >>> from focalnets import FocalNetImageClassifier
@@ -63,7 +63,7 @@ def preset_directory(preset):
 
 
 def local_preset(source):
-    """The preset directory of a `Source`, see `preset_directory`."""
+    """Local preset directory of a `Source`; see `preset_directory`."""
     if source.kind == "preset":
         return source.place
     with local_checkpoint(source) as file:
@@ -74,8 +74,7 @@ def local_preset(source):
 def local_checkpoint(source):
     """Yield the local file or directory of a `Source` of the kind "checkpoint".
 
-    If it is a download that turns out to be damaged in the block, it is removed, so that the next use
-    downloads it again.
+    A downloaded file that is found to be damaged in the block is removed, so the next use downloads it again.
     """
     file = source.place if source.is_local else _downloaded(source.place)
     try:
@@ -83,16 +82,16 @@ def local_checkpoint(source):
     except DamagedError as error:
         if source.is_local:  # the user's own file
             raise
-        for path in (file.resolve(), file):  # the hub's client has a link to a blob
+        for path in (file.resolve(), file):  # in the cache of the hub, files are links
             path.unlink(missing_ok=True)
-        raise ValueError(f"{error} It was removed from the cache: run again to download it anew.") from error
+        raise ValueError(f"{error} It was removed from the cache: run again to download it.") from error
 
 
 def _downloaded(address):
     file = local_file(address)
     if (parts := hub_address(address)) is not None:
         for name in ("config.json", "preprocessor_config.json"):
-            try:  # beside the weights, these say what weights cannot
+            try:  # settings that weights do not determine
                 fetch_hugging_face(parts["repository"], name, parts["revision"])
             except OSError:
                 _log.debug("%s has no %s", address, name)
@@ -100,7 +99,7 @@ def _downloaded(address):
 
 
 def _converted(file, variant, name):
-    """The preset directory made of a file, kept as long as the file does not change."""
+    """Preset directory converted from a file, in the cache. A changed file is converted again."""
     file = pathlib.Path(file).absolute()
     lines = [f"{path} {file_sha256(path)}" for path in _files_that_count(file)]
     key = "\n".join((*lines, str(variant)))
@@ -115,7 +114,7 @@ def _converted(file, variant, name):
 
 
 def _files_that_count(file):
-    """The file itself, or those of a directory with weights, and the settings beside them."""
+    """The files that determine a conversion: weights, and the settings beside them."""
     folder, named = (file, None) if file.is_dir() else (file.parent, file)
     settings = ("config.json", "preprocessor_config.json")
     found = [folder / name for name in settings if (folder / name).is_file()]

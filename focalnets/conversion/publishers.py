@@ -1,13 +1,13 @@
-"""Who published a checkpoint, and what that code computes where the weights cannot tell.
+"""Settings that weights do not determine, from the publisher of a checkpoint.
 
 Sources:
 
 - `detection/mmdet/models/backbones/focalnet.py` of microsoft/FocalNet, and its copy for mmsegmentation: stem
-  padding 3; neither post-norm nor a normalized modulator.
-- `models/dino/focal.py` of FocalNet-DINO: stem padding 2; post-norm in its six models; a normalized modulator
-  in the large and xlarge ones of four levels.
-- timm's `models/focalnet.py`: stem padding 2; `normalize_modulator` is False unless it is given.
-- transformers' `modeling_focalnet.py`: stem padding 2; the rest is in config.json.
+  padding 3, pre-norm, no normalized modulator.
+- `models/dino/focal.py` of FocalNet-DINO: stem padding 2, post-norm in all six models, a normalized modulator
+  in the large and xlarge models of four levels.
+- timm's `models/focalnet.py`: stem padding 2. `normalize_modulator` defaults to False.
+- transformers' `modeling_focalnet.py`: stem padding 2. config.json has the other settings.
 """
 
 from dataclasses import dataclass, field
@@ -15,26 +15,19 @@ from dataclasses import dataclass, field
 from focalnets.conversion.foreign import timm_settings, transformers_settings
 from focalnets.conversion.wrappers import members
 
-# Left parts and stored entries by which detection and segmentation frameworks are known.
+# Parts and entries by which checkpoints of detection and segmentation frameworks are recognized.
 _MM_PARTS = {
     "neck", "rpn_head", "roi_head", "bbox_head", "mask_head", "decode_head", "auxiliary_head",
     "panoptic_head", "query_head", "data_preprocessor",
 }  # fmt: skip
-_MM_META = {
-    "mmdet_version",
-    "mmseg_version",
-    "mmcv_version",
-    "mmengine_version",
-    "mmcls_version",
-    "dataset_meta",
-}
+_MM_META = {*(f"mm{name}_version" for name in ("det", "seg", "cv", "engine", "cls")), "dataset_meta"}
 _DETR_PARTS = {"transformer", "class_embed", "bbox_embed", "input_proj"}
 _DINO_WIDTHS = (192, 256, 352)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Values of `FocalNetBackbone`'s arguments, and where they are from."""
+    """Values of arguments of `FocalNetBackbone`, with the origin that the report names."""
 
     origin: str
     values: dict
@@ -42,19 +35,22 @@ class Claim:
 
 
 def claims_for(library, source, keys, found, channels, num_classes, published=False):
-    """The claims on what has no weights, best first: the checkpoint's own settings, then its library.
+    """Claims about arguments that weights do not determine, best first.
+
+    The settings in the checkpoint come before the behavior of the library.
 
     Args:
         library: str. "official", "timm" or "transformers".
         source: `LoadedCheckpoint`.
-        keys: the keys of its tensors.
-        found: dict. Arguments of `FocalNetBackbone` that the weights tell.
-        channels, num_classes: int or None. Those of the weights.
-        published: bool. Whether these are the paper's weights, whoever copied them: the library then has no
-            say. Defaults to `False`.
+        keys: list of str. Keys of the tensors.
+        found: dict. Arguments of `FocalNetBackbone` that the weights determine.
+        channels: int. Number of channels of the images.
+        num_classes: int or None. Number of classes. None without a head.
+        published: bool. Whether these are weights of the paper, so the library that copied them is ignored.
+            Defaults to `False`.
 
     Returns:
-        List of `Claim`.
+        list of `Claim`.
     """
     own = _own_settings(library, source, keys, found, channels, num_classes)
     if published:
@@ -79,9 +75,7 @@ def _own_settings(library, source, keys, found, channels, num_classes):
         return claims
     name = _attributes(source.stored.get("args")).get("backbone")
     if isinstance(name, str) and name.startswith("focalnet_"):
-        return [
-            Claim(f"from the checkpoint, whose args.backbone is {name!r}", _dino(found, name.endswith("fl4")))
-        ]
+        return [Claim(f"from args.backbone = {name!r} of the checkpoint", _dino(found, name.endswith("fl4")))]
     return []
 
 
@@ -90,7 +84,7 @@ def _library(library, source, keys, found):
     if library == "timm":
         return [Claim("as timm computes", {"normalize_modulator": False, "stem_padding": 2, **same})]
     if library == "transformers":
-        note = "ASSUMED: no config.json of transformers lies beside the weights, which would tell the rest"
+        note = "other settings: ASSUMED, because there is no config.json of transformers beside the weights"
         notes = [] if source.config.get("model_type") == "focalnet" else [note]
         return [Claim("as transformers computes", {"stem_padding": 2, **same}, notes)]
     if not any(key.startswith("norm") and key[4:5].isdigit() for key in keys):
@@ -104,19 +98,19 @@ def _library(library, source, keys, found):
         return [Claim("as FocalNet-DINO computes", {**values, **same})]
     meta = _attributes(source.stored.get("meta"))
     if (parts & _MM_PARTS and not parts & _DETR_PARTS) or _MM_META & set(meta):
-        return [Claim("as the class for mmdetection and mmsegmentation computes", {**plain, **same})]
+        return [Claim("as upstream's class for mmdetection and mmsegmentation computes", {**plain, **same})]
     if published_width and found["overlap_embed"]:
         origin = (
-            "ASSUMED as FocalNet-DINO computes, since only its backbones of this width are published; one of "
-            "upstream's class for mmdetection needs --set stem_padding=3 norm_placement=pre "
+            "ASSUMED as FocalNet-DINO computes, because nobody else published backbones of this width; "
+            "a backbone of upstream's class for mmdetection needs --set stem_padding=3 norm_placement=pre "
             "normalize_modulator=false"
         )
         return [Claim(origin, _dino(found, levels == {4})), Claim("as upstream computes", same)]
-    if not found["overlap_embed"]:  # FocalNet-DINO published none
+    if not found["overlap_embed"]:  # FocalNet-DINO published none of these
         return [Claim("as upstream's detection code computes", {**plain, **same})]
     origin = (
         "ASSUMED as upstream's class for mmdetection computes; a backbone of FocalNet-DINO needs --set "
-        "stem_padding=2, and norm_placement=post if it was built so"
+        "stem_padding=2, and also norm_placement=post if it has post-norm"
     )
     return [Claim(origin, plain), Claim("as upstream computes", same)]
 
@@ -127,5 +121,5 @@ def _dino(found, four_levels):
 
 
 def _attributes(value):
-    """The entries of a dict or of a stored object's attributes, {} for anything else."""
+    """Entries of a dict or attributes of a stored object. {} for other values."""
     return members(value) or {}

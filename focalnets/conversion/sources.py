@@ -1,4 +1,4 @@
-"""Files and directories of other libraries -> named arrays, and nothing but arrays: no pickle is trusted."""
+"""Reading of checkpoint files and directories of other libraries to named arrays."""
 
 import contextlib
 import json
@@ -15,11 +15,11 @@ from focalnets.names import listed
 from focalnets.presets.resolve import SUFFIXES
 from focalnets.schema import checked, read_json
 
-# What a directory is searched for, best first.
+# Files that are searched for in a directory, best first.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ".index.json"  # of weights in several files
 
-# Formats of numbers that NumPy does not know, by their names in .safetensors and in `ml_dtypes`.
+# Number formats that NumPy does not have: name in .safetensors -> name in `ml_dtypes`.
 _MORE_FORMATS = {
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
@@ -27,7 +27,7 @@ _MORE_FORMATS = {
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
     "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }
-_MOST_NUMBERS = 2**28  # of one array that its file stores in another form
+_MOST_NUMBERS = 2**28  # limit for an array that is stored in a sparse form
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,13 @@ class LoadedCheckpoint:
     """A checkpoint of another library.
 
     Attributes:
-        tensors: key -> array, without what wrappers put before each key; views into the file where that is
-            possible.
-        config: the config.json beside it, if timm or transformers wrote it, or {}.
-        preprocessing: transformers' preprocessor_config.json beside it, or {}.
-        notes: what the reader of a report should know.
-        prefix: what stood before each key.
-        left: names of what else the file holds.
-        stored: the other contents of the file by name: settings, versions, objects as dicts.
+        tensors: dict of key without prefix -> array. Views of the file where possible.
+        config: dict. Content of the config.json of timm or transformers beside the file, or {}.
+        preprocessing: dict. Content of transformers' preprocessor_config.json beside the file, or {}.
+        notes: list of str. Lines of the report.
+        prefix: str. Prefix of the keys in the file.
+        left: list of str. Names of the other contents of the file.
+        stored: dict. Other contents of the file by name: settings, versions, objects as dicts.
     """
 
     tensors: dict[str, np.ndarray]
@@ -55,25 +54,24 @@ class LoadedCheckpoint:
 
 
 def read_source(path, entry=None):
-    """Read a `.pth` or `.safetensors` file, a directory that holds one, or weights in several files.
+    """Read a `.pth` or `.safetensors` file, a directory with such a file, or weights in several files.
 
     Args:
-        path: file or directory. Pickles are read with torch's `weights_only=True` and never freely;
-            `.safetensors` needs no torch.
-        entry: see `chosen_tensors`.
+        path: str or path. File or directory.
+        entry: str or None. See `chosen_tensors`.
 
     Returns:
-        A `LoadedCheckpoint`.
+        `LoadedCheckpoint`.
 
     Raises:
-        ValueError: if the file is damaged, cut short, of another kind, or holds no weights of a FocalNet.
-        ImportError: naming what to install.
+        ValueError: if the file is damaged, has another format, or holds no weights.
+        ImportError: if a required package is not installed.
     """
     path = pathlib.Path(path)
     if path.is_dir():
         path = _file_in(path)
     if not path.is_file():
-        raise ValueError(f"There is no checkpoint {str(path)!r}; check the path.")
+        raise ValueError(f"Checkpoint not found: {str(path)!r}. Check the path.")
     content = _read_shards(path) if path.name.endswith(_INDEX) else _read_file(path)
     chosen = _chosen(path, content, entry)
     tensors = {key: _array(f"{chosen.prefix}{key}", value, path) for key, value in chosen.tensors.items()}
@@ -92,11 +90,11 @@ def read_source(path, entry=None):
 
 def _chosen(path, content, entry):
     if members(content) is None or not members(content):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors by name.")
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a dict of tensors.")
     flat = flattened(content)
     if not any(is_tensor(value) for value in flat.values()):
         names = sorted({key.rpartition(".")[2] for key in flat})
-        raise ValueError(f"{path} holds entries that are no tensors: {listed(names)}.")
+        raise ValueError(f"{path} holds no tensors, only {listed(names)}. Expected a dict of tensors.")
     try:
         chosen = chosen_tensors(flat, entry)
     except ValueError as error:
@@ -115,13 +113,14 @@ def _file_in(directory):
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise ValueError(
-            f"{directory} should hold one checkpoint ({', '.join(SUFFIXES)}); found: {names}. Name the file."
+            f"Found {names} in {directory}; expected one checkpoint ({', '.join(SUFFIXES)}). Give the "
+            "path of a file."
         )
     return found[0]
 
 
 def _read_shards(path):
-    """The tensors of an index of `save_pretrained`, each from the file that it names."""
+    """Tensors of the files that an index of `save_pretrained` lists."""
     index = read_json(path)
     if not isinstance(index, dict) or not index.get("weight_map"):
         raise ValueError(f"{path} is not an index of weights: it has no weight_map.")
@@ -129,10 +128,12 @@ def _read_shards(path):
     tensors = {}
     for name in sorted(set(files.values())):
         if pathlib.PurePath(name).name != name or not (path.parent / name).is_file():
-            raise ValueError(f"{path} names the file {name!r}, which does not lie beside it. Copy all files.")
+            raise ValueError(
+                f"{path} lists the file {name!r}, which is not in the same directory. Copy all files."
+            )
         tensors.update(_read_file(path.parent / name))
     if missing := sorted(set(files) - set(tensors)):
-        raise ValueError(f"The files of {path} lack {listed(missing)}. Copy or download them anew.")
+        raise ValueError(f"The files of {path} lack {listed(missing)}. Copy or download them again.")
     return tensors
 
 
@@ -141,11 +142,9 @@ def _read_file(path):
         return _read_safetensors(path)
     content, size = read_pickle(path), path.stat().st_size
     for key, tensor in flattened(content).items():
-        with contextlib.suppress(
-            AttributeError, RuntimeError, NotImplementedError
-        ):  # no tensor, or no storage
+        with contextlib.suppress(AttributeError, RuntimeError):  # not a tensor, or a tensor without storage
             if not tensor.is_meta and tensor.untyped_storage().nbytes() > size:
-                raise ValueError(f"{key} in {path} has more numbers than the file. Download or copy it anew.")
+                raise ValueError(f"{key} in {path} is larger than the file. Download or copy it again.")
     return content
 
 
@@ -161,26 +160,24 @@ def _read_safetensors(path):
     try:
         import safetensors
     except ImportError as error:
-        raise ImportError(f"{path} needs safetensors: pip install 'focalnets[hub]'.") from error
+        raise ImportError(f"Reading {path} needs safetensors: pip install 'focalnets[hub]'.") from error
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:  # it checks the header
+        with safetensors.safe_open(path, framework="numpy") as file:  # checks the header
             keys = list(file.keys())
             formats = {key: file.get_slice(key).get_dtype() for key in keys}
             odd = {key: formats[key] for key in keys if formats[key] in _MORE_FORMATS}
             tensors = _odd_arrays(path, odd) if odd else {}
             return {key: tensors[key] if key in odd else file.get_tensor(key) for key in keys}
     except TypeError as error:
-        raise ValueError(
-            f"{path} holds numbers that NumPy does not know ({error}); save it in float32."
-        ) from error
+        raise ValueError(f"{path} has numbers in an unknown format ({error}). Save it as float32.") from error
     except MemoryError:
         raise
-    except Exception as error:  # its own error, and whatever a damaged header leads to
+    except Exception as error:  # its own error, or errors of any type for a damaged header
         raise damaged(path, error) from error
 
 
 def _odd_arrays(path, formats):
-    """The arrays of a checked .safetensors file that are of `_MORE_FORMATS`, in float32."""
+    """Arrays in `_MORE_FORMATS` of a checked .safetensors file, as float32."""
     import ml_dtypes  # Keras depends on it
 
     with path.open("rb") as file:
@@ -195,12 +192,12 @@ def _odd_arrays(path, formats):
 
 
 def _array(key, tensor, path):
-    """The NumPy array of what torch or safetensors read."""
+    """NumPy array of a tensor from torch or safetensors."""
     array = tensor if isinstance(tensor, np.ndarray) else _torch_array(key, tensor, path)
     if array.dtype.kind != "f":
         raise ValueError(
-            f"{key} in {path} is of {array.dtype}, expected floating-point numbers. A network that was "
-            "quantized has to be saved before that."
+            f"{key} in {path} has the type {array.dtype}; expected floating-point numbers. Save a quantized "
+            "network before the quantization."
         )
     return array
 
@@ -209,33 +206,28 @@ def _torch_array(key, tensor, path):
     import torch
 
     def refused(what, repair):
-        return ValueError(f"{key} in {path} is {what}, expected a tensor of numbers. {repair}")
+        return ValueError(f"{key} in {path} is {what}; expected a dense tensor of real numbers. {repair}")
 
     tensor = tensor.detach()
     if tensor.is_meta:
-        raise refused(
-            "a tensor without values (on the device meta)", "Save the model after loading its weights."
-        )
+        raise refused("a tensor without values (device meta)", "Save the model after loading its weights.")
     if tensor.is_nested:
         raise refused("a nested tensor", "Save it with torch.nested.to_padded_tensor.")
     if tensor.is_complex():
         raise refused("a tensor of complex numbers", "A FocalNet has real weights.")
     strided = tensor.layout is torch.strided
     stored = max(tensor.untyped_storage().nbytes(), 2**24) if strided else _MOST_NUMBERS
-    if tensor.numel() > stored:  # a small array that repeats itself, or hardly any number that is not 0
-        raise refused(f"of shape {tuple(tensor.shape)}, more numbers than the file holds", "Save it anew.")
+    if tensor.numel() > stored:  # an expanded view, or a sparse tensor that is nearly empty
+        raise refused(f"larger than the file: {tuple(tensor.shape)}", "Save a contiguous copy.")
     try:
         if tensor.is_quantized:
             tensor = tensor.dequantize()
         if not strided:
             tensor = tensor.to_dense()
-        if tensor.dtype.is_floating_point and tensor.dtype not in (
-            torch.float16,
-            torch.float32,
-            torch.float64,
-        ):
+        known = (torch.float16, torch.float32, torch.float64)
+        if tensor.dtype.is_floating_point and tensor.dtype not in known:
             tensor = tensor.float()  # NumPy has no bfloat16 and no float8
         return tensor.resolve_conj().resolve_neg().numpy()
-    except (RuntimeError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise refused(f"a tensor that cannot be read ({reason})", "Save it as float32.") from error

@@ -1,4 +1,4 @@
-"""Named arrays of other libraries -> a network of ours, and back; an array without a place is an error."""
+"""Networks from the named arrays of other libraries, and back. Every array must be used exactly once."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from focalnets.conversion.architecture import recognize, variable_shapes
+from focalnets.conversion.architecture import recognize
 from focalnets.conversion.foreign import checked_preprocessing
 from focalnets.conversion.mapping import FORMATS, our_path, their_key
 from focalnets.conversion.publishers import claims_for
@@ -17,6 +17,7 @@ from focalnets.layers.initializers import skip_initialization
 from focalnets.models.backbone import FocalNetBackbone
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.names import listed
+from focalnets.presets.cost import variable_shapes
 from focalnets.presets.labels import class_names_for
 from focalnets.presets.preprocessing import converter_for
 
@@ -26,12 +27,12 @@ class Conversion:
     """A checkpoint as a network.
 
     Attributes:
-        network: `FocalNetImageClassifier`, or `FocalNetBackbone` where the checkpoint has no head.
-        image_converter: the preprocessing that belongs to it.
-        source: "official", "timm" or "transformers".
-        variant: the row of `ARCHITECTURES` that it is, or None.
-        notes: what was found, chosen and assumed, a line each.
-        arrays: the arrays of the network by the paths of its variables, as views of the checkpoint's.
+        network: `FocalNetImageClassifier`, or `FocalNetBackbone` if the checkpoint has no head.
+        image_converter: `FocalNetImageConverter` or None. Preprocessing of the checkpoint.
+        source: str. "official", "timm" or "transformers".
+        variant: str or None. Name in `ARCHITECTURES`.
+        notes: list of str. What was recognized, chosen and assumed.
+        arrays: dict of path of a variable -> array. Views of the arrays of the checkpoint.
     """
 
     network: FocalNetImageClassifier | FocalNetBackbone
@@ -43,25 +44,25 @@ class Conversion:
 
 
 def from_tensors(source, variant=None, config_overrides=None, labels=None, entry=None, published=False):
-    """The network whose weights a checkpoint holds.
+    """Build the network of a checkpoint, with its weights.
 
     Args:
-        source: a `LoadedCheckpoint`, or a dict from key to array: the state dict of microsoft/FocalNet,
-            timm's `focalnet_*` or transformers' `FocalNet*` models.
-        variant: name in `ARCHITECTURES`; None to have it recognized from keys and shapes.
-        config_overrides: dict of `convert.architecture.CONFIG_OVERRIDES`, for what the weights cannot tell.
-        labels: function from the number of classes to their names; None for those that belong to the
-            checkpoint.
-        entry: str. Which weights to take where there are several, such as "ema"; see `chosen_tensors`.
-            Defaults to the trained ones.
-        published: bool. Whether these are known to be the weights of the paper, so that the variant decides
-            what weights cannot tell, and not the library that copied them. Defaults to `False`.
+        source: `LoadedCheckpoint`, or dict of key -> array. The dict is a state dict of microsoft/FocalNet, a
+            `focalnet_*` model of timm, or a `FocalNet*` model of transformers.
+        variant: str or None. Name in `ARCHITECTURES`. Defaults to None, recognized from keys and shapes.
+        config_overrides: dict or None. Values of arguments in `CONFIG_OVERRIDES`, which weights do not
+            determine. Defaults to None.
+        labels: function or None. Takes the number of classes and returns their names. Defaults to None, the
+            names in the checkpoint.
+        entry: str or None. See `chosen_tensors`. Defaults to None, the trained weights.
+        published: bool. Whether these are weights of the paper. If so, the variant, not the library, decides
+            what weights do not determine. Defaults to `False`.
 
     Returns:
-        A `Conversion`.
+        `Conversion`.
 
     Raises:
-        ValueError: listing what is left over on either side, or has another shape.
+        ValueError: if arrays are missing, unknown, of another shape, or not finite.
 
     >>> from focalnets import FocalNetBackbone
     >>> from focalnets.conversion.tensors import from_tensors, to_tensors
@@ -101,7 +102,7 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
 
 
 def _unwrapped(source, entry):
-    """A source without what wrappers put before its keys, where its reader has not taken that off."""
+    """A source without the prefix of wrappers before its keys."""
     chosen = chosen_tensors(source.tensors, entry)
     if not chosen.tensors or not chosen.prefix:
         return source
@@ -115,13 +116,16 @@ def _unwrapped(source, entry):
 
 
 def our_arrays(tensors):
-    """The arrays of another library by the paths of ours, as views.
+    """Arrays of another library by the paths of our variables, as views.
+
+    Args:
+        tensors: dict of key -> array.
 
     Returns:
-        (library, arrays by path).
+        (library, dict of path -> array).
 
     Raises:
-        ValueError: listing keys that no FocalNet has.
+        ValueError: if a key is unknown.
     """
     return _our_arrays(tensors)[:2]
 
@@ -142,10 +146,10 @@ def _our_arrays(tensors):
 
 
 def _standard_keys(tensors):
-    """(library, tensors by the keys of the table, keys of the library, notes).
+    """(library, tensors by the keys of classifiers, original keys, notes).
 
-    A bare `FocalNetModel` of transformers, timm's `features_only` models and upstream's detection backbones
-    get the keys of classifiers. What a pre-training adds is left out.
+    `FocalNetModel` of transformers, `features_only` models of timm and upstream's detection backbones have
+    other keys than classifiers. The decoder and mask token of a pretraining are omitted.
     """
     notes = []
     if any(key.startswith("embeddings.") for key in tensors):
@@ -155,21 +159,21 @@ def _standard_keys(tensors):
     library = max(FORMATS, key=known.get)
     if known[library] < len(tensors) / 2 or not tensors:
         raise ValueError(
-            "These are not the weights of a FocalNet that focalnets knows (official, timm or transformers): "
-            f"{listed(sorted(tensors))}."
+            f"These are not weights of a FocalNet: {listed(sorted(tensors))}. Expected keys of the official "
+            "code, timm or transformers."
         )
     if library == "transformers":
         idle = {key for key in tensors if key.startswith("decoder.") or key.endswith("embeddings.mask_token")}
         if idle:
             tensors = {key: array for key, array in tensors.items() if key not in idle}
-            notes.append("masked image modeling: the backbone is taken, its decoder and mask token are left")
+            notes.append("masked image modeling: decoder and mask token are ignored")
     keys = list(tensors)
     if library == "official" and (stages := _normed_stages(tensors)):
         last = _stages(tensors) - 1
-        # The norm of the last stage is the classifiers' final one.
+        # The norm of the last stage is the final norm of classifiers.
         tensors = {re.sub(rf"^norm{last}\.", "norm.", key): array for key, array in tensors.items()}
         names = ", ".join(f"norm{stage}" for stage in stages)
-        notes.append(f"detection or segmentation backbone: norms of stages ({names}), no head")
+        notes.append(f"detection or segmentation backbone with {names} and without a head")
     return library, tensors, keys, notes
 
 
@@ -178,14 +182,14 @@ def _normed_stages(tensors):
 
 
 def _stages(tensors):
-    """How many stages there are blocks of."""
+    """Number of stages that have blocks."""
     return len({key.split(".")[1] for key in tensors if key.startswith("layers.") and ".blocks." in key})
 
 
 def _add_missing_norms(arrays, found, library, keys):
-    """Norms that only our backbone has: those of stages that a detector did not use. Returns notes.
+    """Add norms of stages that a detector does not use, with scale 1 and shift 0. Returns notes.
 
-    They start at scale 1 and shift 0. What the checkpoint's own model gives out does not depend on them.
+    The outputs of the original model do not depend on these norms.
     """
     features = library == "timm" and found.num_classes is None
     if not features and not found.backbone.get("pyramid_norm") and not _normed_stages(keys):
@@ -197,32 +201,32 @@ def _add_missing_norms(arrays, found, library, keys):
     if not features:
         paths |= {f"stage{stage}_norm": width * 2 ** (stage - 1) for stage in range(1, count)}
     missing = [path for path in paths if f"{path}/gamma" not in arrays and f"{path}/beta" not in arrays]
-    if count > 16:  # nothing is made for sizes that no network has
+    if count > 16:  # no network has these sizes, so nothing is allocated
         return []
     for path in missing:
         arrays[f"{path}/gamma"] = np.ones(paths[path], "float32")
         arrays[f"{path}/beta"] = np.zeros(paths[path], "float32")
     if not missing:
         return []
-    return [f"norms that the checkpoint lacks, since its model has none, start at 1 and 0: {listed(missing)}"]
+    return [f"norms missing in the checkpoint, initialized to scale 1 and shift 0: {listed(missing)}"]
 
 
 def to_tensors(network, library):
-    """The state dict of another library with the weights of a network.
+    """State dict of another library with the weights of a network.
 
     Args:
-        network: a `FocalNetImageClassifier` or `FocalNetBackbone`.
-        library: "official", "timm" or "transformers".
+        network: `FocalNetImageClassifier` or `FocalNetBackbone`.
+        library: str. "official", "timm" or "transformers".
 
     Returns:
-        Dict from key to float32 array.
+        dict of key -> float32 array.
 
     Raises:
-        ValueError: if that library has no such network, saying why.
+        ValueError: if the library cannot represent the network.
     """
     backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     if why := _cannot(backbone, library):
-        raise ValueError(f"{library} has no such network: {why}.")
+        raise ValueError(f"{library} cannot represent this network: {why}.")
     post = backbone.norm_placement == "post"
     last = f"norm{len(backbone.depths) - 1}."
     tensors = {}
@@ -236,62 +240,63 @@ def to_tensors(network, library):
 
 
 def differences_elsewhere(network, library):
-    """In what another library computes something else with the same weights, a sentence each."""
+    """Sentences about what another library computes differently with the same weights."""
     backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
     found = []
     if library == "timm" and backbone.normalize_modulator:
         found.append(
-            "timm does not normalize the modulator by itself: outputs will differ unless its model is made "
-            "with normalize_modulator=True."
+            "timm does not normalize the modulator by default: outputs differ unless its model is built with "
+            "normalize_modulator=True."
         )
     epsilons = {backbone.norm_epsilon, backbone.embedding_norm_epsilon}
     if library != "transformers" and epsilons != {1e-5}:
         others = " and ".join(f"{epsilon:g}" for epsilon in sorted(epsilons - {1e-5}))
-        found.append(f"its norms have an epsilon of 1e-5, not {others}: outputs will differ.")
+        found.append(f"norms of {library} have epsilon 1e-5, not {others}: outputs differ.")
     elif len(epsilons) > 1:
         found.append(
-            f"all its norms have the epsilon {backbone.norm_epsilon}, those after embeddings here "
-            f"{backbone.embedding_norm_epsilon}: outputs will differ."
+            f"all norms of {library} have epsilon {backbone.norm_epsilon}, but those after embeddings have "
+            f"{backbone.embedding_norm_epsilon} here: outputs differ."
         )
     return found
 
 
 def _cannot(backbone, library):
+    """Reason why a library cannot represent a backbone, or None."""
     if backbone.norm_placement == "mlp_only":
-        return "it has a norm before modulation, and the tutorial's has none"
+        return "it has no norm before modulation"
     if backbone.activation != "gelu" and library != "transformers":
-        return f"its MLPs have GELU; these {backbone.activation}"
+        return f"its activation is {backbone.activation}, but must be gelu"
     if backbone.focal_factor != 2:
-        return f"its kernels grow by 2 from level to level; these by {backbone.focal_factor}"
+        return f"its focal_factor is {backbone.focal_factor}, but must be 2"
     if backbone.pyramid_norm and library != "official":
-        return "a norm for each stage is of upstream's detection backbones alone"
+        return "it has stage norms, as only upstream's detection backbones have"
     if library == "timm" and backbone.patch_size != 4:
-        return f"its stem has stride 4; this one {backbone.patch_size}"
+        return f"its patch_size is {backbone.patch_size}, but must be 4"
     if backbone.overlap_embed and backbone.patch_size != 4:
-        return f"its overlapping stem has stride 4; this one {backbone.patch_size}"
+        return f"its patch_size is {backbone.patch_size}, but must be 4 with overlapping patches"
     if library != "official" and backbone.stem_padding not in (None, 2) and backbone.overlap_embed:
-        return f"its overlapping stem has padding 2; this one {backbone.stem_padding}"
+        return f"its stem_padding is {backbone.stem_padding}, but must be 2"
     return None
 
 
 def _check_arrays(arrays, shapes, library):
-    """ValueError unless the arrays are those of a network with these shapes of variables, and finite."""
+    """Raise a ValueError unless the arrays have these shapes and are finite."""
     for text, paths in (
         ("lacks weights of", sorted(set(shapes) - set(arrays))),
-        ("has weights without a place in", sorted(set(arrays) - set(shapes))),
+        ("has weights that do not belong to", sorted(set(arrays) - set(shapes))),
     ):
         if paths:
             post = any("norm1_post" in path for path in paths)
             keys = [(their_key(library, path, post) or [path])[0] for path in paths]
-            raise ValueError(f"The checkpoint {text} the network that it seems to be: {listed(keys)}.")
+            raise ValueError(f"The checkpoint {text} the recognized network: {listed(keys)}.")
     wrong = [
-        f"{path} {array.shape}, not {shapes[path]}"
+        f"{path} has {array.shape}, expected {shapes[path]}"
         for path, array in arrays.items()
         if array.shape != shapes[path]
     ]
     if wrong:
-        raise ValueError(f"Weights of the checkpoint have other shapes than its network: {listed(wrong)}.")
-    # Largest and smallest, not all of them: an array of truths would take a quarter of the array.
+        raise ValueError(f"The checkpoint has weights of wrong shapes: {listed(wrong)}.")
+    # Minimum and maximum, because `isfinite` of the whole array would take a quarter of its memory.
     bad = [path for path, array in arrays.items() if not np.isfinite([array.min(), array.max()]).all()]
     if bad:
-        raise ValueError(f"Weights of the checkpoint are not finite, it is damaged: {listed(bad)}.")
+        raise ValueError(f"The checkpoint is damaged: these weights are NaN or infinite: {listed(bad)}.")

@@ -1,9 +1,9 @@
-"""torch's pickled files -> dicts of tensors, without running anything that a file names.
+"""Safe reading of torch's pickled files: no code that a file refers to is run.
 
-torch reads them with `weights_only=True`, which calls nothing but its own functions that rebuild tensors.
-What else a file names (settings, logs, a whole model) is stood in for by empty objects that only store their
-contents: timm, mmengine, yacs and Lightning save such objects beside the weights. Nothing is imported for
-them. A file that names functions of Python itself is refused: no training script stores `io.open`.
+torch reads the files with `weights_only=True`, which calls only torch's own functions that rebuild tensors.
+timm, mmengine, yacs and Lightning save other objects beside the weights: settings, logs, a whole model. Empty
+objects that only store contents replace these, and nothing is imported. A file that refers to functions of
+Python's standard library is refused, because no training script saves functions such as `io.open`.
 """
 
 import collections
@@ -19,7 +19,7 @@ from _compat_pickle import IMPORT_MAPPING
 
 from focalnets.names import listed
 
-# What of Python's own library is data and not a function that acts.
+# Modules and names of the standard library that are data.
 _DATA_MODULES = {"argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid"}
 _BUILT_IN = (
     "bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "object", "range",
@@ -32,12 +32,12 @@ _DATA = {
     "types.SimpleNamespace",
     "_codecs.encode",
 }
-# What a call makes that is filled afterwards: torch fills dicts and lists alone.
+# Classes whose instances are filled after their creation. torch fills only dicts and lists.
 _FILLED = {"collections.defaultdict": collections.OrderedDict, "collections.deque": list}
 
 
 class _Object:
-    """Stands for what a file makes by a call: an array, a path, a date. It forgets what it is given."""
+    """Replacement for an object that a file creates by a call, such as a date. It stores nothing."""
 
     def __init__(self, *_, **__):
         pass
@@ -47,11 +47,11 @@ class _Object:
 
 
 class _Named:
-    """Stands for a class or function that a file names."""
+    """Replacement for a class or function that a file refers to."""
 
     def __init__(self, makes):
         self.makes = makes
-        # torch asks for `cls.__new__(cls, ...)`: instances of any class become dicts of their attributes.
+        # torch calls `cls.__new__(cls, ...)`. Instances of all classes become dicts with attributes.
         self.__dict__["__new__"] = lambda *_: collections.OrderedDict()
 
     def __call__(self, *_, **__):
@@ -59,24 +59,24 @@ class _Named:
 
 
 def read_pickle(path):
-    """The content of a file of `torch.save`: dicts, lists, tensors and objects without any behavior.
+    """Content of a file of `torch.save`: dicts, lists, tensors, and objects without behavior.
 
     Args:
-        path: `pathlib.Path`. The file, in torch's zip format or in the older one.
+        path: `pathlib.Path`. A file in torch's zip format or in the older format.
 
     Returns:
-        Usually a dict. Objects are `OrderedDict`s with their attributes in `__dict__`.
+        The content, usually a dict. Objects are `OrderedDict`s with their attributes in `__dict__`.
 
     Raises:
-        ValueError: if the file is damaged, holds a TorchScript program, or names functions of Python.
+        ValueError: if the file is damaged, is a TorchScript program, or refers to functions of Python.
         ImportError: if torch is not installed.
     """
     try:
         import torch
     except ImportError as error:
         raise ImportError(
-            f"{path} is torch's format: pip install torch (the result runs on any backend), or get the "
-            ".safetensors form of the checkpoint."
+            f"Reading {path} needs torch: pip install torch. The converted preset runs on any backend. A "
+            ".safetensors file needs no torch."
         ) from error
     is_zip = zipfile.is_zipfile(path)
     try:
@@ -89,56 +89,56 @@ def read_pickle(path):
     except MemoryError:
         raise
     except pickle.UnpicklingError as error:
-        if "Can only" not in str(error):  # torch's words for an object that it does not fill
+        if "Can only" not in str(error):  # torch's message about an object that it cannot fill
             raise damaged(path, error) from error
         others = sorted(name for name in names if not name.startswith(("torch.", "collections.")))
         raise ValueError(_refusal(torch, path, is_zip, names, others)) from None
-    except Exception as error:  # torch and pickle raise whatever a damaged byte leads to
+    except Exception as error:  # torch and pickle raise errors of any type for damaged bytes
         raise damaged(path, error) from error
 
 
 class _RefusedError(Exception):
-    """A file that is not damaged and not read."""
+    """A file that is refused although it is not damaged."""
 
 
 class DamagedError(ValueError):
-    """A file that is cut short or damaged, so that another copy of it may be whole."""
+    """A damaged or truncated file. Another copy may be intact."""
 
 
 def damaged(path, error):
-    """The ValueError for a file that cannot be read."""
+    """The error to raise for a file that cannot be read."""
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
-        return ValueError(f"{path} is a pointer of Git LFS, not the file itself. Run `git lfs pull`.")
+        return ValueError(f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull`.")
     return DamagedError(
-        f"{path} is damaged, cut short, or no checkpoint ({reason}). Download or copy it anew; "
-        "a .pth or .safetensors file is expected."
+        f"{path} is damaged, truncated, or not a checkpoint ({reason}). Expected a .pth or .safetensors "
+        "file. Download or copy it again."
     )
 
 
 def _pickle_in_zip(path):
-    """The pickle of a zip, after a look at all members: torch itself checks neither sums nor sizes."""
+    """The pickle in a zip, after checks of sizes and checksums, which torch omits."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(member.filename.endswith("/constants.pkl") for member in members):
             raise _RefusedError(
-                f"{path} is a TorchScript program, expected a file of weights. Save its weights: "
+                f"{path} is a TorchScript program; expected a file of weights. Save the weights with "
                 f"torch.save(torch.jit.load({path.name!r}, 'cpu').state_dict(), 'weights.pth')."
             )
         if sum(member.file_size for member in members) > path.stat().st_size:
-            raise _RefusedError(
-                f"{path} unpacks to more than its size, expected a file that torch.save wrote."
-            )
+            raise _RefusedError(f"{path} is larger after unpacking; expected a file that torch.save wrote.")
         if bad := archive.testzip():
-            raise _RefusedError(f"{path} is damaged: checksum of {bad}. Download or copy it anew.")
+            raise _RefusedError(
+                f"{path} is damaged: the checksum of {bad} is wrong. Download or copy it again."
+            )
         (pickled,) = [m for m in members if m.filename == "data.pkl" or m.filename.endswith("/data.pkl")]
         return io.BytesIO(archive.read(pickled))
 
 
 def _names_in(file, path):
-    """The "module.name" that a file's pickles look up: one in a zip, four at the start of an older file."""
+    """All "module.name" in the pickles of a file: one pickle in a zip, four at the start of older files."""
     names = set()
     with file:
         for _ in range(4):
@@ -148,10 +148,10 @@ def _names_in(file, path):
                     names.add(f"{IMPORT_MAPPING.get(module, module)}.{name}")
                 elif operation.name == "STACK_GLOBAL":
                     raise _RefusedError(
-                        f"{path} is a pickle that torch.save did not write. Save its tensors with torch.save "
+                        f"{path} is a pickle that torch.save did not write. Save the tensors with torch.save "
                         "or as .safetensors."
                     )
-            if file.read(1) != b"\x80":  # no further pickle begins here
+            if file.read(1) != b"\x80":  # no further pickle starts here
                 break
             file.seek(-1, io.SEEK_CUR)
     return names
@@ -159,7 +159,7 @@ def _names_in(file, path):
 
 def _load(torch, path, is_zip, names):
     if not is_zip and tarfile.is_tarfile(path):
-        raise _RefusedError(f"{path} is a tar archive, expected a file of weights. Unpack it first.")
+        raise _RefusedError(f"{path} is a tar archive; expected a file of weights. Unpack it first.")
     stubs = [(_Named(_FILLED.get(name, _Object)), name) for name in names]
     with warnings.catch_warnings(), torch.serialization.safe_globals([*stubs, _Object]):
         warnings.simplefilter("ignore")
@@ -167,18 +167,18 @@ def _load(torch, path, is_zip, names):
 
 
 def _acts(name):
-    """Whether it is a function of Python's own library, of which no checkpoint has need."""
+    """Whether a name is a function of the standard library, which no checkpoint needs."""
     module = name.split(".")[0]
     return module in sys.stdlib_module_names and module not in _DATA_MODULES and name not in _DATA
 
 
 def _refusal(torch, path, is_zip, names, acting):
-    """The message for a file that names functions, with a repair that suits what it holds."""
+    """Error message for a file that refers to functions, with a statement that extracts its tensors."""
     load, content = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)", None
     with contextlib.suppress(Exception):
         content = _load(torch, path, is_zip, names)
     entry = ""
-    if content is None:  # nothing is known of it but that it is usually a dict of dicts and objects
+    if content is None:  # unknown, but usually a dict of dicts and objects
         load = f"{{key: value for key, value in {load}.items() if hasattr(value, 'keys')}}"
     elif isinstance(content, dict) and content:
         dicts = [key for key, value in content.items() if isinstance(value, dict) and value]
@@ -187,7 +187,7 @@ def _refusal(torch, path, is_zip, names, acting):
     else:
         load += ".state_dict()"
     return (
-        f"{path} holds Python objects beside its tensors: {listed(acting, 4)}. To load those could run "
-        "anybody's code, so focalnets does not. If you trust the file, keep its tensors alone: "
+        f"{path} holds Python objects beside the tensors: {listed(acting, 4)}. Loading them could run "
+        "arbitrary code, so the file is refused. If you trust it, save only the tensors: "
         f"torch.save({load}{entry}, 'weights.pth')."
     )

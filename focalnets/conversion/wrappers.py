@@ -1,7 +1,7 @@
-"""Which of the tensors in a checkpoint are a FocalNet's: under any wrapper, nested in any order.
+"""Search for the tensors of a FocalNet in a checkpoint, under any wrappers in any order.
 
-Nothing here knows the names of wrappers. What a file holds becomes one flat dict with dotted keys, and a
-FocalNet stands wherever the keys of a block begin: under "", "model." or "state_dict.module.backbone.0.".
+The content of a file is flattened to one dict with dotted keys. A FocalNet is found by the prefix before the
+keys of a block, such as "", "model." or "state_dict.module.backbone.0.". No names of wrappers are needed.
 """
 
 import collections
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from focalnets.names import listed
 
-# A key of a block, after its prefix: official and timm, timm's features_only, transformers.
+# A prefix and a key of a block: official and timm, timm's features_only, transformers.
 _BLOCK = re.compile(
-    r"(?P<prefix>(?:.*?\.)??)(?:layers[._]\d+\.blocks|(?P<theirs>encoder\.stages)\.\d+\.layers)\.\d+\.modulation\..+"
+    r"(?P<prefix>(?:.*?\.)??)(?:layers[._]\d+\.blocks|(?P<transformers>encoder\.stages)\.\d+\.layers)\.\d+\.modulation\..+"
 )
-# Words in the names of weights that are an average over training, or a copy that follows slowly.
+# Words in the names of weights that are a moving average of the trained weights.
 _AVERAGES = {"ema", "teacher", "averaged", "average", "swa", "shadow", "momentum", "target"}
 _DEEPEST = 24
-_TORCH_MODULE = {"_modules", "_parameters", "_buffers"}  # of a model that was pickled whole
+_TORCH_MODULE = {"_modules", "_parameters", "_buffers"}  # attributes of a pickled model
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Chosen:
     """The tensors of one FocalNet.
 
     Attributes:
-        tensors: dict. Key without the prefix -> tensor.
-        prefix: str. What stood before each key, "" or ending in ".".
-        left: list of str. Names of what else the checkpoint holds.
-        notes: list of str. Lines for the report.
+        tensors: dict of key without prefix -> tensor.
+        prefix: str. Prefix of the keys in the checkpoint, "" or ending in ".".
+        left: list of str. Names of the other contents of the checkpoint.
+        notes: list of str. Lines of the report.
     """
 
     tensors: dict
@@ -38,7 +38,7 @@ class Chosen:
 
 
 def flattened(content):
-    """Dotted key -> value for everything in nested dicts, and in the attributes of stored objects.
+    """Values in nested dicts and in attributes of stored objects, by dotted keys.
 
     >>> from focalnets.conversion.wrappers import flattened
     >>> sorted(flattened({"state_dict": {"norm.weight": 1}, "epoch": 3}))
@@ -58,37 +58,37 @@ def flattened(content):
 
 
 def members(value):
-    """The entries of a dict, or the attributes of a stored object; None for any other value."""
+    """Entries of a dict, or attributes of a stored object. None for other values."""
     if not isinstance(value, dict):
         return None
     return value or vars(value) if hasattr(value, "__dict__") else value
 
 
 def is_tensor(value):
-    """Whether it is an array or a tensor of any kind; asks the type, since some tensors refuse to answer."""
+    """Whether a value is an array or tensor. Reads the type, because some attributes raise errors."""
     return hasattr(type(value), "dtype") and hasattr(type(value), "shape")
 
 
 def chosen_tensors(flat, entry=None):
-    """The tensors of the FocalNet in a flat dict; trained weights go before their moving average.
+    """Tensors of the FocalNet in a flat dict.
 
     Args:
-        flat: dict. Dotted key -> tensor or array; other values are passed over.
-        entry: str. Name of the weights to take where there are several, such as "state_dict_ema" or "ema".
-            Defaults to the weights that are no average.
+        flat: dict of dotted key -> value. Values that are not tensors are ignored.
+        entry: str or None. Name of the weights to select if there are several, such as "state_dict_ema" or
+            "ema". Defaults to None, the weights that are not a moving average.
 
     Returns:
-        A `Chosen`; its `tensors` are empty if there is no FocalNet.
+        `Chosen`. Its `tensors` are empty if there is no FocalNet.
 
     Raises:
-        ValueError: if `entry` does not exist or is ambiguous, or it is not clear which weights are meant.
+        ValueError: if `entry` does not exist or is ambiguous, or if `entry` is required to choose.
     """
     prefixes = {}
     for key in flat:
         if found := _BLOCK.fullmatch(key):
             prefix = found["prefix"]
-            if found["theirs"] and (prefix == "focalnet." or prefix.endswith(".focalnet.")):
-                prefix = prefix.removesuffix("focalnet.")  # the classifier stands beside it
+            if found["transformers"] and (prefix == "focalnet." or prefix.endswith(".focalnet.")):
+                prefix = prefix.removesuffix("focalnet.")  # the head is beside "focalnet."
             prefixes.setdefault(prefix, None)
     names = list(prefixes)
     if not names:
@@ -104,13 +104,13 @@ def chosen_tensors(flat, entry=None):
             left.setdefault(_beside(key, prefix))
     notes = []
     if prefix:
-        notes = [f"took what stands under {prefix!r}" + (f", left {listed(list(left))}" if left else "")]
+        notes = [f"weights found under {prefix!r}" + (f"; ignored: {listed(list(left))}" if left else "")]
     if others:
         notes.append(
-            f"other weights in the file: {', '.join(map(_shown, others))}; --entry NAME takes them instead"
+            f"other weights in the file: {', '.join(map(_shown, others))}; --entry NAME selects them"
         )
     if _is_average(prefix):
-        notes.append("these weights are a moving average over the training")
+        notes.append("these weights are a moving average of the trained weights")
     return Chosen(tensors, prefix, list(left), notes)
 
 
@@ -118,7 +118,7 @@ def _plain(names):
     plain = [name for name in names if not _is_average(name)] or names
     if len(plain) > 1:
         raise ValueError(
-            f"The checkpoint holds several sets of weights: {', '.join(map(_shown, plain))}. Choose one: "
+            f"The checkpoint holds several sets of weights: {', '.join(map(_shown, plain))}. Select one with "
             "focalnets convert FILE OUT --entry NAME."
         )
     return plain[0]
@@ -137,8 +137,8 @@ def _named(names, entry):
         if found:
             break
     raise ValueError(
-        f"The entry {entry!r} {'is ambiguous' if found else 'does not exist'} in the checkpoint. It holds "
-        f"the weights of a FocalNet under {', '.join(map(_shown, names))}."
+        f"The entry {entry!r} {'is ambiguous' if found else 'does not exist'} in the checkpoint. Available "
+        f"entries: {', '.join(map(_shown, names))}."
     )
 
 
@@ -151,7 +151,7 @@ def _shown(prefix):
 
 
 def _beside(key, prefix):
-    """The name of a key up to where it differs from the prefix."""
+    """The start of a key, up to the first part that differs from the prefix."""
     parts, same = key.split("."), 0
     for part, other in zip(parts, prefix.split("."), strict=False):
         if part != other:

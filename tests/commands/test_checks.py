@@ -136,7 +136,7 @@ MISTAKES = [
     ("convert weights.pth full", "full exists already. Choose another name, or replace it with --force"),
     ("convert weights.pth busy/run", "busy/run is being written by process {process} on "),
     ("convert weights.pth busy/run --force", "busy/run is being written by process {process} on "),
-    ("convert weights.pth r --half --window 5", "--half writes a preset as it is"),
+    ("convert weights.pth r --half --window 5", "(--half) only changes the weights to float16"),
     ("convert weights.pth r.onnx", "'r.onnx' is the name of a .onnx file"),
     ("convert weights.pth r --variant focalnet_tini_srf", "Did you mean 'focalnet_tiny_srf'"),
     ("convert weights.pth r --labels lables.txt", "Did you mean 'labels.txt'?"),
