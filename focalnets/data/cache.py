@@ -1,4 +1,4 @@
-"""A data set, resized once: uint8 arrays that are memory-mapped, so that an epoch decodes nothing."""
+"""Directories of resized images, stored as memory-mapped uint8 arrays. Training on them decodes nothing."""
 
 import math
 import os
@@ -19,12 +19,12 @@ from focalnets.schema import read_json, read_record
 from focalnets.threads import cores, parallel_map
 
 _INDEX = "cache.json"
-_LARGEST_INDEX = 2**28  # bytes: it lists the unreadable images
+_MAX_INDEX = 2**28  # bytes of cache.json, which lists unreadable images
 _CHUNK = 64
 
 
 def square(side):
-    """Function image -> uint8 (side, side, C): the shorter side resized (bicubic), the center kept."""
+    """Return a function that resizes the shorter side of an image to `side` and crops the center."""
 
     def prepare(image):
         image = image if isinstance(image, Image.Image) else as_image(image)
@@ -34,19 +34,21 @@ def square(side):
 
 
 def write_cache(dataset, directory, source="", force=False, inputs=()):
-    """Write the prepared images of a data set; memory stays bounded whatever its size.
+    """Write the prepared images of a data set to a directory. Memory use does not depend on its size.
 
     Args:
-        dataset: an `ImageDataset`, best opened with `cache_images="stream"` and `prepare=square(side)`.
-        directory: to make: cache.json, and <split>.images.npy and <split>.labels.npy for each split.
-        source: what it was made from, for the record.
-        force: bool. Replace the cache that is there, and keep all other files. Defaults to `False`.
-        inputs: Paths that the data set is read from, which `force` never replaces. Defaults to `()`.
+        dataset: `ImageDataset`, opened with `prepare=square(side)`, and `cache_images="stream"` if it is
+            large.
+        directory: str or path. Directory to create. It will hold cache.json, and <split>.images.npy and
+            <split>.labels.npy for each split.
+        source: str or path. Original data set, recorded in cache.json. Defaults to "".
+        force: bool. Replace an existing cache, and keep all other files. Defaults to `False`.
+        inputs: Paths from which the data set is read. `force` never replaces them. Defaults to `()`.
 
     Raises:
         FileExistsError: if `directory` exists, unless `force`.
-        ValueError: if images turn out to be unreadable, listing all; with `force`, if there is
-            no cache to replace.
+        ValueError: if images are unreadable (all are listed), or `force` is set and `directory` is not a
+            cache.
 
     >>> import tempfile
     >>> from focalnets.data.cache import square, write_cache
@@ -75,17 +77,19 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
 
 
 def check_cache_directory(directory, force=False, inputs=()):
-    """Raise what `write_cache` would raise for its directory. Nothing is changed."""
+    """Raise the errors of `write_cache` about its directory, without changing anything."""
     directory = output_path(directory)
     if directory.is_dir() and not force:
-        hint = ", or --force to replace it." if is_cache(directory) else "."
-        raise FileExistsError(f"{directory} exists already; give another --out{hint}")
+        hint = ", or replace the cache with --force." if is_cache(directory) else "."
+        raise FileExistsError(f"{directory} exists already. Choose another --out{hint}")
     check_new_directory(directory, "cache", force, inputs)
 
 
 def _write_images(path, name, split):
-    """Write an .npy file of images. Its space is reserved first, and nothing is mapped into memory: on a full
-    disk, a mapped page would end the process by SIGBUS."""
+    """Write an .npy file of images after reserving its space.
+
+    The file is not memory-mapped, because SIGBUS would kill the process if the disk were full.
+    """
     starts = range(0, len(split), _CHUNK)
     rows = [np.arange(start, min(start + _CHUNK, len(split))) for start in starts]
     batches = parallel_map(split.batch, rows, cores())
@@ -97,29 +101,29 @@ def _write_images(path, name, split):
                 np.lib.format.write_array_header_1_0(file, header)
                 _reserve(file, math.prod(shape), name)
             if batch.shape[1:] != shape[1:]:
-                raise ValueError(f"The images of {name} differ in size: {shape[1:]} and {batch.shape[1:]}.")
+                raise ValueError(f"Images of {name} differ in size: {shape[1:]} and {batch.shape[1:]}.")
             file.write(np.ascontiguousarray(batch, "uint8"))
 
 
 def _reserve(file, size, name):
-    """Reserve the space of the bytes to be written, where the system can."""
-    if not hasattr(os, "posix_fallocate"):  # Linux
+    """Reserve space for `size` bytes on systems that support it."""
+    if not hasattr(os, "posix_fallocate"):
         return
     try:
         os.posix_fallocate(file.fileno(), file.tell(), size)
     except OSError as error:
         raise OSError(
-            f"The images of {name} take {size:,} bytes, which cannot be written ({reason(error)}). Free some "
-            "space, choose another --out, or a smaller --image-size."
+            f"Cannot reserve {size:,} bytes for the images of {name} ({reason(error)}). Free some space, or "
+            "choose another --out or a smaller --image-size."
         ) from error
 
 
 def is_cache(directory):
-    """Whether `write_cache` made that directory."""
+    """Check if a directory was written by `write_cache`."""
     index = pathlib.Path(directory) / _INDEX
     if not index.is_file():
         return False
-    content = read_json(index, _LARGEST_INDEX)
+    content = read_json(index, _MAX_INDEX)
     return isinstance(content, dict) and {"focalnets_cache", "images", "class_names"} <= set(content)
 
 
@@ -130,12 +134,12 @@ class _Index(msgspec.Struct):
 
 
 def open_cache(directory):
-    """({split: (memory-mapped uint8 images, labels)}, class names); ValueError if a file is damaged."""
-    hint = "Write the cache anew with `focalnets cache`."
-    index = read_record(directory / _INDEX, _Index, hint, _LARGEST_INDEX)
+    """Tuple ({split: (memory-mapped uint8 images, labels)}, class names). ValueError if a file is damaged."""
+    hint = "Write the cache again with `focalnets cache`."
+    index = read_record(directory / _INDEX, _Index, hint, _MAX_INDEX)
     parts = {}
     for name, count in index.images.items():
-        try:  # mapped, both: a file that declares more than it holds is refused before it is read
+        try:  # memory mapping refuses a file that declares more than it holds, without allocating memory
             images, labels = (
                 np.load(directory / f"{name}.{kind}.npy", mmap_mode="r") for kind in ("images", "labels")
             )
@@ -143,7 +147,7 @@ def open_cache(directory):
             raise ValueError(f"{directory / name}.*.npy is damaged: {error}. {hint}") from error
         if images.ndim != 4 or images.dtype != np.uint8 or not len(images) == len(labels) == count:
             raise ValueError(
-                f"{directory} is damaged: {_INDEX} says {count} images for {name}, the files hold "
+                f"{directory} is damaged: {_INDEX} declares {count} images of {name}, but the files hold "
                 f"{images.shape} {images.dtype} and labels {labels.shape}. {hint}"
             )
         parts[name] = (np.asarray(images), np.array(labels))

@@ -1,4 +1,4 @@
-"""open_dataset: a word, a folder, an archive or a table -> splits of uint8 images with labels."""
+"""The function `open_dataset`, which reads all kinds of data sets."""
 
 import contextlib
 import functools
@@ -21,14 +21,14 @@ from focalnets.names import listed, plural
 from focalnets.progress import progress
 from focalnets.threads import cores, parallel_map
 
-# Share of the images that becomes the test split where a folder or table does not name splits.
+# Fraction of the images that becomes the test split if a folder or table has no splits.
 TEST_FRACTION = 0.2
 
-# Prepared images of more bytes than this are not kept in memory, but read anew every epoch.
+# Prepared images of more bytes than this are streamed instead of stored in memory.
 IN_MEMORY_BYTES = 2 * 2**30
 
-# Images of fewer pixels are read by one thread: they spend more time in Python, which runs one thread
-# at a time, than in the decoder.
+# Images of up to this many pixels are decoded in one thread, because most of their time is spent in Python,
+# which runs one thread at a time.
 _WORTH_THREADS = 128 * 128
 
 
@@ -37,14 +37,14 @@ class ImageDataset:
     """Images and labels of a source.
 
     Attributes:
-        splits: dict of `Split`: "train", "test", maybe "val".
-        class_names: tuple of str, which labels index.
-        bad: list of str. What is wrong with each unreadable image that was left out.
-        survey: function that returns the `survey.Survey` of the stored images.
-        left_out: tuple of `LeftOut`. What else the source holds and the splits do not, by reason. The same
-            lines are logged.
-        drawn_from: int. Number of images from which the test split was drawn; None if the source names
-            splits.
+        splits: dict. "train", "val" or "test" -> `Split`.
+        class_names: tuple of str, one per label.
+        bad: list of str. Errors of the unreadable images that were left out. Defaults to `[]`.
+        survey: Function that returns the `survey.Survey` of the stored images. Defaults to `None`.
+        left_out: tuple of `LeftOut`. Other files that are not in the splits, by reason. They are also logged.
+            Defaults to `()`.
+        drawn_from: int. Number of images from which the test split was drawn. Defaults to `None`, which means
+            that the source has splits.
     """
 
     splits: dict[str, Split]
@@ -62,7 +62,7 @@ class ImageDataset:
         return f"ImageDataset({splits}; {count} {classes}: {listed(self.class_names, 5)})"
 
     def everything(self):
-        """The `Split` of all images of all splits."""
+        """`Split` of all images of all splits."""
         return join(list(self.splits.values()))
 
 
@@ -70,36 +70,38 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", cache_ima
     """Read a data set.
 
     Args:
-        spec: one of
-            - "digits": scikit-learn's 1,797 real handwritten digits, 8 x 8, gray; a fixed split of 1,438
-              to train and 359 to test;
-            - "cifar10", "cifar100", "mnist", "fashion_mnist": through Keras, which downloads them once;
-            - a folder, zip or tar of `<split>/<class>/<image>`, splits being train, test and maybe val (also
-              Training, test_set, validation and the like, see `naming.split_for`);
-            - a folder, zip or tar of `<class>/<image>`: a fifth of every class, drawn by the names of the
-              files, is the test split;
-            - a `.csv` with the columns path and label, and maybe split; paths are relative to it. Without a
-              label, the paths are read like a folder;
-            - a `.npz` with x_train, y_train, x_test, y_test (and maybe x_val, y_val), and maybe
-              class_names;
-            - a directory that `focalnets cache` wrote: resized images, memory-mapped;
-            - "hf://<name>" or "tfds:<name>", through Hugging Face's `datasets` or TensorFlow Datasets.
-            Classes are sorted by name, where the source gives them no order.
-        channels: 3 for RGB, 1 for gray.
-        prepare: function from one image (PIL image or uint8 (H, W, C)) to uint8 of the wanted size,
-            such as `FocalNetImageConverter.prepare`; None if all images have one size already.
-        on_bad_image: "error" to name the images that cannot be read, "skip" to leave them out.
-        cache_images: "memory" to read and prepare everything now; "stream" to read and prepare images anew
-            whenever they are asked for; "auto" for "stream" if the prepared images would take more than
-            2 GiB (`IN_MEMORY_BYTES`). A set to be streamed is checked first: head and end of every file,
-            or, with "skip", a full decoding.
-        only: names of the splits that are wanted; None for all.
+        spec: str or path. One of:
+            - "digits": scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, grayscale. The split is fixed:
+              1,438 images for training, 359 for testing.
+            - "cifar10", "cifar100", "mnist" or "fashion_mnist": data sets that Keras downloads once.
+            - a folder, zip or tar of `<split>/<class>/<image>`, with the splits train, test and optionally
+              val (or synonyms such as Training, test_set and validation, see `naming.split_for`).
+            - a folder, zip or tar of `<class>/<image>`. A fifth of each class becomes the test split. It is
+              drawn by file name.
+            - a `.csv` with the columns path and label, and optionally split. Paths are relative to the file.
+              Without labels, the paths are interpreted like those of a folder.
+            - an `.npz` with x_train, y_train, x_test, y_test, and optionally x_val, y_val, class_names.
+            - a directory of resized images that `focalnets cache` wrote.
+            - "hf://<name>" or "tfds:<name>": data sets of Hugging Face or TensorFlow Datasets.
+            Classes are sorted by name if the source has no order of classes.
+        channels: int. 3 for RGB, 1 for grayscale. Defaults to 3.
+        prepare: Function from one image (PIL image or uint8 (H, W, C)) to a uint8 array of the wanted size,
+            such as `FocalNetImageConverter.prepare`. Defaults to `None`, for images of one size.
+        on_bad_image: str. "error" lists unreadable images and stops, "skip" leaves them out. Defaults to
+            "error".
+        cache_images: str. "memory" reads and prepares all images now. "stream" does so on demand, in each
+            epoch, and first checks the start and end of every file (with "skip", it decodes every file).
+            "auto" streams if the prepared images exceed 2 GiB (`IN_MEMORY_BYTES`). Defaults to "auto".
+        only: list of str. Names of the splits to read. Defaults to `None`, all splits.
+
+    Returns:
+        An `ImageDataset`.
 
     Raises:
-        ValueError: if `spec` is none of these, has no images, can be read in two ways, mixes image sizes, or
+        ValueError: if `spec` is unknown, has no images, can be interpreted in two ways, mixes image sizes, or
             has unreadable images.
         OSError: if a download fails.
-        ImportError: naming the extra to install.
+        ImportError: if a package is missing. The message has the extra to install.
 
     >>> from focalnets import open_dataset
     >>> open_dataset("digits", channels=1).splits["test"].images.shape
@@ -128,7 +130,7 @@ def _from_arrays(source, channels, prepare, cache_images, only):
         if prepare is not None and cache_images != "stream" and _fits(split, cache_images):
             split = Split(split.images, labels)
         splits[name] = split
-        if not len(sample):  # a copy, so that images that were resized do not stay in memory
+        if not len(sample):  # a copy, because a view would keep the original images in memory
             sample = np.array(images[:: max(1, len(images) // SAMPLE)])
     survey = functools.partial(survey_array, sample)
     return ImageDataset(splits, class_names, survey=survey, left_out=source.left_out)
@@ -145,24 +147,24 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
         raise ValueError(f"{source} holds no images.")
     named = bool(rows[0][0])
     if any(bool(split) != named for split, *_ in rows):
-        raise ValueError(f"{source} names a split for some images only; name it for all or for none.")
+        raise ValueError(f"{source} has a split for some images only. Set it for all images or for none.")
     _check_wanted(
         only, sorted({split for split, *_ in rows}, key=SPLITS.index) if named else ("train", "test")
     )
-    # To evaluate, validation images alone will do.
+    # A source without training images can be evaluated, so its classes come from all images.
     trained = {label for split, label, _ in rows if not named or split == "train"}
     class_names = listing.class_names or sorted(trained or {label for _, label, _ in rows})
     class_names = checked_class_names(class_names)
     unknown = sorted({label for _, label, _ in rows} - set(class_names))
     if unknown:
         alike = [group for group in equal_but_for_case({*unknown, *class_names}) if set(group) & set(unknown)]
-        meant = f" Rename them to agree: {' and '.join(map(repr, alike[0]))}." if alike else ""
-        raise ValueError(f"{source} has classes without training images: {listed(unknown)}.{meant}")
+        hint = f" Give them the same name: {' and '.join(map(repr, alike[0]))}." if alike else ""
+        raise ValueError(f"{source} has classes without training images: {listed(unknown)}.{hint}")
     if named and only is not None:
         rows = [row for row in rows if row[0] in only]
 
     files = FileImages([name for *_, name in rows], listing.opener, channels)
-    first = _first_good(files)
+    first = _first_readable(files)
     large = first is not None and _prepared(first, prepare).nbytes * len(files) > IN_MEMORY_BYTES
     if cache_images == "stream" or (cache_images == "auto" and large):
         bad = files.problems if on_bad_image == "skip" else _quick_check(files)
@@ -175,51 +177,45 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
     if bad and on_bad_image == "error":
         raise ValueError(describe_bad(list(bad.values())))
     if len(good) == 0 and bad:
-        raise ValueError(f"No image of {source} can be read ({len(bad)} tried); {next(iter(bad.values()))}.")
+        raise ValueError(f"All {len(bad)} images of {source} are unreadable: {next(iter(bad.values()))}.")
 
     if named:
-        of = np.array([rows[index][0] for index in good])
-        chosen = {split: np.flatnonzero(of == split) for split in SPLITS}
+        names = np.array([rows[index][0] for index in good])
+        chosen = {split: np.flatnonzero(names == split) for split in SPLITS}
     else:
         names = [file_name(rows[index][-1]) for index in good]
         test = stratified_draw(everything.labels, TEST_FRACTION, names=names)
         chosen = {"train": np.setdiff1d(np.arange(len(good)), test), "test": test}
     for split in only or ():
         if len(chosen[split]) == 0:
-            raise ValueError(
-                f"The split {split} of {source} is empty"
-                + (
-                    "."
-                    if named
-                    else ": no class has a second image to put there. Use --split all for every image."
-                )
-            )
+            why = "" if named else ", because no class has a second image. Use --split all for all images"
+            raise ValueError(f"The split {split} of {source} is empty{why}.")
     splits = {
-        split: everything.take(places)
-        for split, places in chosen.items()
-        if len(places) and (only is None or split in only)
+        split: everything.take(indices)
+        for split, indices in chosen.items()
+        if len(indices) and (only is None or split in only)
     }
     survey = functools.partial(survey_files, FileImages(files.names, listing.opener, channels=3))
     drawn_from = None if named else len(good)
     return ImageDataset(splits, class_names, list(bad.values()), survey, listing.left_out, drawn_from)
 
 
-def _check_wanted(only, there):
+def _check_wanted(only, available):
     for split in only or ():
-        if split not in there:
+        if split not in available:
             raise ValueError(
-                f"The data have no split {split!r}; they have: {', '.join(there)}. To evaluate, use --split "
-                f"{next(iter(there))}, or --split all for every image."
+                f"The data have no split {split!r}. Available splits: {', '.join(available)}. Use --split "
+                f"{next(iter(available))}, or --split all for all images."
             )
 
 
 def _labels(rows, good, class_names):
-    places = {name: place for place, name in enumerate(class_names)}
-    return np.array([places[rows[index][1]] for index in good], "int32")
+    labels = {name: label for label, name in enumerate(class_names)}
+    return np.array([labels[rows[index][1]] for index in good], "int32")
 
 
-def _first_good(files):
-    """The first image that can be read, None without one."""
+def _first_readable(files):
+    """First readable image, or None."""
     for index in range(len(files)):
         with contextlib.suppress(ValueError):
             return files.read(index)
@@ -231,7 +227,7 @@ def _prepared(image, prepare):
 
 
 def _quick_check(files):
-    """What is wrong with each unreadable image, by index, as far as heads and ends of files tell."""
+    """Dict index -> error of the images whose file is damaged at its start or end."""
 
     def problem(index):
         try:
@@ -244,7 +240,7 @@ def _quick_check(files):
 
 
 def _read_into_memory(source, files, prepare, threads):
-    """(uint8 (good, H, W, C), indices of the good ones, what is wrong with each bad one by index)."""
+    """Tuple (images, uint8 (N, H, W, C), indices of readable images, dict index -> error of the others)."""
 
     def read(index):
         try:
@@ -259,14 +255,14 @@ def _read_into_memory(source, files, prepare, threads):
             bad[index] = image
             continue
         shapes.add(image.shape)
-        if images is None:  # filled in place: a list of images and then their stack would take twice as much
+        if images is None:  # filled in place, because stacking a list would double the peak memory
             images = np.empty((len(files), *image.shape), "uint8")
         if len(shapes) == 1:
             images[len(good)] = image
         good.append(index)
     if len(shapes) > 1:
         raise ValueError(
-            f"Images of {source} differ in size, for instance {sorted(shapes)[:3]}; choose an "
-            "image size to bring them to."
+            f"Images of {source} differ in size, for example {sorted(shapes)[:3]}; expected one size. Set an "
+            "image size."
         )
     return images if images is None else images[: len(good)], np.array(good, int), bad

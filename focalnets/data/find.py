@@ -1,4 +1,4 @@
-"""Find and read images that a user names: files, folders, patterns, a list on standard input."""
+"""Search and decoding of images from files, folders, patterns, and a list on standard input."""
 
 import glob
 import logging
@@ -20,19 +20,19 @@ from focalnets.threads import cores, parallel_map
 
 _log = logging.getLogger("focalnets")
 
-# An error lists so many bad files by name, and counts the rest.
+# Number of unreadable images that an error lists by name.
 LISTED = 20
 
-# What to say of a preset without a `FocalNetImageConverter` that is to take images.
+# Error for images and a preset without a `FocalNetImageConverter`.
 NO_PREPROCESSING = (
-    "The preset has no preprocessing, so that nothing says what numbers an image becomes; give it an "
-    "FocalNetImageConverter and save it anew."
+    "The preset has no preprocessing, so images cannot be converted to model inputs. Build the classifier "
+    "with a FocalNetImageConverter and save it again."
 )
 
 
 @dataclass(frozen=True)
 class FoundImage:
-    """A decoded image: its name and uint8 pixels (H, W, channels), None if `problem` says what is wrong."""
+    """Name and uint8 pixels (H, W, channels) of an image. If it is unreadable, `problem` is its error."""
 
     name: str
     pixels: np.ndarray | None
@@ -40,25 +40,25 @@ class FoundImage:
 
 
 def find_images(inputs, stdin=None):
-    """Paths of images, in the order given, folders sorted.
+    """Find images. Returns a list of paths in the order of the inputs. Images of a folder are sorted.
 
     Args:
-        inputs: each a file, a folder (its images and those of its subfolders), a pattern such as
-            "photos/*.jpg", or "-" for one path a line on standard input.
-        stdin: where "-" reads; `sys.stdin` if None.
+        inputs: list of str. Each is a file, a folder (including subfolders), a pattern such as
+            "photos/*.jpg", or "-" for a list on standard input with one path per line.
+        stdin: Text stream to read for "-". Defaults to `sys.stdin`.
 
     Raises:
-        ValueError: naming every input that leads to nothing, or a file that holds a data set.
+        ValueError: if an input matches no image (all are listed), or is a file that may hold a data set.
 
     >>> from focalnets.data.find import find_images
     >>> find_images(["nowhere/*.jpg"])
     Traceback (most recent call last):
         ...
-    ValueError: No image found at: nowhere/*.jpg. Give files, folders or patterns.
+    ValueError: No image found at: nowhere/*.jpg. Pass files, folders or patterns.
     """
     if not inputs:
         raise ValueError(
-            "No image given. Give files, folders or patterns, or - for a list on standard input."
+            "No image given. Pass files, folders or patterns, or - for a list on standard input."
         )
     found, missing = [], []
     for text in inputs:
@@ -71,8 +71,8 @@ def find_images(inputs, stdin=None):
             missing.append(text)
         found += paths
     if missing:
-        hint = _near(missing[0]) if len(missing) == 1 else ""
-        raise ValueError(f"No image found at: {', '.join(missing)}. Give files, folders or patterns.{hint}")
+        hint = _suggestion(missing[0]) if len(missing) == 1 else ""
+        raise ValueError(f"No image found at: {', '.join(missing)}. Pass files, folders or patterns.{hint}")
     return found
 
 
@@ -86,17 +86,16 @@ def _expand(text):
     if path.is_file() and (kind := kind_of_data_file(path)):
         raise ValueError(
             f"{path} is {kind}, not an image. Expected images, folders of images or patterns. "
-            + "Unpack it to classify what it holds. " * (kind == "an archive")
-            + "To compare what it holds with its labels: focalnets evaluate PRESET --data "
-            f"{shlex.quote(str(path))}."
+            + "Unpack it to classify its images. " * (kind == "an archive")
+            + f"To evaluate its labeled images: focalnets evaluate PRESET --data {shlex.quote(str(path))}."
         )
-    if path.exists() or path.is_symlink():  # a dangling link is an unreadable image, not a missing one
+    if path.exists() or path.is_symlink():  # a broken link is an unreadable image, not a missing one
         return [path]
     return sorted(pathlib.Path(match) for match in glob.glob(str(path), recursive=True))
 
 
-def _near(text):
-    """A question with the images and folders that are nearly named so; "" for a folder without images."""
+def _suggestion(text):
+    """Question with similar names of images and folders, or "" for an existing folder without images."""
     path = expanded(text)
     if path.exists():
         return ""
@@ -108,12 +107,12 @@ def _may_hold_images(name):
 
 
 def read_images(files, channels=3, prepare=None):
-    """Yield a `FoundImage` for each path, in order, read by threads a few ahead of the one that is used.
+    """Yield a `FoundImage` for each path, in order. Threads decode a few images in advance.
 
     Args:
-        files: paths.
-        channels: see `decode.read_image`, which also has the rules for each kind of image.
-        prepare: function PIL image -> uint8 (H, W, C), called in those threads; None to leave it as it is.
+        files: list of paths.
+        channels: int. 3 for RGB, 1 for grayscale. See `decode.read_image`. Defaults to 3.
+        prepare: Function PIL image -> uint8 array (H, W, C), called in the threads. Defaults to `None`.
     """
 
     def read(path):
@@ -131,19 +130,19 @@ def read_images(files, channels=3, prepare=None):
 
 
 def describe_bad(bad, skip="--on-bad-image skip"):
-    """One text for a list of problems: the first `LISTED` by name, the rest counted, and the fix."""
+    """Error text for a list of unreadable images: the first `LISTED`, the number of others, and a fix."""
     lines = [f"  {printable(problem)}" for problem in bad[:LISTED]]
     if len(bad) > LISTED:
         lines.append(f"  and {len(bad) - LISTED} more")
     return (
-        f"{len(bad)} {plural(len(bad), 'image')} cannot be used:\n"
+        f"{len(bad)} unreadable {plural(len(bad), 'image')}:\n"
         + "\n".join(lines)
-        + f"\nRepair or remove them, or leave them out with {skip}."
+        + f"\nRepair or remove them, or skip them with {skip}."
     )
 
 
 def report_skipped(bad):
-    """Log which unreadable images were left out."""
+    """Log a list of unreadable images that are left out."""
     if bad:
         problems = "".join(f"\n  {printable(problem)}" for problem in bad)
         _log.warning("skipped %d unreadable %s:%s", len(bad), plural(len(bad), "image"), problems)

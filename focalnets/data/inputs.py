@@ -1,4 +1,4 @@
-"""What a data set is read from, so that no output is written into or over it."""
+"""Paths from which a data set is read. Outputs must not replace them."""
 
 import os
 
@@ -9,14 +9,14 @@ from focalnets.files import expanded
 
 
 def data_paths(spec):
-    """Paths on this machine that `open_dataset(spec)` reads.
+    """Local paths that `open_dataset(spec)` reads.
 
     Args:
-        spec: as for `open_dataset`.
+        spec: str or path. See `open_dataset`.
 
     Returns:
-        List of paths: the file or folder itself, the folders of the images that a table lists, and links to
-        folders in a folder. Empty for data sets of libraries.
+        List of paths: the file or folder, the folders of the images in a table, and linked folders inside a
+        folder. The list is empty for data sets of libraries.
 
     >>> from focalnets.data.inputs import data_paths
     >>> data_paths("digits")
@@ -31,13 +31,13 @@ def data_paths(spec):
 
 
 def searched_folders(paths):
-    """The folders in which images are searched.
+    """Folders that are searched for images.
 
     Args:
-        paths: What `data_paths` returned.
+        paths: list. Result of `data_paths`.
 
     Returns:
-        List of paths. Empty for tables and caches, which list their files, and for files.
+        List of paths. It is empty for files, and for tables and caches, which list their files.
 
     >>> import tempfile
     >>> from focalnets.data.inputs import searched_folders
@@ -49,7 +49,7 @@ def searched_folders(paths):
 
 
 def _links(folder, depth):
-    """Links to folders, down to the classes of a split."""
+    """Yield links to folders, in a folder and its subfolders up to `depth`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if not entry.is_dir():

@@ -1,4 +1,4 @@
-"""Data sets of other libraries' hubs: which images they hold, and how to open each."""
+"""Listings of data sets of Hugging Face and TensorFlow Datasets."""
 
 import contextlib
 import io
@@ -16,14 +16,16 @@ from focalnets.files import open_regular
 
 
 def list_hugging_face(spec):
-    """ "hf://<name>" or "hf://<name>:<configuration>": the first column of images, the first of labels.
+    """`Listing` of the first column of images and the first column of labels of a Hugging Face data set.
 
-    The name is one on the hub, or a directory that `datasets.load_dataset` takes.
+    Args:
+        spec: str. "hf://<name>" or "hf://<name>:<configuration>". The name is a repository on the hub, or a
+            directory that `datasets.load_dataset` reads.
 
     Raises:
         ImportError: if `datasets` is not installed.
-        OSError: if it is not on the hub, or the hub cannot be reached.
-        ValueError: if it cannot be read, or there is no column of images, or none of labels.
+        OSError: if the hub does not have the data set, or cannot be reached.
+        ValueError: if the data set cannot be read, or has no column of images or labels.
     """
     try:
         import datasets
@@ -31,21 +33,20 @@ def list_hugging_face(spec):
         raise ImportError("hf:// needs Hugging Face's datasets: pip install 'focalnets[hf]'.") from error
     name, _, configuration = spec.removeprefix("hf://").partition(":")
     if not name:
-        raise ValueError("'hf://' names no data set. Expected hf://<name>, such as hf://uoft-cs/cifar10.")
+        raise ValueError("Got 'hf://' without a name; expected hf://<name>, such as hf://uoft-cs/cifar10.")
     with _explained(spec, "HF_ENDPOINT"):
         found = datasets.load_dataset(name, configuration or None)
     splits, others = named_splits(found, spec)
     parts = {split: found[name] for split, name in splits.items()}
     if not parts:
-        raise ValueError(f"{spec} has no split train, validation or test; it has: {', '.join(found)}.")
+        raise ValueError(f"{spec} has the splits {', '.join(found)}; expected train, validation or test.")
     features = next(iter(parts.values())).features
     images = _first(spec, features, "images", lambda _, feature: isinstance(feature, datasets.Image))
-    labels = _first(
-        spec,
-        features,
-        "labels",
-        lambda column, feature: isinstance(feature, datasets.ClassLabel) or column == "label",
-    )
+
+    def holds_labels(column, feature):
+        return isinstance(feature, datasets.ClassLabel) or column == "label"
+
+    labels = _first(spec, features, "labels", holds_labels)
     names = tuple(getattr(features[labels], "names", ()))
     rows, left_out = [], LeftOutCounter()
     for split, part in parts.items():
@@ -57,7 +58,7 @@ def list_hugging_face(spec):
             else:
                 rows.append((split, label, f"{split}/{index}"))
     caches = datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE
-    trusted = ("/",) if os.path.isdir(name) else caches  # a local one is the user's own
+    trusted = ("/",) if os.path.isdir(name) else caches  # the user trusts local data sets
 
     def opener(row):
         split, index = row.split("/")
@@ -66,20 +67,20 @@ def list_hugging_face(spec):
             return io.BytesIO(stored["bytes"])
         return open_regular(_inside(stored["path"], trusted))
 
-    rows = _labelled(spec, rows, names, left_out)
+    rows = _labeled(spec, rows, names, left_out)
     left_out = count(OTHER_SPLITS, others) + left_out.result()
     return Listing(rows, opener, tuple(map(class_name, names)) or None, left_out)
 
 
 @contextlib.contextmanager
 def _explained(spec, setting):
-    """Turn a library's errors into one line with advice, and keep reports of retries from the terminal."""
+    """Convert errors of a library into one line with advice, and hide its log of retries."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         yield
-    except FileNotFoundError as error:  # also where it is private
+    except FileNotFoundError as error:  # the hub reports private data sets as missing
         raise OSError(
             f"{spec} was not found ({first_line(error)}). Check the name. If it is private or gated, log in "
             "with `hf auth login` or HF_TOKEN."
@@ -87,7 +88,7 @@ def _explained(spec, setting):
     except OSError as error:
         raise OSError(
             f"{spec} could not be downloaded ({first_line(error)}). Check the connection and {setting}, and "
-            "try again. What was downloaded before is read without a connection."
+            "try again. Data sets in the cache need no connection."
         ) from error
     except Exception as error:
         raise ValueError(f"{spec} cannot be read: {first_line(error)}") from error
@@ -105,7 +106,7 @@ def _null_rows(part, column):
 
 
 def _inside(path, trusted):
-    """The path, if it lies in one of the trusted folders: somebody else wrote it into the data set."""
+    """Resolve a path from a data set. OSError if it is outside of the trusted folders."""
     resolved = pathlib.Path(path).resolve()
     folders = [pathlib.Path(folder).expanduser().resolve() for folder in trusted]
     if not any(map(resolved.is_relative_to, folders)):
@@ -114,15 +115,18 @@ def _inside(path, trusted):
 
 
 def list_tensorflow_datasets(spec):
-    """ "tfds:<name>" or "tfds:<name>/<configuration>", below $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    """`Listing` of the first feature of images and the first feature of labels in TensorFlow Datasets.
 
-    Downloaded and prepared there if it is not yet, in the format that can be read without TensorFlow.
+    The data set is stored below $TFDS_DATA_DIR or ~/tensorflow_datasets. If it does not exist there, it is
+    downloaded and prepared in a format that can be read without TensorFlow.
+
+    Args:
+        spec: str. "tfds:<name>" or "tfds:<name>/<configuration>".
 
     Raises:
         ImportError: if `tensorflow_datasets` is not installed.
-        OSError: if it cannot be downloaded.
-        ValueError: if the data set is unknown or cannot be prepared, or has no feature of images, or none of
-            labels.
+        OSError: if the data set cannot be downloaded.
+        ValueError: if the data set is unknown, cannot be prepared, or has no feature of images or labels.
     """
     try:
         import tensorflow_datasets as tfds
@@ -132,15 +136,13 @@ def list_tensorflow_datasets(spec):
     with _explained(spec, "the proxy"):
         try:
             builder = tfds.builder(name, try_gcs=False)
-        except tfds.core.DatasetNotFoundError as error:  # its text lists all of them, some hundred lines
-            raise ValueError(f"TensorFlow Datasets has no {name!r}.") from error
+        except tfds.core.DatasetNotFoundError as error:  # its text lists all names in hundreds of lines
+            raise ValueError(f"TensorFlow Datasets has no data set {name!r}.") from error
         if not pathlib.Path(builder.data_path).exists():
             builder.download_and_prepare(file_format="array_record")
     features = builder.info.features
     images = _first(spec, features, "images", lambda _, feature: isinstance(feature, tfds.features.Image))
-    labels = _first(
-        spec, features, "labels", lambda _, feature: isinstance(feature, tfds.features.ClassLabel)
-    )
+    labels = _first(spec, features, "labels", lambda _, found: isinstance(found, tfds.features.ClassLabel))
     sources = builder.as_data_source(decoders={images: tfds.decode.SkipDecoding()})
     splits, others = named_splits(sources, spec)
     parts = {split: sources[name] for split, name in splits.items()}
@@ -155,14 +157,13 @@ def list_tensorflow_datasets(spec):
         return io.BytesIO(parts[split][int(index)][images])
 
     left_out = LeftOutCounter()
-    rows = _labelled(spec, rows, names, left_out)
-    return Listing(
-        rows, opener, tuple(map(class_name, names)), count(OTHER_SPLITS, others) + left_out.result()
-    )
+    rows = _labeled(spec, rows, names, left_out)
+    left_out = count(OTHER_SPLITS, others) + left_out.result()
+    return Listing(rows, opener, tuple(map(class_name, names)), left_out)
 
 
-def _labelled(spec, rows, names, left_out):
-    """Rows with the class's name for its number. Those with None, or a number below 0, have no label."""
+def _labeled(spec, rows, names, left_out):
+    """Rows with names of classes instead of numbers. Labels that are None or negative are missing."""
     found = []
     for split, label, name in rows:
         if label is None or (names and label < 0):
@@ -178,4 +179,4 @@ def _first(spec, features, what, fits):
     for column, feature in features.items():
         if fits(column, feature):
             return column
-    raise ValueError(f"{spec} has no column of {what}; its columns: {', '.join(features)}.")
+    raise ValueError(f"{spec} has no column of {what}. Its columns: {', '.join(features)}.")

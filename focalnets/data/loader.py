@@ -1,4 +1,4 @@
-"""Batches of a split, in an order and with changes that depend on seed, epoch and index alone."""
+"""Batches of a split, whose order and augmentation depend on seed, epoch and index only."""
 
 import concurrent.futures
 import functools
@@ -18,23 +18,23 @@ from focalnets.threads import cores
 class Loader(keras.utils.PyDataset):
     """Batches (uint8 images (B, H, W, C), float32 targets (B, classes)) for `fit` and `evaluate`.
 
+    Set `epoch` before each epoch. Order and augmentation are functions of (seed, epoch, index), so a resumed
+    run gets the batches of an uninterrupted run. Set `first_batch` to skip the batches before it, which also
+    reduces the length. `problem` is the error of a failed batch, or None.
+
+    Keras' queue for PyDataset is not used, because it starts before the epoch is set and carries batches over
+    to the next epoch. At most `threads + 1` batches are computed in advance.
+
     Args:
-        split: a `Split`.
-        task: The task, which makes targets of labels, such as `training.task.ImageClassification`.
-        batch_size: images a batch; the last one of an epoch may be smaller.
-        shuffle: a new order every epoch.
-        augmentation: an `Augmentation`; None for none.
-        image_size: (height, width), which an augmentation that crops or resizes has to deliver.
-        seed: of order and augmentation.
-        threads: compute batches ahead of their turn in so many threads; 0 to compute each when it is
-            asked for; None to choose. The batches are the same.
-
-    Set `epoch` before each epoch: order and augmentation are functions of (seed, epoch, index), so a
-    resumed run sees what an uninterrupted one would have seen. Set `first_batch` to leave out the batches
-    before it: the loader is then shorter by so many. `problem` is the error that a batch ended with, or None.
-
-    Keras' own queue of a PyDataset is not used: it starts before the epoch is known, and keeps left-over
-    batches for the next one. At most `threads + 1` batches wait here.
+        split: `Split`.
+        task: Task that converts labels to targets, such as `training.task.ImageClassification`.
+        batch_size: int. Images per batch. The last batch of an epoch may be smaller.
+        shuffle: bool. Use a new random order in each epoch. Defaults to `False`.
+        augmentation: `Augmentation`. Defaults to `None`, no augmentation.
+        image_size: (int, int). Height and width that an augmentation with crops returns. Defaults to `None`.
+        seed: int. Seed of order and augmentation. Defaults to 0.
+        threads: int. Threads that compute batches in advance, or 0 to compute batches on demand. Batches do
+            not depend on it. Defaults to `None`, which selects a number.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Loader(keras.utils.PyDataset):
         self.image_size = image_size
         self.seed = seed
         if self.augmentation.needs_originals and image_size is None:
-            raise ValueError("An augmentation that crops or resizes needs image_size.")
+            raise ValueError("An augmentation that crops or resizes needs image_size; got None.")
         if threads is None:
             threads = 1 if split.in_memory and not self.augmentation.changes_images else cores()
         self.threads = threads
@@ -88,7 +88,7 @@ class Loader(keras.utils.PyDataset):
 
     @property
     def batches(self):
-        """Batches of a whole epoch."""
+        """Number of batches of a whole epoch."""
         return -(-len(self.split) // self.batch_size)
 
     def __len__(self):
@@ -120,7 +120,7 @@ class Loader(keras.utils.PyDataset):
     def _batch(self, draws, index):
         rows = draws.order[index * self.batch_size : (index + 1) * self.batch_size]
         changes = self.augmentation
-        images = self._varied(draws.epoch, rows) if changes.changes_images else self.split.batch(rows)
+        images = self._transformed(draws.epoch, rows) if changes.changes_images else self.split.batch(rows)
         if changes.pad_crop:
             images = augment.crop(images, draws.offsets[rows], changes.pad_crop)
         if changes.flip:
@@ -134,7 +134,7 @@ class Loader(keras.utils.PyDataset):
         weights = self.task.sample_weights(targets)
         return (images, targets) if weights is None else (images, targets, weights)
 
-    def _varied(self, epoch, rows):
+    def _transformed(self, epoch, rows):
         if self.augmentation.needs_originals:
             opened = [functools.partial(self.split.image, row) for row in rows]
         else:
@@ -152,7 +152,7 @@ class Loader(keras.utils.PyDataset):
 
 @dataclass(frozen=True)
 class _Draws:
-    """What is drawn for a whole epoch at once; each of the arrays is indexed by the row of the split."""
+    """Random draws for a whole epoch. Arrays are indexed by the row of the split."""
 
     epoch: int
     order: np.ndarray

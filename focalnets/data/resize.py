@@ -1,4 +1,4 @@
-"""cache: a data set -> a directory of resized images."""
+"""The function `cache`, which resizes a data set once."""
 
 from focalnets.data.cache import square, write_cache
 from focalnets.data.datasets import open_dataset

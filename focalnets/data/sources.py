@@ -1,4 +1,4 @@
-"""The source that a word of the user's means: a name, folder, archive, table, arrays, or another library."""
+"""Sources of data sets: names, folders, archives, tables, arrays and other libraries."""
 
 import functools
 import os
@@ -19,23 +19,23 @@ _EXPECTED = (
 
 
 def read_source(spec):
-    """Read what a data set is listed in, but no images yet.
+    """Read the list of images or the arrays of a data set. Image files are not decoded.
 
     Args:
-        spec: str or path, as in `open_dataset`.
+        spec: str or path. See `open_dataset`.
 
     Returns:
-        A `files.Listing`, or an `arrays.ArraySource`.
+        A `files.Listing` or an `arrays.ArraySource`.
 
     Raises:
         TypeError: if `spec` is not a str or path.
-        ValueError: if there is no such source, or it cannot be read. The nearest names are suggested.
+        ValueError: if the source does not exist (similar names are suggested) or cannot be read.
     """
     if not isinstance(spec, str | os.PathLike):
         shape = f" of shape {spec.shape}" if hasattr(spec, "shape") else ""
         raise TypeError(
-            f"A data set is opened by its name or path, a str; got {type(spec).__name__}{shape}. Pass arrays "
-            "to `fit`, `evaluate` and `predict` as they are, or save them with numpy.savez as x_train and "
+            f"Got {type(spec).__name__}{shape}; expected the name or path of a data set, a str. Pass arrays "
+            "to `fit`, `evaluate` and `predict` directly, or save them with numpy.savez as x_train and "
             "y_train."
         )
     path, suffix = expanded(spec), os.fspath(spec).lower()
@@ -50,7 +50,7 @@ def read_source(spec):
     if cache.is_cache(path):
         return arrays.ArraySource(*cache.open_cache(path))
     if (path / "run.json").is_file():
-        raise ValueError(f"{path} is a run of `focalnets train`, not a data set.")
+        raise ValueError(f"{path} is a run directory of `focalnets train`, not a data set.")
     if path.is_dir():
         return files.list_folder(path)
     if not path.is_file():
@@ -70,26 +70,26 @@ def read_source(spec):
             f"{shlex.quote(os.fspath(spec))}."
         )
     raise ValueError(
-        f"{os.fspath(spec)!r} is not a data set: files of this kind are not read. Unpack it if it is an "
+        f"{os.fspath(spec)!r} is not a data set: files of this type are not supported. Unpack it if it is an "
         f"archive, or {_EXPECTED}"
     )
 
 
 def _missing(spec, path):
-    """What to say of a path that does not exist."""
+    """Explain why a path cannot be read."""
     text = os.fspath(spec)
     if text.startswith(("http://", "https://")):
-        return f"addresses are not downloaded. Download it first, or {_EXPECTED}"
+        return f"URLs are not supported. Download the file first, or {_EXPECTED}"
     if path.exists() or path.is_symlink():
-        return "it is a link that leads nowhere." if path.is_symlink() else "it is not a regular file."
-    if not path.parent.is_dir():
-        while not path.parent.is_dir():
-            path = path.parent
-        return f"there is no folder {os.fspath(path)!r}.{_meant(path)} Check the path, or {_EXPECTED}"
-    return f"there is no such file or folder.{_meant(path)} Check the path, or {_EXPECTED}"
+        return "it is a broken link." if path.is_symlink() else "it is not a regular file."
+    problem = "file or folder not found"
+    while not path.parent.is_dir():
+        path = path.parent
+        problem = f"the folder {os.fspath(path)!r} does not exist"
+    return f"{problem}.{_suggestion(path)} Check the path, or {_EXPECTED}"
 
 
-def _meant(path):
-    """Names, folders and files that hold data sets, as far as they are near."""
+def _suggestion(path):
+    """Question with similar names of data sets, and of folders and files beside the path."""
     beside = [name for name in sibling_names(path) if kind_of_data_file(name) or os.path.isdir(name)]
     return did_you_mean(path, [*NAMES, *beside])

@@ -1,4 +1,4 @@
-"""Split: images and labels in a fixed order, in memory, memory-mapped, or read when they are asked for."""
+"""`Split`: images and labels in a fixed order, in memory, memory-mapped, or decoded on demand."""
 
 import contextlib
 import functools
@@ -19,12 +19,12 @@ from focalnets.threads import cores, parallel_map
 
 
 class FileImages:
-    """Images in files or archive members, decoded one at a time, by as many threads as ask.
+    """Images in files or members of an archive, decoded on demand. Threads may use it concurrently.
 
     Args:
-        names: one an image.
-        opener: function name -> binary stream.
-        channels: 3 for RGB, 1 for gray.
+        names: list of str, one per image.
+        opener: Function that returns a binary stream for a name.
+        channels: int. 3 for RGB, 1 for grayscale.
     """
 
     def __init__(self, names, opener, channels):
@@ -37,17 +37,17 @@ class FileImages:
         return len(self.names)
 
     def read(self, index, smallest=None):
-        """A PIL image; see `decode.open_image`. ValueError that begins with the name if it is bad."""
+        """Decode an image to a PIL image. Errors and `smallest` are those of `decode.open_image`."""
         with self._stream(index) as stream:
             return open_image(stream, self.channels, self.names[index], smallest)
 
     def check(self, index):
-        """ValueError if head or end of the file tells that it is bad; see `decode.check_image`."""
+        """Check the start and end of a file. ValueError if it is damaged, see `decode.check_image`."""
         with self._stream(index) as stream:
             check_image(stream, self.names[index])
 
     def beginning(self, index):
-        """The first 64 KiB of the file, no bytes if it cannot be read."""
+        """First 64 KiB of a file, or no bytes if it is unreadable."""
         try:
             with self._stream(index) as stream:
                 return stream.read(65_536)
@@ -57,12 +57,12 @@ class FileImages:
     def _stream(self, index):
         try:
             return self.opener(self.names[index])
-        except (OSError, ValueError) as error:  # a ValueError for a NUL in a name
+        except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
             raise ValueError(f"{self.names[index]}: {reason(error)}") from error
 
     @functools.cached_property
     def problems(self):
-        """What is wrong with each unreadable image, by index: all are decoded."""
+        """Dict index -> error of all unreadable images. Every image is decoded to find them."""
 
         def problem(index):
             try:
@@ -75,7 +75,7 @@ class FileImages:
         return {index: text for index, text in found if text is not None}
 
     def read_or_name_all_bad(self, index, smallest=None):
-        """`read`, but its error names every unreadable image, not only the first one met."""
+        """`read`, with an error that lists all unreadable images instead of only the first."""
         try:
             return self.read(index, smallest)
         except ValueError as error:
@@ -84,7 +84,7 @@ class FileImages:
 
 
 class JoinedArrays:
-    """Arrays (N, ...) behind each other, indexed as one without a copy of all of them."""
+    """Concatenation of arrays (N, ...) that does not copy them."""
 
     def __init__(self, arrays):
         self._arrays = arrays
@@ -94,10 +94,10 @@ class JoinedArrays:
         return int(self._ends[-1])
 
     def __getitem__(self, rows):
-        """uint8 (rows, H, W, C), or (H, W, C) for one row."""
+        """Images, uint8 (rows, H, W, C), or (H, W, C) for one row."""
         chosen = np.atleast_1d(rows)
-        of = np.searchsorted(self._ends, chosen, side="right")
-        images = [self._arrays[i][row - self._ends[i]] for i, row in zip(of, chosen, strict=True)]
+        indices = np.searchsorted(self._ends, chosen, side="right")
+        images = [self._arrays[i][row - self._ends[i]] for i, row in zip(indices, chosen, strict=True)]
         return images[0] if np.ndim(rows) == 0 else np.stack(images)
 
 
@@ -106,11 +106,11 @@ class Split:
     """Images with labels.
 
     Attributes:
-        source: uint8 (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
-        labels: int32 (N,).
-        rows: (N,) places in `source`; None if they are all, in their order.
-        prepare: function PIL image -> uint8 (H, W, C) that each image still has to pass; None if they
-            have their size already.
+        source: uint8 array (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
+        labels: int32 array (N,).
+        rows: int array (N,) of indices into `source`. Defaults to `None`, all images in order.
+        prepare: Function PIL image -> uint8 array (H, W, C), applied to each image. Defaults to `None`, which
+            returns images in their stored size.
 
     >>> import numpy as np
     >>> from focalnets.data.splits import Split
@@ -128,39 +128,41 @@ class Split:
         return len(self.labels)
 
     def __repr__(self):
-        where = "in memory" if self.in_memory else "prepared when they are used"
+        where = "in memory" if self.in_memory else "prepared on demand"
         return f"Split({len(self)} {plural(len(self), 'image')}, {where})"
 
     @property
     def in_memory(self):
-        """Whether a batch is a look-up, with nothing to decode or resize."""
+        """True if batches need no decoding or resizing."""
         return not isinstance(self.source, FileImages) and self.prepare is None
 
     @property
     def images(self):
-        """All of them, uint8 (N, H, W, C); read now if they lie in files."""
+        """All prepared images, uint8 (N, H, W, C). Images in files are decoded at each access."""
         if self.in_memory and self.rows is None and isinstance(self.source, np.ndarray):
             return self.source
         return self.batch(np.arange(len(self)))
 
     def take(self, indices):
-        """The split of those rows only; the images are shared, not copied."""
+        """Split of the given images. Images are shared, not copied."""
         rows = np.asarray(indices) if self.rows is None else self.rows[indices]
         return replace(self, labels=self.labels[indices], rows=rows)
 
     def one_of_each(self, most):
-        """The split of the first image of each class, for up to `most` classes."""
+        """Split of the first image of each class, for up to `most` classes."""
         return self.take(np.unique(self.labels, return_index=True)[1][:most])
 
     def fingerprint(self):
-        """Hexadecimal digits that change with the labels, their order, and the images: by the names of all
-        files within their common folder and the beginnings of 32 of them, or by the pixels of 256 images
-        throughout the split. Moving the folder changes nothing."""
+        """Hexadecimal hash of the labels in order, and of the images.
+
+        Files contribute their names relative to their common folder, and the start of 32 files. Arrays
+        contribute the pixels of 256 images. The fingerprint does not change if the folder is moved.
+        """
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
         rows = np.arange(len(self)) if self.rows is None else self.rows
         if isinstance(self.source, FileImages):
             names, common = [self.source.names[row] for row in rows], ""
-            with contextlib.suppress(ValueError):  # different drives
+            with contextlib.suppress(ValueError):  # different drives on Windows
                 common = os.path.commonpath(map(os.path.dirname, names))
             found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
             for row in _spread(rows, 32):
@@ -171,10 +173,10 @@ class Split:
         return found.hexdigest()
 
     def batch(self, indices):
-        """uint8 (B, H, W, C), prepared.
+        """Prepared images, uint8 (B, H, W, C).
 
         Raises:
-            ValueError: naming all unreadable images of the files if one of these is bad, or if sizes differ.
+            ValueError: if an image is unreadable (all unreadable files are listed), or image sizes differ.
         """
         if self.in_memory:
             return self.source[indices if self.rows is None else self.rows[indices]]
@@ -183,12 +185,12 @@ class Split:
         shapes = sorted({image.shape for image in images})
         if len(shapes) > 1:
             raise ValueError(
-                f"Images differ in size, for instance {shapes[:3]}; choose a size to bring them to."
+                f"Images differ in size, for example {shapes[:3]}; expected one size. Set an image size."
             )
         return np.stack(images)
 
     def image(self, index, smallest=None):
-        """One image as a PIL image, before `prepare`; `smallest` as in `decode.open_image`."""
+        """PIL image before `prepare`. See `decode.open_image` for `smallest`."""
         row = index if self.rows is None else self.rows[index]
         if isinstance(self.source, FileImages):
             return self.source.read_or_name_all_bad(row, smallest)
@@ -196,10 +198,10 @@ class Split:
 
 
 def join(splits):
-    """One `Split` of the images of several, in their order. All must have the same `prepare`.
+    """Concatenate splits that have the same `prepare`.
 
     Raises:
-        ValueError: if their images differ in size and are not resized.
+        ValueError: if arrays of images differ in size and are not resized.
 
     >>> import numpy as np
     >>> from focalnets.data.splits import Split, join
@@ -213,7 +215,7 @@ def join(splits):
         return Split(first.source, labels, np.concatenate(rows), first.prepare)
     shapes = {split.source.shape[1:] for split in splits}
     if len(shapes) > 1 and first.prepare is None:
-        raise ValueError(f"Images differ in size, for instance {sorted(shapes)[:3]}; choose one size.")
+        raise ValueError(f"Images differ in size, for example {sorted(shapes)[:3]}; expected one size.")
     images = JoinedArrays([split.source for split in splits])
     starts = np.cumsum([0, *(len(split.source) for split in splits[:-1])])
     rows = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
@@ -221,29 +223,29 @@ def join(splits):
 
 
 def _spread(rows, most):
-    """Up to `most` of the rows, evenly."""
+    """Up to `most` of the rows, evenly spaced."""
     return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
 def split_validation(split, fraction, seed):
-    """Take `fraction` of a split for validation, the same share of every class, by a seeded draw.
+    """Draw a random fraction of each class for validation.
 
     Returns:
-        (train, validation), two `Split`s without a common row.
+        Tuple (train, validation) of two disjoint `Split`s.
     """
     chosen = stratified_draw(split.labels, fraction, seed)
     return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
 
 
 def stratified_draw(labels, fraction, seed=0, names=None):
-    """Sorted indices of `fraction` of every class.
+    """Draw a fraction of each class. Returns sorted indices.
 
     Args:
-        labels: (N,) integers.
-        fraction: 0 to 1. At least one image of each class is left.
-        seed: of the draw, where there are no names.
-        names: one an image. Those whose names have the smallest hashes are drawn: when images come or go,
-            the draw of the others stays, but for as many as the share grows or shrinks by.
+        labels: int array (N,).
+        fraction: float. 0 to 1. At least one image of each class is not drawn.
+        seed: int. Seed of the random draw, used without `names`. Defaults to 0.
+        names: list of str, one per image. The images whose names have the smallest hashes are drawn, so
+            adding or removing images changes the draw of few other images. Defaults to `None`.
 
     >>> import numpy as np
     >>> from focalnets.data.splits import stratified_draw
@@ -258,8 +260,8 @@ def stratified_draw(labels, fraction, seed=0, names=None):
             rows = generator.permutation(rows)
         else:
             rows = sorted(rows, key=lambda row: hashlib.sha256(os.fsencode(names[row])).digest())
-        # Small classes, too, are worth one image, as long as another one remains.
+        # At least one image of each class is drawn if another image remains.
         count = min(max(round(fraction * len(rows)), 1), len(rows) - 1) if fraction > 0 else 0
         chosen.append(rows[:count])
-    # The type is given because an empty list has none: a class with one image may give no row.
+    # Without the dtype, the empty list of a class with one image would become a float array.
     return np.sort(np.concatenate([np.asarray(rows, "int64") for rows in chosen] or [np.zeros(0, "int64")]))

@@ -1,4 +1,4 @@
-"""Survey: size and color of the images of a data set as they are stored, judged by a sample."""
+"""Size and color of the stored images of a data set, measured on a sample."""
 
 import contextlib
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ import numpy as np
 
 from focalnets.images.decode import as_pixels
 
-# Images that are looked at, spread evenly over the data set.
+# Number of images in the sample, evenly spaced over the data set.
 SAMPLE = 16
 
-# Channels of a grayscale image stored as RGB are equal; those of a color image differ by more than this.
+# Channels of a color image differ by more than this. Those of a grayscale image stored as RGB are equal.
 _GRAY_DIFFERENCE = 32
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The stored images of a data set, before they are resized or converted.
+    """Properties of the stored images of a data set, before they are resized or converted.
 
     Attributes:
-        images: number of images that were looked at.
-        height, width: median size in pixels.
-        color: whether at least half of the images have color.
+        images: int. Number of images in the sample.
+        height: int. Median height in pixels.
+        width: int. Median width in pixels.
+        color: bool. True if at least half of the images have color.
 
     >>> import numpy as np
     >>> from focalnets.data.survey import survey_array
@@ -36,28 +37,28 @@ class Survey:
 
 
 def survey_array(images):
-    """The `Survey` of an array of images, (N, H, W) or (N, H, W, C); None if it is empty."""
+    """`Survey` of an array of images (N, H, W) or (N, H, W, C), or None if it is empty."""
     chosen = np.asarray(images)[_sample(len(images))]
     return _survey([(image.shape[:2], _has_color(image)) for image in chosen])
 
 
 def survey_files(images):
-    """The `Survey` of a `FileImages` that reads RGB; None if none of the sample can be read.
+    """`Survey` of a `FileImages` with 3 channels, or None if the whole sample is unreadable.
 
     Large JPEGs are decoded at a fraction of their size.
     """
     found = []
     for index in _sample(len(images)):
-        with contextlib.suppress(ValueError):  # an unreadable image is reported by whoever reads them all
-            found.append(_look(images, index))
+        with contextlib.suppress(ValueError):  # unreadable images are reported when all images are read
+            found.append(_measure(images, index))
     return _survey(found)
 
 
-def _look(images, index):
+def _measure(images, index):
     sizes = []
 
     def smallest(height, width):
-        sizes.append((height, width))  # upright
+        sizes.append((height, width))
         return 64, 64
 
     pixels = as_pixels(images.read(index, smallest))

@@ -1,4 +1,4 @@
-"""Listings of tables: a CSV file that names images, and maybe their labels and splits."""
+"""Listings of tables: CSV files with paths of images, and optionally labels and splits."""
 
 import csv
 import io
@@ -12,8 +12,7 @@ from focalnets.files import open_regular
 
 _DELIMITERS = ",;\t|"
 
-# Other names of the columns, as data sets on hubs and in courses have them. A column of the right name is
-# preferred.
+# Common alternative names of the columns. The name of the column itself takes precedence.
 _OTHER_NAMES = {
     "path": (
         *("file", "filename", "file_name", "filepath", "file_path"),
@@ -25,11 +24,11 @@ _OTHER_NAMES = {
 
 
 def list_table(path):
-    """The images of a CSV file with a column `path`, relative to the file, and maybe `label` and `split`.
+    """`Listing` of a CSV file with a column `path`, relative to the file, and optionally `label` and `split`.
 
-    Without a column `label`, the paths are read like a folder. Columns may be separated by commas,
-    semicolons, tabs or vertical bars. An image that is listed again with the same label and split is left
-    out: it would be drawn into two splits.
+    Without a column `label`, the paths are interpreted like those of a folder. Columns are separated by
+    commas, semicolons, tabs or vertical bars. A line that repeats an image with the same label and split is
+    left out, because the image could be drawn into two splits.
 
     Args:
         path: `pathlib.Path`.
@@ -42,27 +41,28 @@ def list_table(path):
     left_out, rows, first = LeftOutCounter(), [], {}
     for number, line in lines:
         name = line["path"]
-        what = _split(path, number, line), class_name(line.get("label", ""))
-        whole = os.path.normpath(path.parent / name)
-        if first.setdefault(whole, (number, what)) == (number, what):
-            rows.append((*what, str(path.parent / name), name))
-        elif first[whole][1] == what:
+        target = _split(path, number, line), class_name(line.get("label", ""))
+        full = os.path.normpath(path.parent / name)
+        if first.setdefault(full, (number, target)) == (number, target):
+            rows.append((*target, str(path.parent / name), name))
+        elif first[full][1] == target:
             left_out.add(REPEATED, name)
         else:
-            before, then = first[whole]
+            first_number, first_target = first[full]
             raise ValueError(
-                f"{path} lists {name!r} twice: in line {before} as {_in_words(*then)}, in line {number} as "
-                f"{_in_words(*what)}. Expected one label and one split per image. Remove one of the lines."
+                f"{path} lists {name!r} twice: in line {first_number} as {_describe(*first_target)}, in line "
+                f"{number} as {_describe(*target)}. Expected one label and one split per image. Remove one "
+                "of the lines."
             )
     if "label" in columns or not rows:
         return Listing([row[:3] for row in rows], open_regular, left_out=left_out.result())
     if "split" in columns:
-        raise ValueError(f"{path} has a column split and none for the label; add the column label.")
-    found = [(path_parts(name), whole) for *_, whole, name in rows]
+        raise ValueError(f"{path} has a column split, but no column label. Add the column label.")
+    found = [(path_parts(name), full) for *_, full, name in rows]
     return list_tree(str(path), found, head_of_file, open_regular, left_out=left_out)
 
 
-def _in_words(split, label):
+def _describe(split, label):
     words = [f"the class {label!r}"] if label else []
     return " of ".join(words + [f"the split {split}"] * bool(split))
 
@@ -72,18 +72,18 @@ def _split(path, number, line):
     split = split_for(text) if text else ""
     if split is None:
         raise ValueError(
-            f"{path}, line {number}: the split is {text!r}; expected {', '.join(SPLITS)}, or another name of "
-            "these such as validation."
+            f"{path}, line {number}: the split is {text!r}; expected {', '.join(SPLITS)}, or a synonym such "
+            "as validation."
         )
     return split
 
 
 def _read(path):
-    """(list of (number, dict) for each line that is not empty, names of the columns)."""
+    """Tuple (list of (number, dict) of the lines that are not empty, names of the columns)."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text; save it anew as CSV in UTF-8.") from error
+        raise ValueError(f"{path} is not UTF-8 text. Save it again as CSV in UTF-8.") from error
     lines, number = [], 1
     try:
         names, delimiter = _heading(path, text)
@@ -96,7 +96,7 @@ def _read(path):
             line = {name: cell.strip() for name, cell in zip(names, row, strict=False)}
             if not all(line.get(column) for column in {"path", "label"} & set(names)):
                 raise ValueError(f"{path}, line {number}: path or label is missing.")
-            if "/" not in line["path"]:  # a table made on Windows
+            if "/" not in line["path"]:  # a table from Windows
                 line["path"] = line["path"].replace("\\", "/")
             lines.append((number, line))
     except csv.Error as error:
@@ -105,7 +105,7 @@ def _read(path):
 
 
 def _heading(path, text):
-    """(names of the columns, what separates them), by the first line."""
+    """Names of the columns and delimiter, from the first line."""
     for delimiter in _DELIMITERS:
         cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
         names = [re.sub(r"[\s-]+", "_", cell.strip().lower()) for cell in cells]
@@ -113,8 +113,8 @@ def _heading(path, text):
             others = [name for name in names if name in _OTHER_NAMES[column]]
             if column not in names and len(others) > 1:
                 raise ValueError(
-                    f"{path} has the columns {' and '.join(others)}. Expected one column of each {column}. "
-                    f"Rename the right one to {column}."
+                    f"{path} has the columns {' and '.join(others)}. Expected one column for the {column}. "
+                    f"Rename the right column to {column}."
                 )
             if column not in names and others:
                 names[names.index(others[0])] = column
@@ -122,13 +122,13 @@ def _heading(path, text):
             return names, delimiter
     first = text.split("\n", 1)[0].strip()[:200]
     raise ValueError(
-        f"{path} needs a first line with the columns path and label (and maybe split); it has: "
+        f"{path} needs a first line with the columns path and label (optionally split); it has: "
         f"{first or 'nothing'}."
     )
 
 
 def _with_split(names, lines):
-    """The names of the columns. One that names splits, as far as its cells tell, is called `split`."""
+    """Names of the columns, with `split` added if an alternative column contains names of splits."""
     for name in set(names) & set(_OTHER_NAMES["split"]) if "split" not in names else ():
         if any(split_for(line.get(name, "")) for _, line in lines):
             for _, line in lines:

@@ -144,7 +144,7 @@ MISTAKES = [
     ("convert weights.pth r --set norm_placement=posst", "norm_placement"),
     ("convert nosuch.pth r", "File not found: 'nosuch.pth'. Check the path."),
     ("cache pictrues --out r", "'pictrues' is not a data set"),
-    ("cache digits --out full", "full exists already; give another --out."),
+    ("cache digits --out full", "full exists already. Choose another --out."),
     ("cache digits --out full --force", "full does not look like a cache", "not even with --force"),
     ("cache digits --out busy/run --force", "busy/run is being written by process {process} on "),
     ("cache digits --out busy/cache", "busy/cache is being written by process {process} on "),

@@ -94,7 +94,7 @@ def test_presets_lists_every_architecture(capsys):
         (["completion", "fish"], 2, "fish"),
         (["cache", "digits", "--grayscale"], 2, "--out"),
         (["cache", "digit", "--out", "{tmp}/c"], 2, "is not a data set"),
-        (["cache", "digits", "--grayscale", "--out", "{tmp}"], 2, "exists already; give another --out."),
+        (["cache", "digits", "--grayscale", "--out", "{tmp}"], 2, "exists already. Choose another --out."),
         (["cache", "digits", "--out", "{tmp}/c", "--image-size", "0"], 2, "--image-size: expected a whole"),
         (["train", "--out", "{tmp}/r", "--cache-images", "disk"], 2, "disk"),
         (["train", "--out", "{tmp}/r", "--data", "hf:/x"], 2, "is not a data set"),

@@ -1,4 +1,4 @@
-"""Data sets and batches."""
+"""Data sets, splits and batches."""
 
 import io
 import os
@@ -23,7 +23,7 @@ from focalnets.training.task import ImageClassification
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three classes, images of one color each, of two sizes."""
+    """Folder of three classes, each with images of one color and several sizes."""
     for split, count in (("train", 4), ("test", 2)):
         for label, color in (("blue", (0, 0, 255)), ("green", (0, 255, 0)), ("red", (255, 0, 0))):
             (tmp_path / "images" / split / label).mkdir(parents=True)
@@ -33,7 +33,7 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-def test_digits_split_is_fixed_stratified_and_disjoint():
+def test_open_dataset_digits_split_is_fixed_and_stratified():
     splits = open_dataset("digits", channels=1).splits
     assert (len(splits["train"]), len(splits["test"])) == (1438, 359)
     assert splits["test"].images.max() == 255
@@ -41,7 +41,7 @@ def test_digits_split_is_fixed_stratified_and_disjoint():
     assert splits["test"].labels[:12].tolist() == [5, 9, 2, 4, 6, 7, 9, 3, 4, 6, 8, 5]
 
 
-def test_folder_and_zip_are_read_alike(folder, tmp_path):
+def test_open_dataset_reads_folder_and_zip_equally(folder, tmp_path):
     prepare = FocalNetImageConverter((8, 8)).prepare
     archive = tmp_path / "images.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -57,7 +57,7 @@ def test_folder_and_zip_are_read_alike(folder, tmp_path):
             assert image[0, 0, 2 - label] == 255
 
 
-def test_wrong_data_sets_are_explained(folder, tmp_path):
+def test_open_dataset_rejects_invalid_folders(folder, tmp_path):
     with pytest.raises(ValueError, match="differ in size"):
         open_dataset(str(folder))
     with pytest.raises(ValueError, match="is not a data set"):
@@ -75,7 +75,7 @@ def test_wrong_data_sets_are_explained(folder, tmp_path):
         open_dataset(str(folder))
 
 
-def test_images_of_every_kind_become_uint8(tmp_path, monkeypatch):
+def test_read_image_converts_common_modes_to_uint8(tmp_path, monkeypatch):
     def saved(image, name, **options):
         image.save(tmp_path / name, **options)
         return read_image(tmp_path / name)
@@ -98,7 +98,7 @@ def test_images_of_every_kind_become_uint8(tmp_path, monkeypatch):
         read_image(tmp_path / "palette.png")
 
 
-def test_leftovers_beside_images_are_ignored_and_one_folder_may_stand_around(folder, tmp_path):
+def test_open_dataset_ignores_system_files_and_skips_outer_folder(folder, tmp_path):
     (folder / "train" / ".ipynb_checkpoints").mkdir()
     (folder / "train" / ".ipynb_checkpoints" / "0.png").write_text("not an image")
     (folder / "train" / "red" / "._0.png").write_text("not an image")
@@ -113,7 +113,7 @@ def test_leftovers_beside_images_are_ignored_and_one_folder_may_stand_around(fol
 
 
 @pytest.mark.parametrize(("name", "split"), [("test", "test"), ("validation", "val")])
-def test_an_archive_of_one_split_is_that_split(name, split, folder, tmp_path):
+def test_open_dataset_reads_archive_with_one_split(name, split, folder, tmp_path):
     archive = tmp_path / "one.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in (folder / "train").rglob("*.png"):
@@ -136,17 +136,17 @@ def test_open_dataset_leaves_out_images_beside_split_folders(folder, tmp_path, c
     assert [str(entry) for entry in dataset.left_out] == caplog.messages
 
 
-def test_words_go_before_folders_and_a_run_is_no_data_set(folder, tmp_path, monkeypatch):
+def test_open_dataset_prefers_names_to_folders_and_rejects_run_directories(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder.rename(tmp_path / "digits")
     assert len(open_dataset("digits", channels=1).splits["test"]) == 359
     assert len(open_dataset("./digits", prepare=FocalNetImageConverter((8, 8)).prepare).splits["train"]) == 12
     (tmp_path / "digits" / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a run of `focalnets train`, not a data set"):
+    with pytest.raises(ValueError, match="is a run directory of `focalnets train`, not a data set"):
         open_dataset("./digits")
 
 
-def test_an_empty_split_of_arrays_is_none(tmp_path):
+def test_open_dataset_omits_empty_splits_of_arrays(tmp_path):
     images, labels = np.zeros((4, 8, 8, 3), "uint8"), np.array([0, 1, 0, 1])
     arrays = {"x_train": images, "y_train": labels, "x_test": images[:0], "y_test": labels[:0]}
     np.savez(tmp_path / "a.npz", **arrays)
@@ -159,7 +159,7 @@ def test_an_empty_split_of_arrays_is_none(tmp_path):
         open_dataset(str(tmp_path / "a.npz"), only=("test",))
 
 
-def test_a_split_is_known_by_its_labels_and_images(folder):
+def test_split_fingerprint_depends_on_labels_order_and_images(folder):
     images, labels = np.arange(300 * 4, dtype="uint8").reshape(300, 2, 2, 1), np.arange(300) % 3
     split = Split(images, labels)
     of_files = open_dataset(
@@ -182,7 +182,7 @@ def test_a_split_is_known_by_its_labels_and_images(folder):
     assert again.fingerprint() != of_files.fingerprint()
 
 
-def test_validation_is_a_seeded_share_of_every_class():
+def test_split_validation_draws_seeded_fraction_of_each_class():
     split = Split(np.arange(40).reshape(40, 1, 1, 1).astype("uint8"), np.arange(40) % 4)
     train, validation = split_validation(split, 0.2, seed=1)
     assert np.bincount(validation.labels).tolist() == [2] * 4
@@ -192,14 +192,14 @@ def test_validation_is_a_seeded_share_of_every_class():
     assert np.any(split_validation(split, 0.2, seed=2)[1].images != validation.images)
 
 
-def test_small_classes_are_worth_one_validation_image():
+def test_split_validation_draws_one_image_of_small_classes():
     split = Split(np.zeros((7, 1, 1, 1), "uint8"), np.array([0, 0, 0, 1, 1, 1, 2]))
     train, validation = split_validation(split, 0.1, seed=0)
     assert validation.labels.tolist() == [0, 1]
     assert np.bincount(train.labels).tolist() == [2, 2, 1]
 
 
-def test_batches_are_functions_of_seed_and_epoch():
+def test_loader_batches_depend_on_seed_and_epoch():
     dataset = open_dataset("digits", channels=1)
 
     def batches(seed, epoch):
@@ -225,12 +225,12 @@ def test_batches_are_functions_of_seed_and_epoch():
     assert (
         np.sum(np.concatenate([y for _, y in first]), axis=0).tolist()
         == np.bincount(dataset.splits["train"].labels).tolist()
-    ), "every image once"
+    ), "an image is missing or repeated"
     for other in (batches(0, 4), batches(1, 3)):
         assert np.any(other[0][0] != first[0][0])
 
 
-def test_a_folder_of_classes_is_split_by_a_fixed_stratified_draw(folder):
+def test_open_dataset_draws_fixed_stratified_test_split(folder):
     prepare = FocalNetImageConverter((8, 8)).prepare
     dataset = open_dataset(str(folder / "train"), prepare=prepare)
     assert dataset.class_names == ("blue", "green", "red")
@@ -240,7 +240,7 @@ def test_a_folder_of_classes_is_split_by_a_fixed_stratified_draw(folder):
     np.testing.assert_array_equal(again.splits["test"].images, dataset.splits["test"].images)
 
 
-def test_the_draw_of_a_folder_stays_when_images_come(tmp_path):
+def test_open_dataset_test_split_is_stable_when_images_are_added(tmp_path):
     def split_of(count):
         for label in ("cat", "dog"):
             (tmp_path / "all" / label).mkdir(parents=True, exist_ok=True)
@@ -252,7 +252,7 @@ def test_the_draw_of_a_folder_stays_when_images_come(tmp_path):
 
     train, test = split_of(20)
     assert (len(train), len(test)) == (32, 8)
-    for label in ("cat", "dog"):  # sorted before all others
+    for label in ("cat", "dog"):  # the new files come first by name
         Image.new("RGB", (4, 4), (99, 0, 255 * (label == "dog"))).save(tmp_path / "all" / label / "000.png")
     splits = open_dataset(str(tmp_path / "all")).splits
     assert len(splits["test"]) == 8
@@ -261,7 +261,7 @@ def test_the_draw_of_a_folder_stays_when_images_come(tmp_path):
     assert len(later & test) >= 6
 
 
-def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tmp_path, caplog):
+def test_open_dataset_accepts_folder_named_valid_and_class_named_train(folder, tmp_path, caplog):
     prepare = FocalNetImageConverter((8, 8)).prepare
     (folder / "test").rename(folder / "valid")
     shutil.copytree(folder / "valid", folder / "extra")
@@ -281,7 +281,7 @@ def test_folders_of_other_names_for_val_and_classes_named_like_splits(folder, tm
     assert open_dataset(str(vehicles), prepare=prepare).class_names == ("car", "train")
 
 
-def test_table_and_arrays(folder, tmp_path):
+def test_open_dataset_reads_and_validates_tables_and_arrays(folder, tmp_path):
     prepare = FocalNetImageConverter((8, 8)).prepare
     table = tmp_path / "list.csv"
     lines = ["label,path,split"]
@@ -307,14 +307,14 @@ def test_table_and_arrays(folder, tmp_path):
     with pytest.raises(ValueError, match="columns path and label"):
         open_dataset(str(table))
     np.savez(tmp_path / "b.npz", images=split.images)
-    with pytest.raises(ValueError, match="holds images; it needs x_train"):
+    with pytest.raises(ValueError, match="holds images; expected x_train"):
         open_dataset(str(tmp_path / "b.npz"))
     np.savez(tmp_path / "c.npz", x_train=np.zeros((1, 2, 2, 3)), y_train=np.zeros(1, int))
     with pytest.raises(ValueError, match="must be uint8"):
         open_dataset(str(tmp_path / "c.npz"))
     for labels, words in (
-        (split.labels[:5], "as many labels"),
-        (np.eye(3)[split.labels], "one integer an image"),
+        (split.labels[:5], "and N labels y_train"),
+        (np.eye(3)[split.labels], "one integer per image"),
         (split.labels - 1, "must not be negative"),
     ):
         np.savez(tmp_path / "e.npz", x_train=split.images, y_train=labels)
@@ -323,7 +323,7 @@ def test_table_and_arrays(folder, tmp_path):
     np.savez(
         tmp_path / "e.npz", x_train=split.images, y_train=split.labels, x_test=split.images[:1], y_test=[7]
     )
-    with pytest.raises(ValueError, match="with 3 classes they must be in 0"):
+    with pytest.raises(ValueError, match="range from 7 to 7; expected 0 to 2 for 3 classes"):
         open_dataset(str(tmp_path / "e.npz"))
     table.write_text("path,label\nimages/test/red/0.png\n")
     with pytest.raises(ValueError, match="line 2: path or label is missing"):
@@ -333,8 +333,8 @@ def test_table_and_arrays(folder, tmp_path):
         open_dataset(str(tmp_path / "d.npz"))
 
 
-def test_the_loaders_of_keras_read_their_cache(tmp_path):
-    """Real code with no download: the file lies where Keras looks for it."""
+def test_open_dataset_reads_keras_cache(tmp_path):
+    """The file is in Keras' cache, so the code of Keras runs without a download."""
     code = (
         "import numpy as np, os\n"
         "home = os.environ['KERAS_HOME']; os.makedirs(home + '/datasets', exist_ok=True)\n"
@@ -351,7 +351,7 @@ def test_the_loaders_of_keras_read_their_cache(tmp_path):
     assert ran.stdout.strip() == "(2, 28, 28, 1) [4, 5] 9", ran.stderr
 
 
-def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
+def test_open_dataset_rejects_damaged_archives_and_tables(folder, tmp_path):
     archive = tmp_path / "deflated.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(folder.rglob("*.png")):
@@ -364,7 +364,7 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
     content[start : start + 20] = b"\xff" * 20
     archive.write_bytes(content)
     for cache_images in ("memory", "stream"):
-        with pytest.raises(ValueError, match="1 image cannot be used"):
+        with pytest.raises(ValueError, match="1 unreadable image:"):
             open_dataset(
                 str(archive), prepare=FocalNetImageConverter((8, 8)).prepare, cache_images=cache_images
             )
@@ -375,7 +375,7 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
             on_bad_image="skip",
         )
         assert damaged.filename in found.bad[0]
-        for split in found.splits.values():  # what is left out moves no label to another image
+        for split in found.splits.values():  # labels still belong to their images
             assert [2 - image[0, 0].argmax() for image in split.images] == split.labels.tolist()
     archive.write_bytes(content[:200])
     with pytest.raises(ValueError, match="not a zip file, or incomplete"):
@@ -386,7 +386,7 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
     paths = [path.relative_to(tmp_path) for path in (folder / "train").rglob("0.png")]
     rows = "".join(f"{path},{path.parent.name}\n" for path in paths)
     (tmp_path / "one.csv").write_text(f"path,label\n{rows}")
-    with pytest.raises(ValueError, match=r"The split test of .* no class has a second image"):
+    with pytest.raises(ValueError, match=r"The split test of .* because no class has a second image"):
         open_dataset(
             str(tmp_path / "one.csv"), prepare=FocalNetImageConverter((8, 8)).prepare, only=("test",)
         )
@@ -396,10 +396,10 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
     ("arrays", "words"),
     [
         ({"x_train": np.zeros((4, 2, 2, 3), "uint8")}, "needs images x_train"),
-        ({"x_train": np.zeros((4, 2, 2, 3), "uint8"), "y_train": np.zeros(3, int)}, "as many labels y_train"),
+        ({"x_train": np.zeros((4, 2, 2, 3), "uint8"), "y_train": np.zeros(3, int)}, "and N labels y_train"),
         (
             {"x_train": np.zeros((4, 2, 2, 3), "uint8"), "y_train": np.array(list("abcd"))},
-            "one integer an image",
+            "one integer per image",
         ),
         ({"x_train": np.uint8(3), "y_train": np.zeros(1, int)}, "needs images x_train"),
         ({"x_train": np.zeros((0, 2, 2, 3), "uint8"), "y_train": np.zeros(0, int)}, "no images in x_train"),
@@ -413,18 +413,18 @@ def test_damaged_archives_and_tables_are_explained(folder, tmp_path):
         ),
     ],
 )
-def test_wrong_arrays_are_explained(arrays, words, tmp_path):
+def test_open_dataset_rejects_invalid_arrays(arrays, words, tmp_path):
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(ValueError, match=words):
         open_dataset(str(tmp_path / "a.npz"))
     (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"is no \.npz file, or a damaged one"):
+    with pytest.raises(ValueError, match=r"is not an \.npz file, or damaged"):
         open_dataset(str(tmp_path / "a.npz"))
 
 
 @pytest.fixture
 def strange_folder(tmp_path):
-    """One class of readable images of every kind, and every kind of bad one."""
+    """Folder of one class with readable and unreadable images of many kinds."""
     folder = tmp_path / "strange" / "thing"
     folder.mkdir(parents=True)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype("uint8"))
@@ -463,9 +463,9 @@ BAD = {
 }
 
 
-def test_every_bad_image_is_named_at_once(strange_folder):
+def test_open_dataset_lists_or_skips_unreadable_images(strange_folder):
     prepare = FocalNetImageConverter((16, 16)).prepare
-    with pytest.raises(ValueError, match="6 images cannot be used") as caught:
+    with pytest.raises(ValueError, match="6 unreadable images:") as caught:
         open_dataset(str(strange_folder), prepare=prepare)
     for name, reason in BAD.items():
         assert any(name in line and reason in line for line in str(caught.value).splitlines()), name
@@ -476,26 +476,26 @@ def test_every_bad_image_is_named_at_once(strange_folder):
     assert sum(len(split) for split in dataset.splits.values()) == 12
 
 
-def test_an_archive_is_judged_like_a_folder(strange_folder, tmp_path):
+def test_open_dataset_lists_unreadable_images_of_archive(strange_folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "strange.zip", "w") as archive:
         for path in sorted((strange_folder / "thing").iterdir()):
             if path.is_file():
                 archive.write(path, f"thing/{path.name}")
-    with pytest.raises(ValueError, match="4 images cannot be used") as caught:
+    with pytest.raises(ValueError, match="4 unreadable images:") as caught:
         open_dataset(str(tmp_path / "strange.zip"), prepare=FocalNetImageConverter((16, 16)).prepare)
     for name in ("bomb.png", "cut.jpg", "empty.png", "words.jpg"):
         assert BAD[name] in str(caught.value)
 
 
-def test_a_long_list_of_bad_images_is_cut():
+def test_describe_bad_shortens_long_lists():
     text = describe_bad([f"{i}.jpg: no" for i in range(50)])
-    assert "50 images" in text
+    assert "50 unreadable images" in text
     assert "19.jpg" in text
     assert "20.jpg" not in text
     assert "and 30 more" in text
 
 
-def test_images_are_found_by_file_folder_pattern_and_list(folder):
+def test_find_images_accepts_files_folders_patterns_and_lists(folder):
     red = folder / "test" / "red"
     everything = sorted(red.glob("*.png"))
     assert find_images([str(red)]) == everything
@@ -508,7 +508,7 @@ def test_images_are_found_by_file_folder_pattern_and_list(folder):
         find_images([])
 
 
-def test_one_of_each_is_the_first_image_of_each_class():
+def test_split_one_of_each_takes_first_image_of_each_class():
     images = np.arange(5, dtype="uint8").reshape(5, 1, 1, 1)
     split = Split(images, np.array([2, 0, 2, 1, 0]))
     assert split.one_of_each(3).images.ravel().tolist() == [1, 3, 0]

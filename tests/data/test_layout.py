@@ -1,4 +1,4 @@
-"""One tree of files gives one data set, as a folder, zip, tar or CSV. Run this file to print the table."""
+"""Layouts of folders, zips, tars and tables. Run this file to print the table of layouts."""
 
 import csv
 import itertools
@@ -18,8 +18,8 @@ from focalnets.data.files import list_folder
 from focalnets.data.layout import read_layout
 from focalnets.data.left_out import DEEPER, EMPTY
 
-# Layout -> the data set it becomes. Braces stand for alternatives, " + " for more files, "/" at the end for
-# an empty folder. Names that end in .txt, .db, .ini or .DS_Store are not images, all others are.
+# Layout -> data set. Braces are alternatives, " + " adds files, and a "/" at the end is an empty folder. All
+# files are images, except those that end in .txt, .db, .ini or .DS_Store.
 LAYOUTS = {
     # === Splits ===
     "{train,test}/{cat,dog}/{1,2}.png": "train: cat 2, dog 2; test: cat 2, dog 2",
@@ -114,12 +114,12 @@ LAYOUTS = {
     "notes/{a,b}.txt": "error: holds no images of the form train/<class>/<image> or <class>/<image>",
 }
 
-# A table of paths, or of paths, labels and splits, is written last: it lies in the folder.
+# The tables (of paths, labels and splits, or of paths only) come last because they are written to the folder.
 FORMS = ("zip", "tar", "tar.gz", "tar.bz2", "tar.xz", "labels", "paths")
 
 
 def expand(pattern):
-    """All names that a pattern with braces stands for."""
+    """List the names that match a pattern with braces."""
     found = re.search(r"\{([^{}]*)\}", pattern)  # an innermost pair
     if found is None:
         return [pattern]
@@ -128,7 +128,7 @@ def expand(pattern):
 
 
 def write_tree(folder, layout):
-    """Write the files of a layout. Each image has a color of its own."""
+    """Write the files of a layout. Each image has a different color."""
     folder.mkdir()
     names = itertools.chain.from_iterable(expand(pattern) for pattern in layout.split(" + "))
     for number, name in enumerate(dict.fromkeys(names)):
@@ -141,7 +141,7 @@ def write_tree(folder, layout):
 
 
 def write_form(form, folder):
-    """Write the tree in `folder` in another form; returns its path."""
+    """Write the tree in `folder` in another form. Returns the path."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix != ".csv")
     target = folder.with_name(f"{folder.name}.{form}")
     if form == "zip":
@@ -163,8 +163,8 @@ def write_form(form, folder):
     return target
 
 
-def become(source):
-    """(the data set or None, the line that describes it or the error)."""
+def summarize(source):
+    """Tuple (data set, line that describes it), or (None, error)."""
     try:
         dataset = open_dataset(str(source))
     except ValueError as error:
@@ -180,10 +180,10 @@ def become(source):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_open_dataset_reads_one_tree_alike_in_all_forms(layout, tmp_path):
+def test_open_dataset_reads_tree_equally_in_all_forms(layout, tmp_path):
     folder = tmp_path / "data"
     write_tree(folder, layout)
-    expected, line = become(folder)
+    expected, line = summarize(folder)
     if expected is None:
         assert line.startswith(LAYOUTS[layout])
         assert "Found:\n" in line
@@ -192,14 +192,11 @@ def test_open_dataset_reads_one_tree_alike_in_all_forms(layout, tmp_path):
     for form in FORMS:
         if form == "labels" and expected is None:
             continue
-        dataset, other = become(write_form(form, folder))
+        dataset, other = summarize(write_form(form, folder))
         if expected is None:
             assert other == line, form
             continue
-        if form not in (
-            "labels",
-            "paths",
-        ):  # a table has no folders, and one with labels has chosen its images
+        if form not in ("labels", "paths"):  # tables do not report folders or files that are left out
             assert other == line
         assert dataset.class_names == expected.class_names
         assert list(dataset.splits) == list(expected.splits)
@@ -209,7 +206,7 @@ def test_open_dataset_reads_one_tree_alike_in_all_forms(layout, tmp_path):
 
 
 def test_read_layout_uses_or_reports_every_image():
-    """3,000 random trees: each image is a row or counted as left out, or the layout is a ValueError."""
+    """In 3,000 random trees, each image is in a row or counted as left out, or the layout is an error."""
     generator = random.Random(0)
     words = ["train", "Test", "val", "valid", "cat", "dog", " cat", "images", "masks", "a", "seg_train", "2"]
     refused = []
@@ -226,9 +223,9 @@ def test_read_layout_uses_or_reports_every_image():
             refused.append(str(error))
             continue
         rows = [index for *_, index in layout.rows]
-        lost = sum(one.count for one in layout.left_out if one.reason not in (DEEPER, EMPTY))
+        left_out = sum(one.count for one in layout.left_out if one.reason not in (DEEPER, EMPTY))
         assert len(set(rows)) == len(rows), images
-        assert len(rows) + lost == len(images), images
+        assert len(rows) + left_out == len(images), images
         assert len({bool(split) for split, *_ in layout.rows}) == 1, images
         assert all(label and label == label.strip() for _, label, _ in layout.rows), images
     assert 500 < len(refused) < 2500
@@ -236,13 +233,13 @@ def test_read_layout_uses_or_reports_every_image():
 
 
 def print_table():
-    """Print each layout, what it becomes, and the forms that agree."""
-    print("| layout | becomes |\n|---|---|")
+    """Print each layout and its data set."""
+    print("| layout | data set |\n|---|---|")
     for layout in LAYOUTS:
         with tempfile.TemporaryDirectory() as directory:
             folder = pathlib.Path(directory) / "data"
             write_tree(folder, layout)
-            print(f"| `{layout}` | {become(folder)[1].splitlines()[0]} |")
+            print(f"| `{layout}` | {summarize(folder)[1].splitlines()[0]} |")
 
 
 if __name__ == "__main__":

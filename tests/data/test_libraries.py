@@ -1,4 +1,4 @@
-"""Data sets of other libraries, from small ones made here: their real code, and no download."""
+"""Small data sets of Hugging Face and TensorFlow Datasets, read by these libraries without a download."""
 
 import socket
 import time
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.all_backends
 
 @pytest.fixture
 def images(tmp_path):
-    """`<split>/<class>/<image>`, the classes told apart by their color."""
+    """Folder `<split>/<class>/<image>`, in which each class has a color."""
     for split, count in (("train", 3), ("test", 2)):
         for label, color in (("zebra", 250), ("ape", 10)):
             folder = tmp_path / "images" / split / label
@@ -36,7 +36,7 @@ def assert_apes_are_dark(dataset):
     assert sorted(red) == [10, 10, 250, 250]
 
 
-def test_hugging_face(images, tmp_path, monkeypatch, caplog):
+def test_hugging_face_reads_images_and_drops_rows_without_label(images, tmp_path, monkeypatch, caplog):
     datasets = pytest.importorskip("datasets")
     made = datasets.load_dataset("imagefolder", data_dir=str(images), cache_dir=str(tmp_path / "cache"))
     for split in made:
@@ -47,7 +47,7 @@ def test_hugging_face(images, tmp_path, monkeypatch, caplog):
         assert_apes_are_dark(
             open_dataset(spec, prepare=FocalNetImageConverter((8, 8)).prepare, cache_images=cache_images)
         )
-    made["test"] = made["test"].map(lambda row: {"label": -1 if row["label"] else 0})  # -1: no label
+    made["test"] = made["test"].map(lambda row: {"label": -1 if row["label"] else 0})  # -1 is a missing label
     made["test"].to_parquet(str(tmp_path / "partly" / "test.parquet"))
     made["train"].to_parquet(str(tmp_path / "partly" / "train.parquet"))
     partly = open_dataset(f"hf://{tmp_path / 'partly'}", prepare=FocalNetImageConverter((8, 8)).prepare)
@@ -56,13 +56,13 @@ def test_hugging_face(images, tmp_path, monkeypatch, caplog):
     words = datasets.Dataset.from_dict({"text": ["no", "images"], "label": [0, 1]})
     (tmp_path / "words").mkdir()
     words.to_parquet(str(tmp_path / "words" / "train.parquet"))
-    with pytest.raises(ValueError, match="has no column of images; its columns: text, label"):
+    with pytest.raises(ValueError, match="has no column of images. Its columns: text, label"):
         open_dataset(f"hf://{tmp_path / 'words'}")
 
 
-def test_hugging_face_without_a_connection_is_one_line(monkeypatch, tmp_path, capfd):
+def test_hugging_face_reports_failed_connection_in_one_line(monkeypatch, tmp_path, capfd):
     datasets = pytest.importorskip("datasets")
-    with socket.socket() as free:  # a port at which nobody listens
+    with socket.socket() as free:  # a port without a server
         free.bind(("127.0.0.1", 0))
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{free.getsockname()[1]}")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -74,10 +74,10 @@ def test_hugging_face_without_a_connection_is_one_line(monkeypatch, tmp_path, ca
     assert capfd.readouterr().err == ""
 
 
-def test_hugging_face_data_that_do_not_exist_are_explained(tmp_path):
+def test_hugging_face_reports_missing_data_sets(tmp_path):
     datasets = pytest.importorskip("datasets")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="'hf://' names no data set"):
+    with pytest.raises(ValueError, match="Got 'hf://' without a name"):
         open_dataset("hf://")
     with pytest.raises(OSError, match=r"empty was not found \("):
         open_dataset(f"hf://{tmp_path / 'empty'}")
@@ -87,8 +87,10 @@ def test_hugging_face_data_that_do_not_exist_are_explained(tmp_path):
         open_dataset(f"hf://{tmp_path / 'two'}:nothing")
 
 
-def test_hugging_face_rows_without_an_image_or_with_a_strange_path(images, tmp_path, monkeypatch, caplog):
-    """As a hostile or careless data set on the hub may have them; the rows are taken from a local copy."""
+def test_hugging_face_drops_rows_without_image_and_refuses_untrusted_paths(
+    images, tmp_path, monkeypatch, caplog
+):
+    """Data sets on the hub may contain such rows. Here they come from a local table."""
     datasets, pyarrow = pytest.importorskip("datasets"), pytest.importorskip("pyarrow")
     png = (images / "train" / "ape" / "0.png").read_bytes()
     rows = [{"bytes": png, "path": None}, None, {"bytes": None, "path": None}]
@@ -117,11 +119,11 @@ def test_hugging_face_rows_without_an_image_or_with_a_strange_path(images, tmp_p
     ]
 
 
-def test_tensorflow_datasets(images, tmp_path, monkeypatch):
+def test_tensorflow_datasets_reads_images_and_reports_unknown_names(images, tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 
     class BlackAndRed(tfds.core.GeneratorBasedBuilder):
-        """Made for this test."""
+        """Data set of this test."""
 
         VERSION = tfds.core.Version("1.0.0")
 
@@ -142,21 +144,21 @@ def test_tensorflow_datasets(images, tmp_path, monkeypatch):
 
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
-    for cache_images in ("memory", "stream"):  # prepared by the first
+    for cache_images in ("memory", "stream"):  # the first iteration prepares the data set
         dataset = open_dataset(
             "tfds:black_and_red", prepare=FocalNetImageConverter((8, 8)).prepare, cache_images=cache_images
         )
         assert_apes_are_dark(dataset)
-        assert dataset.class_names == ("zebra", "ape"), "the order of the source"
+        assert dataset.class_names == ("zebra", "ape"), "not the order of the source"
     for spec, words in {
-        "tfds:black_and_blue": "TensorFlow Datasets has no 'black_and_blue'",
+        "tfds:black_and_blue": "TensorFlow Datasets has no data set 'black_and_blue'",
         "tfds:": "failed",
     }.items():
         with pytest.raises(ValueError, match=rf"^{spec} cannot be read: [^\n]*{words}\.$"):
             open_dataset(spec)
 
 
-def test_what_to_install_is_said(monkeypatch):
+def test_open_dataset_names_missing_packages(monkeypatch):
     import sys
 
     for module in ("datasets", "tensorflow_datasets"):
@@ -167,8 +169,8 @@ def test_what_to_install_is_said(monkeypatch):
         open_dataset("tfds:something")
 
 
-def test_labels_are_those_of_the_images(images):
-    """The same folder read as it is, against which the two above are held."""
+def test_open_dataset_reads_folder_of_these_tests(images):
+    """Check the images that the other tests convert to data sets of the libraries."""
     assert_apes_are_dark(open_dataset(str(images), prepare=FocalNetImageConverter((8, 8)).prepare))
     assert np.bincount(
         open_dataset(str(images), prepare=FocalNetImageConverter((8, 8)).prepare).splits["train"].labels

@@ -1,4 +1,4 @@
-"""Hostile archives, names that are nearly right, single images, labels: what `open_dataset` makes of them."""
+"""Unusual sources of data sets: small classes, labels, tables, arrays, mistyped names, hostile archives."""
 
 import io
 import os
@@ -29,7 +29,7 @@ def png(color=(9, 9, 9), size=(4, 4)):
 
 @pytest.fixture
 def classes(tmp_path):
-    """<class>/<image>: three classes of 10, 5 and 1 images."""
+    """Folder `<class>/<image>` with three classes of 10, 5 and 1 images."""
     for (name, color), count in zip(COLORS.items(), (10, 5, 1), strict=True):
         (tmp_path / "classes" / name).mkdir(parents=True)
         for i in range(count):
@@ -50,7 +50,7 @@ def preset(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "csv"])
-def test_open_dataset_reads_a_class_of_one_image(form, classes, tmp_path):
+def test_open_dataset_reads_class_with_one_image(form, classes, tmp_path):
     source = classes
     if form == "zip":
         source = tmp_path / "classes.zip"
@@ -69,7 +69,7 @@ def test_open_dataset_reads_a_class_of_one_image(form, classes, tmp_path):
     assert len(dataset.everything()) == dataset.drawn_from == 16
 
 
-def test_open_dataset_skips_down_to_a_class_of_one_image(classes):
+def test_open_dataset_keeps_class_with_one_readable_image(classes):
     for i in range(4):
         (classes / "green" / f"{i}.png").write_bytes(b"no image")
     dataset = open_dataset(str(classes), on_bad_image="skip")
@@ -77,7 +77,7 @@ def test_open_dataset_skips_down_to_a_class_of_one_image(classes):
     assert np.bincount(dataset.everything().labels).tolist() == [10, 1, 1]
 
 
-def test_open_dataset_reads_one_image_and_one_class(tmp_path):
+def test_open_dataset_reads_single_image(tmp_path):
     (tmp_path / "one" / "cat").mkdir(parents=True)
     (tmp_path / "one" / "cat" / "1.png").write_bytes(png())
     for cache_images in ("memory", "stream"):
@@ -85,15 +85,15 @@ def test_open_dataset_reads_one_image_and_one_class(tmp_path):
         assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1}
         assert repr(dataset) == "ImageDataset(train: 1 image; 1 class: cat)"
         assert repr(dataset.splits["train"]).startswith("Split(1 image, ")
-    with pytest.raises(ValueError, match=r"no class has a second image to put there\. Use --split all"):
+    with pytest.raises(ValueError, match=r"because no class has a second image\. Use --split all"):
         open_dataset(str(tmp_path / "one"), only=("test",))
 
 
 @pytest.mark.parametrize("verb", ["cache", "train", "evaluate"])
-def test_verbs_take_classes_of_one_image(verb, classes, preset, tmp_path, capsys):
+def test_commands_accept_classes_with_one_image(verb, classes, preset, tmp_path, capsys):
     for path in (*classes.glob("blue/[1-9].png"), *classes.glob("green/[2-9].png")):
         path.unlink()
-    # Left: one blue, two green, one red image. The second green one is the test split.
+    # One blue, two green and one red image remain. The second green image is the test split.
     command = {
         "cache": ["cache", str(classes), "--out", str(tmp_path / "cache"), "--image-size", "8"],
         "train": [
@@ -104,14 +104,14 @@ def test_verbs_take_classes_of_one_image(verb, classes, preset, tmp_path, capsys
     }[verb]
     code = main(command)
     captured = capsys.readouterr()
-    if verb == "train":  # of three classes with one training image each, none can be spared
+    if verb == "train":  # no class can give an image to validation
         assert code == 2
         assert "Each class has only one training image" in captured.err
     else:
         assert code == 0, captured.err
 
 
-def test_evaluate_says_which_part_of_an_unsplit_folder_it_uses(classes, preset, tmp_path, capsys, caplog):
+def test_evaluate_reports_drawn_test_split(classes, preset, tmp_path, capsys, caplog):
     assert main(["evaluate", preset, "--data", str(classes), "--json"]) == 0
     captured = capsys.readouterr()
     assert caplog.messages == [
@@ -123,7 +123,7 @@ def test_evaluate_says_which_part_of_an_unsplit_folder_it_uses(classes, preset, 
     captured = capsys.readouterr()
     assert len(caplog.messages) == 1
     assert '"images": 16' in captured.out
-    # The same from arrays, which are stored split by split.
+    # A cache stores each split separately and gives the same result.
     assert main(["cache", str(classes), "--out", str(tmp_path / "cache"), "--image-size", "8"]) == 0
     capsys.readouterr()
     assert main(["evaluate", preset, "--data", str(tmp_path / "cache"), "--split", "all", "--json"]) == 0
@@ -132,7 +132,7 @@ def test_evaluate_says_which_part_of_an_unsplit_folder_it_uses(classes, preset, 
     assert cached.split('"top1"')[1] == captured.out.split('"top1"')[1]
 
 
-def test_everything_holds_all_splits_in_order(classes, tmp_path):
+def test_dataset_everything_concatenates_splits(classes, tmp_path):
     dataset = open_dataset(str(classes))
     arrays = {}
     for name, split in dataset.splits.items():
@@ -154,7 +154,7 @@ def test_everything_holds_all_splits_in_order(classes, tmp_path):
 # === Labels and names of splits ===
 
 
-def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
+def test_table_normalizes_labels_and_splits(classes, tmp_path, caplog):
     table = tmp_path / "table.csv"
     rows = [
         "classes/blue/0.png, cat,train",
@@ -183,7 +183,7 @@ def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
     table.write_text("path\nclasses/blue/no\0thing\nclasses/blue/0.png\nclasses/red/0.png\n")
     assert open_dataset(str(table)).class_names == ("blue", "red")
     table.write_text("path,label\nclasses/blue/no\0thing.png,cat\n")
-    with pytest.raises(ValueError, match="1 image cannot be used"):
+    with pytest.raises(ValueError, match="1 unreadable image:"):
         open_dataset(str(table))
     table.write_text("path,label,split\nclasses/blue/0.png, ,train\n")
     with pytest.raises(ValueError, match="line 2: path or label is missing"):
@@ -200,10 +200,10 @@ def test_labels_differ_in_more_than_white_space(classes, tmp_path, caplog):
         ("image,path,subset,class,label", "7,{0},{2},9,{1}"),
     ],
 )
-def test_tables_are_read_with_every_separator_and_heading(heading, row, separator, classes, tmp_path):
+def test_table_accepts_delimiters_and_column_names(heading, row, separator, classes, tmp_path):
     rows = [
         ("classes/blue/0.png", "a", "train"),
-        ("classes\\red\\0.png", "b", "train"),  # as Windows writes it
+        ("classes\\red\\0.png", "b", "train"),  # a path from Windows
         ("classes/green/0.png", "b", "test"),
     ]
     lines = [heading, *(row.format(*cells) for cells in rows)]
@@ -216,22 +216,22 @@ def test_tables_are_read_with_every_separator_and_heading(heading, row, separato
     assert train.images[:, 0, 0].tolist() == [[0, 0, 255], [255, 0, 0]]
 
 
-def test_tables_with_a_column_too_many_are_refused(classes, tmp_path):
+def test_table_rejects_ambiguous_columns(classes, tmp_path):
     table = tmp_path / "table.csv"
     for heading, words in {
-        "file,image,label": "the columns file and image. Expected one column of each path",
-        "path,class,category": "the columns class and category. Expected one column of each label",
+        "file,image,label": "the columns file and image. Expected one column for the path",
+        "path,class,category": "the columns class and category. Expected one column for the label",
         "name,label": "first line with the columns path and label .* it has: name,label",
     }.items():
         table.write_text(f"{heading}\nclasses/blue/0.png,a,b\n")
         with pytest.raises(ValueError, match=words):
             open_dataset(str(table))
-    # A column that names no splits is not one of splits.
+    # A column `set` without names of splits is ignored.
     table.write_text("path,label,set\nclasses/blue/0.png,a,1\nclasses/red/0.png,b,2\n")
     assert open_dataset(str(table)).drawn_from == 2
 
 
-def test_tables_list_an_image_once(classes, tmp_path, caplog):
+def test_table_rejects_conflicting_lines_and_drops_repeated_lines(classes, tmp_path, caplog):
     table = tmp_path / "table.csv"
     rows = "path,label,split\nclasses/blue/0.png,a,train\nclasses/red/0.png,b,train\n"
     for again, words in {
@@ -249,15 +249,15 @@ def test_tables_list_an_image_once(classes, tmp_path, caplog):
     assert caplog.messages == ["Left out 1 line that repeats an image: classes/red/0.png."]
 
 
-def test_a_class_that_differs_in_case_between_splits_is_explained(tmp_path):
+def test_open_dataset_suggests_classes_that_differ_in_case(tmp_path):
     for name in ("train/Cat", "test/cat"):
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "1.png").write_bytes(png())
-    with pytest.raises(ValueError, match=r"training images: cat\. Rename them to agree: 'Cat' and 'cat'"):
+    with pytest.raises(ValueError, match=r"training images: cat\. Give them the same name: 'Cat' and 'cat'"):
         open_dataset(str(tmp_path / "data"))
 
 
-def test_npz_splits_have_the_names_of_folders(tmp_path, caplog):
+def test_npz_accepts_split_names_of_folders(tmp_path, caplog):
     images, labels = np.zeros((3, 4, 4, 3), "uint8"), np.array([0, 1, 0])
     arrays = {"x_train": images, "y_train": labels, "x_valid": images[:2], "y_valid": labels[:2]}
     np.savez(tmp_path / "a.npz", **arrays, x_extra=images, y_extra=labels)
@@ -270,7 +270,7 @@ def test_npz_splits_have_the_names_of_folders(tmp_path, caplog):
         open_dataset(str(tmp_path / "b.npz"))
 
 
-def test_npz_arrays_have_the_names_of_medmnist_as_well(tmp_path):
+def test_npz_accepts_array_names_of_medmnist(tmp_path):
     images, labels = np.arange(48, dtype="uint8").reshape(3, 4, 4), np.array([[0], [1], [0]], "uint8")
     arrays = {
         "train_images": images,
@@ -296,11 +296,11 @@ def test_npz_arrays_have_the_names_of_medmnist_as_well(tmp_path):
     with pytest.raises(ValueError, match=r"has train_images and x_train\. Expected one array of images"):
         open_dataset(str(tmp_path / "b.npz"))
     np.savez(tmp_path / "c.npz", train_images=images)
-    with pytest.raises(ValueError, match=r"needs images train_images .* as many labels train_labels"):
+    with pytest.raises(ValueError, match=r"needs images train_images .* and N labels train_labels"):
         open_dataset(str(tmp_path / "c.npz"))
 
 
-def test_huge_labels_and_equal_names_are_refused(tmp_path):
+def test_npz_rejects_huge_labels_and_duplicate_class_names(tmp_path):
     images = np.zeros((2, 4, 4, 3), "uint8")
     np.savez(tmp_path / "a.npz", x_train=images, y_train=np.array([0, 2_000_000_000]))
     with pytest.raises(ValueError, match="has the label 2,000,000,000 in y_train"):
@@ -312,23 +312,23 @@ def test_huge_labels_and_equal_names_are_refused(tmp_path):
         evaluate_logits(np.eye(2), np.arange(2), ("cat", "cat"))
 
 
-# === Names that are nearly right ===
+# === Mistyped names ===
 
 
-def test_missing_data_sets_are_explained(tmp_path, monkeypatch):
+def test_open_dataset_and_find_images_suggest_similar_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos.zip").write_bytes(b"")
     (tmp_path / "photos.rar").write_bytes(b"Rar!")
     (tmp_path / "cat.JPEG").write_bytes(png())
     (tmp_path / "empty").mkdir()
     for spec, words in {
-        "photo.zip": "set: there is no such file or folder. Did you mean 'photos.zip'",
-        "cifar-10": "there is no such file or folder. Did you mean 'cifar10'",
+        "photo.zip": "set: file or folder not found. Did you mean 'photos.zip'",
+        "cifar-10": "file or folder not found. Did you mean 'cifar10'",
         "Digits": "Did you mean 'digits'?",
-        "nowhere/photos/cats": "there is no folder 'nowhere'.",
-        "photos.rar": "files of this kind are not read. Unpack it",
-        "photos.ra": "there is no such file or folder. Did you mean 'photos.zip'? Check the path",
-        "https://somewhere.example/photos.zip": "addresses are not downloaded. Download it first",
+        "nowhere/photos/cats": "the folder 'nowhere' does not exist.",
+        "photos.rar": "files of this type are not supported. Unpack it",
+        "photos.ra": "file or folder not found. Did you mean 'photos.zip'? Check the path",
+        "https://somewhere.example/photos.zip": "URLs are not supported. Download the file first",
     }.items():
         with pytest.raises(ValueError, match="is not a data set") as caught:
             open_dataset(spec)
@@ -344,12 +344,12 @@ def test_missing_data_sets_are_explained(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(ValueError, match=words):
             find_images([name])
-    with pytest.raises(TypeError, match=r"a str; got ndarray of shape \(9, 8, 8, 3\)") as caught:
+    with pytest.raises(TypeError, match=r"Got ndarray of shape \(9, 8, 8, 3\); expected the name") as caught:
         open_dataset(np.zeros((9, 8, 8, 3), "uint8"))
     assert len(str(caught.value)) < 300
 
 
-def test_suffixes_are_read_in_any_case(classes, tmp_path):
+def test_open_dataset_ignores_case_of_suffixes(classes, tmp_path):
     images = np.zeros((2, 4, 4, 3), "uint8")
     np.savez(tmp_path / "a.npz", x_train=images, y_train=np.arange(2))
     (tmp_path / "a.npz").rename(tmp_path / "A.NPZ")
@@ -362,7 +362,7 @@ def test_suffixes_are_read_in_any_case(classes, tmp_path):
         assert len(open_dataset(str(tmp_path / name)).splits["train"]) == 2
 
 
-def test_a_failed_download_is_one_line(tmp_path, monkeypatch, capsys):
+def test_keras_dataset_reports_failed_download_in_one_line(tmp_path, monkeypatch, capsys):
     def fails():
         raise Exception("URL fetch failure on https://x.example: None -- no network")  # as Keras does
 
@@ -373,7 +373,7 @@ def test_a_failed_download_is_one_line(tmp_path, monkeypatch, capsys):
     assert "cifar10 could not be downloaded or read (URL fetch failure on https://x.example" in error
 
 
-def test_representations_are_short():
+def test_dataset_and_split_have_short_repr():
     dataset = open_dataset("digits", channels=1)
     assert repr(dataset) == (
         "ImageDataset(train: 1438 images, test: 359 images; 10 classes: 0, 1, 2, 3, 4 and 5 more)"
@@ -391,8 +391,8 @@ def zip_of(path, members, compression=zipfile.ZIP_DEFLATED):
     return str(path)
 
 
-def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
-    """120 MB, with a limit of 50: declared or not, in each method of zip, in members and heads of a tar."""
+def test_archive_rejects_oversized_members(tmp_path, monkeypatch):
+    """120 MB exceed a limit of 50 MB, even if zip declares less, and in members and headers of a tar."""
     for name, method in (("deflate", 8), ("bz2", 12), ("lzma", 14)):
         path = tmp_path / f"{name}.zip"
         with (
@@ -402,7 +402,7 @@ def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
             for _ in range(12):
                 member.write(bytes(10_000_000))
         whole = path.read_bytes()
-        for width in (8, 4):  # in the head of the member, and in the directory
+        for width in (8, 4):  # in the header of the member, and in the directory
             whole = whole.replace((120_000_000).to_bytes(width, "little"), (1000).to_bytes(width, "little"))
         (tmp_path / f"understated-{name}.zip").write_bytes(whole)
     for name, kind in (("head", tarfile.GNUTYPE_LONGNAME), ("member", tarfile.REGTYPE)):
@@ -430,8 +430,8 @@ def test_members_that_unpack_to_gigabytes_are_refused(tmp_path, monkeypatch):
     assert "head.tar.gz is not a tar file" in errors[6]
 
 
-def test_overlapping_zip_members_are_read_one_at_a_time(tmp_path, monkeypatch):
-    """Many entries of the directory that point to one member (Fifield, 2019)."""
+def test_zip_rejects_overlapping_members(tmp_path, monkeypatch):
+    """Many entries of the directory point to one member (Fifield, 2019)."""
     path = tmp_path / "overlap.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("cat/0.png", png())
@@ -448,7 +448,7 @@ def test_overlapping_zip_members_are_read_one_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["/cat/1.png", "../../cat/1.png", "C:\\pets\\cat\\1.png", "./cat//1.png"])
-def test_names_in_archives_are_names_only(name, tmp_path, monkeypatch):
+def test_archive_does_not_write_to_member_paths(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     zip_of(tmp_path / "a.zip", {name: png((7, 7, 7)), name.replace("cat", "dog"): png()})
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
@@ -465,7 +465,7 @@ def test_names_in_archives_are_names_only(name, tmp_path, monkeypatch):
     assert sorted(pathlib.Path(tmp_path).rglob("*")) == before
 
 
-def test_links_in_archives_lead_to_members_only(tmp_path):
+def test_tar_links_refer_to_members_only(tmp_path):
     (tmp_path / "secret.png").write_bytes(png())
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         info = tarfile.TarInfo("cat/1.png")
@@ -484,12 +484,12 @@ def test_links_in_archives_lead_to_members_only(tmp_path):
             info.type, info.linkname = kind, target
             archive.addfile(info)
     dataset = open_dataset(str(tmp_path / "a.tar"))
-    assert np.bincount(dataset.everything().labels).tolist() == [3, 1], "dog is what cat holds without links"
+    assert np.bincount(dataset.everything().labels).tolist() == [3, 1]  # dog has the regular file of cat
     assert set(dataset.everything().images[:, 0, 0, 0]) == {7}
     assert "Left out 4 broken or circular links: cat/4.png" in str(dataset.left_out[0])
 
 
-def test_chains_and_circles_of_links_end(tmp_path, monkeypatch):
+def test_tar_limits_chains_and_circles_of_links(tmp_path, monkeypatch):
     def write(links):
         with tarfile.open(tmp_path / "a.tar", "w") as archive:
             info = tarfile.TarInfo("cat/0.png")
@@ -509,7 +509,7 @@ def test_chains_and_circles_of_links_end(tmp_path, monkeypatch):
         write([(f"class{i}", "cat") for i in range(10)])
 
 
-def test_an_archive_of_folders_only_has_no_images(tmp_path):
+def test_tar_rejects_archive_without_files(tmp_path):
     for name in (".", "cat"):
         with tarfile.open(tmp_path / "a.tar", "w") as archive:
             info = tarfile.TarInfo(name)
@@ -519,7 +519,7 @@ def test_an_archive_of_folders_only_has_no_images(tmp_path):
             open_dataset(str(tmp_path / "a.tar"))
 
 
-def test_damaged_tars_are_explained(tmp_path):
+def test_tar_rejects_damaged_files(tmp_path):
     for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz"), (".tar.bz2", "w:bz2"), (".tar.xz", "w:xz")):
         path = tmp_path / f"a{suffix}"
         with tarfile.open(path, mode) as archive:
@@ -541,26 +541,26 @@ def test_damaged_tars_are_explained(tmp_path):
 # === Folders ===
 
 
-def test_links_in_folders_are_followed_in_every_verb(classes, tmp_path):
+def test_open_dataset_and_find_images_follow_links(classes, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "blue").symlink_to(classes / "blue")
     (tmp_path / "linked" / "red").symlink_to(classes / "red")
     (tmp_path / "linked" / "red" / "again").symlink_to(tmp_path / "linked")
     dataset = open_dataset(str(tmp_path / "linked"))
-    # In each class folder, the link back is a circle, and is left out.
+    # The circular link in the class folder is left out.
     assert dataset.class_names == ("blue", "red")
     assert len(find_images([str(tmp_path / "linked")])) >= 11
     assert any("circular link" in str(entry) for entry in dataset.left_out)
 
 
-def test_folders_that_cannot_be_read_are_reported(classes, monkeypatch, caplog):
-    allowed = os.access  # the superuser, who runs many tests, may read everything
+def test_open_dataset_reports_unreadable_folders(classes, monkeypatch, caplog):
+    allowed = os.access  # replaced because tests often run as a superuser, who can read every folder
     monkeypatch.setattr(os, "access", lambda path, mode: "green" not in path and allowed(path, mode))
     assert open_dataset(str(classes)).class_names == ("blue", "red")
     assert caplog.messages == ["Left out 1 folder that cannot be read: green."]
 
 
-def test_find_images_recognizes_images_and_reports_the_rest(tmp_path, caplog):
+def test_find_images_recognizes_images_and_reports_other_files(tmp_path, caplog):
     for name in ("a.jfif", "b.TIF", "noname", "c.ppm", "@eaDir/a.jpg", ".thumbnails/b.jpg", "x/y/d.webp"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(png())

@@ -1,4 +1,4 @@
-"""Images that are read when they are needed: the same batches as from memory, whoever computes them."""
+"""Images that are decoded on demand: batches, damaged files, resized caches and memory."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ from focalnets.training.task import ImageClassification
 
 
 def photo(height, width, seed):
-    """Smooth, as photographs are, so that JPEG and scaling change little."""
+    """Smooth image that, like a photo, JPEG and scaling hardly change."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3)).astype("uint8")
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """30 JPEGs of two classes and many sizes."""
+    """Folder of 30 JPEGs in two classes and many sizes."""
     folder = tmp_path_factory.mktemp("photos")
     for label in ("day", "night"):
         (folder / label).mkdir()
@@ -63,9 +63,9 @@ EVERYTHING = Augmentation(
         Augmentation(random_resized_crop=(0.3, 1.0), randaugment=1),
         Augmentation(resize_crop=28, flip=True),
     ],
-    ids=["none", "everything", "random resized crop", "the tutorial's"],
+    ids=["none", "everything", "random resized crop", "resize crop"],
 )
-def test_the_same_batches_from_any_number_of_threads(photos, augmentation):
+def test_loader_batches_do_not_depend_on_threads(photos, augmentation):
     dataset = open_dataset(
         str(photos), prepare=FocalNetImageConverter((24, 24)).prepare, cache_images="stream"
     )
@@ -81,15 +81,15 @@ def test_the_same_batches_from_any_number_of_threads(photos, augmentation):
     for threads in (1, 2, 5):
         several = loader(threads)
         first = batches(several, epoch=4)
-        assert_equal_batches(batches(several, epoch=5), expected)  # straight after another epoch
+        assert_equal_batches(batches(several, epoch=5), expected)  # directly after another epoch
         assert np.any(first[0][0] != expected[0][0])
     resumed = loader(2)
     resumed.epoch = 5
-    assert_equal_batches([resumed[2]], expected[2:3])  # started in the middle
+    assert_equal_batches([resumed[2]], expected[2:3])  # without the batches before it
     assert np.any(batches(loader(0, seed=4), epoch=5)[0][0] != expected[0][0])
 
 
-def test_streaming_gives_what_memory_gives(photos, monkeypatch):
+def test_loader_batches_are_equal_in_memory_and_streamed(photos, monkeypatch):
     prepare = FocalNetImageConverter((24, 24)).prepare
     loaders = []
     for cache_images in ("memory", "stream"):
@@ -102,7 +102,7 @@ def test_streaming_gives_what_memory_gives(photos, monkeypatch):
     assert not open_dataset(str(photos), prepare=prepare).splits["train"].in_memory
 
 
-def test_results_wait_in_bounded_number_and_in_order():
+def test_parallel_map_preserves_order_and_bounds_pending_results():
     read = []
 
     def items():
@@ -128,33 +128,33 @@ def test_results_wait_in_bounded_number_and_in_order():
     unfinished = parallel_map(str, range(100), workers=4)
     next(unfinished)
     unfinished.close()
-    assert threading.active_count() <= before  # another test's threads may end meanwhile
+    assert threading.active_count() <= before  # threads of other tests may also end
 
 
 @pytest.mark.all_backends
-def test_a_damaged_image_met_on_the_way_names_all_of_them(tmp_path, capsys):
+def test_stream_lists_all_unreadable_images_at_first_failure(tmp_path, capsys):
     (tmp_path / "thing").mkdir()
     for i in range(6):
         photo(40, 40, i).save(tmp_path / "thing" / f"{i}.png")
-    for i in (1, 4):  # whole head and end, broken in the middle: only decoding tells
+    for i in (1, 4):  # damaged in the middle, which only decoding finds
         content = bytearray((tmp_path / "thing" / f"{i}.png").read_bytes())
         content[60:-60] = bytes(len(content) - 120)
         (tmp_path / "thing" / f"{i}.png").write_bytes(content)
     prepare = FocalNetImageConverter((16, 16)).prepare
     splits = open_dataset(str(tmp_path), prepare=prepare, cache_images="stream").splits
-    with pytest.raises(ValueError, match="2 images cannot be used") as caught:
+    with pytest.raises(ValueError, match="2 unreadable images:") as caught:
         assert [len(split.images) for split in splits.values()]
     assert "1.png" in str(caught.value)
     assert "4.png" in str(caught.value)
     capsys.readouterr()
     (tmp_path / "other").mkdir()
-    for i in range(30):  # so many that the damaged ones come later than Keras looks at shapes
+    for i in range(30):  # so that no damaged image is in the batch whose shape Keras reads first
         photo(40, 40, i).save(tmp_path / "other" / f"{i}.jpg")
     command = ["train", "--data", str(tmp_path), "--cache-images", "stream", "--out", str(tmp_path) + "-run"]
     command += ["--epochs", "1", "--batch-size", "1", "--set", "image_size=16", "--monitor-every", "0"]
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "2 images cannot be used" in error  # whatever the backend makes of an error of its data
+    assert "2 unreadable images:" in error  # backends wrap errors of the data in their own errors
     assert "4.png" in error
     shutil.rmtree(tmp_path / "other")
     skipped = open_dataset(str(tmp_path), prepare=prepare, cache_images="stream", on_bad_image="skip")
@@ -162,7 +162,7 @@ def test_a_damaged_image_met_on_the_way_names_all_of_them(tmp_path, capsys):
     assert sum(len(split.images) for split in skipped.splits.values()) == 4
 
 
-def test_the_quick_check_finds_files_that_are_cut(tmp_path):
+def test_check_image_finds_truncated_files(tmp_path):
     for suffix in ("jpg", "png", "gif"):
         path = tmp_path / f"whole.{suffix}"
         photo(60, 60, 0).save(path)
@@ -172,7 +172,7 @@ def test_the_quick_check_finds_files_that_are_cut(tmp_path):
             check_image(tmp_path / f"cut.{suffix}")
     exif = Image.Exif()
     thumbnail = (tmp_path / "whole.jpg").read_bytes()
-    exif[0x9286] = b"ASCII\0\0\0" + thumbnail[:2000] + b"\xff\xd9"  # a JPEG within the head
+    exif[0x9286] = b"ASCII\0\0\0" + thumbnail[:2000] + b"\xff\xd9"  # a JPEG inside the metadata
     photo(90, 90, 1).save(tmp_path / "camera.jpg", exif=exif)
     check_image(tmp_path / "camera.jpg")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "camera.jpg").read_bytes()[:-300])
@@ -183,26 +183,26 @@ def test_the_quick_check_finds_files_that_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_large_jpegs_are_decoded_no_larger_than_needed(tmp_path, turned):
+def test_open_image_reduces_large_jpeg(tmp_path, turned):
     exif = Image.Exif()
     exif[0x0112] = 6 if turned else 1
     image = photo(800, 1200, 0)
     image.save(tmp_path / "large.jpg", quality=95, exif=exif)
-    asked = []
+    sizes = []
 
     def smallest(height, width):
-        asked.append((height, width))
+        sizes.append((height, width))
         return (height // 4, width // 4)
 
     small = open_image(tmp_path / "large.jpg", smallest=smallest)
-    assert asked == [(1200, 800) if turned else (800, 1200)]
+    assert sizes == [(1200, 800) if turned else (800, 1200)]
     assert (small.height, small.width) == ((300, 200) if turned else (200, 300))
     whole = Image.fromarray(read_image(tmp_path / "large.jpg"))
     difference = np.int16(as_pixels(small)) - np.int16(as_pixels(whole.resize(small.size)))
     assert np.abs(difference).mean() < 2
 
 
-def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
+def test_cache_stores_resized_images(photos, tmp_path, capsys):
     dataset = open_dataset(str(photos), prepare=square(20), cache_images="stream")
     write_cache(dataset, tmp_path / "cache", photos)
     stored = open_dataset(str(tmp_path / "cache"))
@@ -224,7 +224,7 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
     assert main(command) == 0
     assert "train: 24 images" in capsys.readouterr().out
     assert main(command) == 2
-    assert "--force to replace it" in capsys.readouterr().err
+    assert "replace the cache with --force" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
     for text in ("5", "{}", '{"focalnets_cache": 1}'):
         (tmp_path / "other").mkdir(exist_ok=True)
@@ -232,7 +232,7 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
         assert main(["cache", str(tmp_path / "other"), "--out", str(tmp_path / "x")]) == 2
         assert "holds no images" in capsys.readouterr().err
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "mine" / "letter.txt").write_text("hello")
     assert main(["cache", str(photos), "--out", str(tmp_path / "mine"), "--force"]) == 2
     assert (tmp_path / "mine" / "letter.txt").exists()
     np.testing.assert_array_equal(
@@ -240,11 +240,11 @@ def test_a_cache_holds_the_resized_images(photos, tmp_path, capsys):
     )
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's memory in a file")
-def test_a_stream_holds_little_memory(tmp_path):
-    """An epoch over 400 images of 3 MB each, decoded, adds less than a tenth of them.
+@pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc/self/statm, which only Linux has")
+def test_loader_streams_with_little_memory(tmp_path):
+    """Decoding 400 images of 3 MB in an epoch needs less than a tenth of their total size.
 
-    In a process of its own: in this one, what earlier tests took and gave back would hide a leak.
+    A separate process is needed, because memory that earlier tests released would hide a leak.
     """
     (tmp_path / "thing").mkdir()
     photo(1000, 1000, 0).save(tmp_path / "thing" / "0.jpg")

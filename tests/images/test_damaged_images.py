@@ -267,7 +267,7 @@ def test_dataset_in_memory_and_streamed_reject_the_same_truncated_files(tmp_path
     (tmp_path / "b" / "b.png").write_bytes(png)
     bad = {}
     for cache_images in ("memory", "stream"):
-        with pytest.raises(ValueError, match="4 images cannot be used") as caught:
+        with pytest.raises(ValueError, match="4 unreadable images:") as caught:
             open_dataset(str(tmp_path), cache_images=cache_images)
         bad[cache_images] = str(caught.value)
         assert all(f"{name}: the file is truncated" in bad[cache_images] for name in cut)

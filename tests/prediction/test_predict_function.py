@@ -196,7 +196,7 @@ def test_predict_and_preprocess_reject_other_types(net):
 def test_predict_rejects_or_skips_unreadable_images(folder, net, tmp_path, caplog):
     (tmp_path / "bad.png").write_text("words")
     files = [folder / "a.png", tmp_path / "bad.png", folder / "gray.png"]
-    with pytest.raises(ValueError, match=r"(?s)1 .* cannot be used.*bad.png.*with on_bad_image=\"skip\""):
+    with pytest.raises(ValueError, match=r"(?s)1 unreadable image:.*bad.png.*with on_bad_image=\"skip\""):
         focalnets.predict(net, files)
     found = focalnets.predict(net, files, on_bad_image="skip")
     assert [one.name for one in found] == [str(files[0]), str(files[2])]

@@ -265,10 +265,10 @@ def test_predict_fails_on_or_skips_unreadable_images(run, images, capsys, caplog
     (images / "bad.png").write_text("words")
     command = ["predict", str(run.directory), str(images)]
     assert main(command) == 2
-    assert "1 image cannot be used" in capsys.readouterr().err
+    assert "1 unreadable image:" in capsys.readouterr().err
     assert main([*command, "--on-bad-image", "skip"]) == 0
     assert capsys.readouterr().out.count("\n") == 3
-    assert "skipped 1 unreadable image" in caplog.text
+    assert "skipped 1 unreadable image:" in caplog.text
 
 
 def test_commands_reject_presets_without_preprocessing(images, tmp_path, capsys):
@@ -434,7 +434,7 @@ def test_predict_prints_readable_images_before_error(run, images, capsys):
     assert main(["predict", str(run.directory), str(images)]) == 2
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 3
-    assert "1 image cannot be used" in captured.err
+    assert "1 unreadable image:" in captured.err
 
 
 def test_explain_writes_separate_files_for_equal_names(run, images, tmp_path, capsys):

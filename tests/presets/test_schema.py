@@ -313,7 +313,7 @@ def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path, mo
         read_npz(path)
     assert len(open_dataset(str(path)).splits["train"]) > 0
     monkeypatch.setattr("focalnets.data.arrays._ALLOWANCE", 0)
-    with pytest.raises(ValueError, match=r"a damaged one \(it declares 3000\d+ bytes of arrays"):
+    with pytest.raises(ValueError, match=r"or damaged \(it declares 3000\d+ bytes of arrays"):
         open_dataset(str(path))
 
 
@@ -357,7 +357,7 @@ def test_a_cache_whose_arrays_are_damaged_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"cache\.json"):
         open_cache(directory)
     change(directory / "cache.json", images={"train": 3})
-    with pytest.raises(ValueError, match=r"says 3 images for train, the files hold \(2, 4, 4, 1\)"):
+    with pytest.raises(ValueError, match=r"declares 3 images of train, but the files hold \(2, 4, 4, 1\)"):
         open_cache(directory)
 
 
