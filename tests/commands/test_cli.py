@@ -118,7 +118,7 @@ def test_presets_lists_every_architecture(capsys):
         (
             ["evaluate", "{preset}", "--data", "digits", "--split", "dev"],
             2,
-            "no split 'val'; they have: train, test",
+            "no split 'val'. Available splits: train, test",
         ),
         (
             ["evaluate", "{preset}", "--data", "digits", "--batch-size", "0"],

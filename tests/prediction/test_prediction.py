@@ -158,7 +158,7 @@ def test_evaluate_matches_accuracy_of_training(run, tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "out"), "--force"]) == 0
     assert f"top-1 accuracy: {run.test_accuracy:.4f}" in capsys.readouterr().out.splitlines()
     assert main([*command, "--split", "val"]) == 2
-    assert "they have: train, test" in capsys.readouterr().err
+    assert "Available splits: train, test" in capsys.readouterr().err
 
 
 def test_evaluate_rejects_unknown_classes(run, tmp_path, capsys):
