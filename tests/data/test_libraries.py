@@ -56,7 +56,7 @@ def test_hugging_face_reads_images_and_drops_rows_without_label(images, tmp_path
     words = datasets.Dataset.from_dict({"text": ["no", "images"], "label": [0, 1]})
     (tmp_path / "words").mkdir()
     words.to_parquet(str(tmp_path / "words" / "train.parquet"))
-    with pytest.raises(ValueError, match="has no column of images. Its columns: text, label"):
+    with pytest.raises(ValueError, match=r"has no column of images\. Its columns: text, label"):
         open_dataset(f"hf://{tmp_path / 'words'}")
 
 
