@@ -20,7 +20,7 @@ def drawn(shapes, seed=0):
 
 
 def known_shapes(name):
-    """Keys and shapes of a tiny net as that library's own class has them, from `keys.json`."""
+    """Keys and shapes of a tiny network of another library, from `keys.json`."""
     return {
         key: tuple(shape) for key, shape in json.loads((FIXTURES / "keys.json").read_text())[name].items()
     }

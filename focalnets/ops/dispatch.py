@@ -1,4 +1,4 @@
-"""The choice between the definition of an operation and a backend's optimized implementations of it.
+"""Choice between the definition of an operation and the optimized implementations of a backend.
 
 An optimized implementation gives the same numbers (1e-5 in float32) in less time: it fuses operations, or
 works in chunks that stay in the cache. The environment variable FOCALNETS_OPTIMIZED (auto, 1 or 0) sets the

@@ -60,14 +60,19 @@ class Muon(AdamW):
         self.momentum = float(momentum)
         self.iteration_dtype = iteration_dtype
 
+    def build(self, variables):
+        super().build(variables)
+        # By index: TensorFlow's update step gets variables without a path.
+        self._matrices = {index for index, variable in enumerate(variables) if self.is_matrix(variable)}
+
     def is_matrix(self, variable):
-        """Whether Muon updates a variable."""
+        """Whether Muon updates a Keras variable."""
         if len(variable.shape) < 2 or min(variable.shape[-2:]) == 1:
             return False
         return not any(re.search(pattern, variable.path) for pattern in self.exclude_layers)
 
     def update_step(self, gradient, variable, learning_rate):
-        if self.is_matrix(variable):
+        if self._get_variable_index(variable) in self._matrices:
             self._update_matrices([(gradient, variable)], learning_rate)
         else:
             super().update_step(gradient, variable, learning_rate)
@@ -76,7 +81,8 @@ class Muon(AdamW):
         """Update all variables: matrices with Muon, the rest with `AdamW`. Called by Keras."""
         matrices, others = [], []
         for pair in zip(grads, trainable_variables, strict=True):
-            (matrices if self.is_matrix(pair[1]) else others).append(pair)
+            inside = self._get_variable_index(pair[1]) in self._matrices
+            (matrices if inside else others).append(pair)
         self._update_matrices(matrices, learning_rate)
         if others:
             super()._backend_update_step(*zip(*others, strict=True), learning_rate)

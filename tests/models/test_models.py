@@ -189,13 +189,13 @@ def test_keras_file_loads_without_custom_objects_in_new_process(tmp_path):
     x = random_images(1, 21, 34, 3)
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", net.predict(x, verbose=0))
-    net.save(tmp_path / "net.keras")
+    net.save(tmp_path / "model.keras")
     code = (
         "import focalnets, keras, numpy as np\n"
-        "net = keras.saving.load_model('net.keras')\n"
+        "model = keras.saving.load_model('model.keras')\n"
         "y = net.predict(np.load('x.npy'), verbose=0)\n"
         "np.testing.assert_allclose(y, np.load('y.npy'), rtol=1e-6)\n"
-        "print(type(net).__name__, net.class_names)"
+        "print(type(model).__name__, model.class_names)"
     )
     environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
     ran = subprocess.run(
@@ -230,8 +230,8 @@ def test_classifier_learns_in_mixed_bfloat16():
 def test_keras_file_restores_frozen_backbone(tmp_path):
     net = small_classifier()
     net.backbone.trainable = False
-    net.save(tmp_path / "net.keras")
-    for model in (net, keras.saving.load_model(tmp_path / "net.keras")):
+    net.save(tmp_path / "model.keras")
+    for model in (net, keras.saving.load_model(tmp_path / "model.keras")):
         assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["head", "head"]
 
 

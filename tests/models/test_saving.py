@@ -49,12 +49,12 @@ import focalnets, keras, numpy as np
 with np.load("data.npz") as data:
     x, y = data["x"], data["y"]
 for name in sys.argv[1:]:
-    net = keras.saving.load_model(name)
-    optimizer = net.optimizer
+    model = keras.saving.load_model(name)
+    optimizer = model.optimizer
     kind = type(optimizer).__name__, type(optimizer._learning_rate).__name__, int(optimizer.iterations)
-    logits = net.predict(x, verbose=0)
-    loss = net.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"]
-    np.savez(name + ".npz", logits=logits, loss=loss, kind=kind, labels=net.class_names)
+    logits = model.predict(x, verbose=0)
+    loss = model.fit(x, y, epochs=2, shuffle=False, verbose=0).history["loss"]
+    np.savez(name + ".npz", logits=logits, loss=loss, kind=kind, labels=model.class_names)
 """
 
 
