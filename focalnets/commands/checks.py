@@ -21,10 +21,9 @@ from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.files import expanded
 from focalnets.names import did_you_mean, sibling_names, unknown_name
-from focalnets.output.directories import check_output_directory, check_run_directory
-from focalnets.output.in_use import refuse_in_use
+from focalnets.output.directories import check_output_directory
 from focalnets.output.inputs import paths_among, refuse_inside
-from focalnets.output.replace import check_new_directory
+from focalnets.output.locks import refuse_in_use
 from focalnets.presets.architectures import ARCHITECTURES, find_architecture
 from focalnets.presets.checkpoints import DEFAULT
 from focalnets.presets.files import CONFIG
@@ -79,7 +78,7 @@ def _check_train(arguments):
     data_inputs = data_paths(data)
     inputs = [*data_inputs, *paths_among([arguments.recipe, recipe.preset])]
     refuse_inside(arguments.out, searched_folders(data_inputs))
-    check_run_directory(arguments.out, arguments.force, inputs)
+    check_output_directory(arguments.out, "run", arguments.force, inputs)
     if arguments.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ImportError("--tensorboard needs tensorboardX: pip install 'focalnets[tensorboard]'.")
 
@@ -125,7 +124,8 @@ def _check_convert(arguments):
     if out.exists() and not arguments.force:
         raise FileExistsError(f"{out} exists already. Choose another name, or replace it with --force.")
     if arguments.to is None:
-        check_new_directory(out, "preset", arguments.force, paths_among([arguments.source, arguments.labels]))
+        inputs = paths_among([arguments.source, arguments.labels])
+        check_output_directory(out, "preset", arguments.force, inputs)
     read_config_overrides(arguments.set)
     check_combinations(arguments.half, arguments.to, arguments.window, arguments.levels)
     if arguments.variant is not None:
@@ -137,7 +137,7 @@ def _check_convert(arguments):
 
 def _check_export(arguments):
     resolve_weights(arguments.preset)
-    check_new_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
+    check_output_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
     if not usable_runtimes():
         raise ImportError(NO_RUNTIME)
 

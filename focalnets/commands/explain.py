@@ -8,8 +8,8 @@ from focalnets.explanation.explain import Explainer
 from focalnets.explanation.file_names import free_name
 from focalnets.names import say
 from focalnets.output.directories import new_output_directory
-from focalnets.output.files import seal
 from focalnets.output.inputs import paths_among
+from focalnets.output.manifest import Manifest
 
 
 def run(arguments):
@@ -31,7 +31,7 @@ def run(arguments):
         try:
             _write(directory, explainer, files, stems)
         finally:
-            seal(directory)
+            Manifest(directory).seal()
     report_skipped(bad)
 
 
@@ -45,6 +45,6 @@ def _write(directory, explainer, files, stems):
         for path in explainer.explain(image.name, image.pixels).write(directory, stem):
             say(f"{'arrays' if path.suffix == '.npz' else 'panel'}: {path}")
         if (start := time.monotonic()) > next_seal:
-            seal(directory, finished=False)  # in case the process is killed
+            Manifest(directory).seal(finished=False)  # in case the process is killed
             end = time.monotonic()
             next_seal = end + 20 * (end - start)

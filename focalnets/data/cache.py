@@ -11,9 +11,10 @@ from PIL import Image, ImageOps
 
 from focalnets.files import reason
 from focalnets.images.decode import as_image, as_pixels
+from focalnets.output.directories import check_output_directory
 from focalnets.output.files import write_json
 from focalnets.output.paths import output_path
-from focalnets.output.replace import check_new_directory, new_directory
+from focalnets.output.replace import new_directory
 from focalnets.progress import progress
 from focalnets.schema import read_json, read_record
 from focalnets.threads import cores, parallel_map
@@ -82,7 +83,7 @@ def check_cache_directory(directory, force=False, inputs=()):
     if directory.is_dir() and not force:
         hint = ", or replace the cache with --force." if is_cache(directory) else "."
         raise FileExistsError(f"{directory} exists already. Choose another --out{hint}")
-    check_new_directory(directory, "cache", force, inputs)
+    check_output_directory(directory, "cache", force, inputs)
 
 
 def _write_images(path, name, split):

@@ -11,7 +11,8 @@ from focalnets.explanation.file_names import free_name
 from focalnets.explanation.maps import BlockMaps
 from focalnets.explanation.modulation import modulation_maps, modulation_model
 from focalnets.output.directories import new_output_directory
-from focalnets.output.files import seal, writing
+from focalnets.output.files import writing
+from focalnets.output.manifest import Manifest
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.report.figures import draw_panels
 from focalnets.report.html import heading, pairs
@@ -104,7 +105,7 @@ class Explanations:
             for one, stem in zip(self.explanations, stems, strict=True):
                 for _ in one.write(directory, stem):
                     pass
-            seal(directory)
+            Manifest(directory).seal()
 
 
 class Explainer:

@@ -1,12 +1,38 @@
-"""Names of output directories: which are refused, and how they are made."""
+"""Names of output directories, and names of the files in each kind of output."""
 
 import mimetypes
 import os
 import pathlib
+import re
 
 from focalnets.files import expanded, reason
-from focalnets.names import listed
-from focalnets.output.known import is_known
+
+PREFIX = ".focalnets-work-"  # of the names of workplaces and lock files, which are not output
+
+_BLOCK = r"stage\d+_block\d+"
+_PRESET = r"config\.json|model\.weights\.h5|preprocessing\.json|labels\.json"
+_EVALUATION = (
+    r"evaluation\.json|(confusion|reliability|corruptions|mistakes)\.png|confusion\.csv|evaluation\.html"
+)
+_MONITOR = rf"epoch\d{{4,}}(\.npz|\.{_BLOCK}\.png)|filmstrip\.{_BLOCK}\.png"
+
+# Kind of output -> pattern of the names of its files.
+NAMES = {
+    "run": rf"{_PRESET}|{_EVALUATION}|(recipe|run)\.json|history\.csv|curves\.png|report\.html"
+    rf"|(last|best)\.npz|panels/{_BLOCK}\.png|monitor/({_MONITOR})|tensorboard/events\.out\.tfevents\.[^/]+",
+    "preset": rf"{_PRESET}|conversion\.json",
+    "checkpoint": r"config\.json|model\.safetensors|preprocessor_config\.json",
+    "evaluation": _EVALUATION,
+    "explanation": rf"[^/]+\.{_BLOCK}\.png|[^/]+\.npz",
+    "monitor": _MONITOR,
+    "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
+    "deployment": r"model\.(onnx|data)|export\.json",
+}
+
+# Kinds of output that hold a network. Any of them replaces any other.
+NETWORKS = ("run", "preset", "checkpoint")
+
+RUN_FOLDERS = ("panels", "monitor", "tensorboard")
 
 # Types of files that Python's table does not have: weights and exports, arrays and tables, texts, archives.
 _FILE_TYPES = frozenset(
@@ -20,14 +46,24 @@ _FILE_TYPES = frozenset(
         *("yaml", "yml", "7z", "lz4", "rar", "tbz2", "tgz", "txz", "zst"),
     )
 )
-_PYTHONS = mimetypes.MimeTypes()  # without the tables of this machine
+_PYTHON_TYPES = mimetypes.MimeTypes()  # without the tables of this machine
+
+
+def is_known(kind, name):
+    """Whether focalnets gives this name to a file of this kind of output.
+
+    >>> from focalnets.output.paths import is_known
+    >>> is_known("run", "panels/stage1_block2.png"), is_known("run", "thesis.txt")
+    (True, False)
+    """
+    return kind in NAMES and re.fullmatch(NAMES[kind], name) is not None
 
 
 def output_path(text):
-    """The path of an output directory that a user names, ~ expanded.
+    """The path of an output directory, with ~ expanded.
 
     Raises:
-        ValueError: if no directory can have that name, or the name is that of a file.
+        ValueError: if a directory cannot have this name, or it is the name of a file.
     """
     path = expanded(text)
     if suffix := file_suffix(path):
@@ -39,7 +75,7 @@ def output_path(text):
 
 
 def file_suffix(path):
-    """The suffix by which a name is that of a file, both of `.pth.tar`. Empty for the name of a directory.
+    """The suffix that marks a path as the name of a file, such as ".pth.tar", or "" for other names.
 
     >>> import pathlib
     >>> from focalnets.output.paths import file_suffix
@@ -48,20 +84,16 @@ def file_suffix(path):
     """
     found = ""
     for suffix in reversed(path.suffixes[-2:]):
-        if not _is_file_type(suffix.lower()):
+        lower = suffix.lower()
+        known = lower in _FILE_TYPES or _PYTHON_TYPES.guess_type(f"x{lower}") != (None, None)
+        if not known or len(suffix) == 2:  # a version, as in `first.a`, although Python's table has .a
             break
         found = suffix + found
     return found
 
 
-def _is_file_type(suffix):
-    if len(suffix) == 2:  # of C and its relatives; here a version, as in `first.a`
-        return False
-    return suffix in _FILE_TYPES or _PYTHONS.guess_type(f"x{suffix}") != (None, None)
-
-
 def make_directory(directory):
-    """Make a directory and those above it; returns its path."""
+    """Make a directory and its parents; returns its path."""
     directory = pathlib.Path(directory)
     refuse_file(directory)
     try:
@@ -72,37 +104,13 @@ def make_directory(directory):
 
 
 def refuse_file(directory):
-    """FileExistsError if there is a file in the place of a directory."""
+    """Raise FileExistsError if something else than a directory exists at this path."""
     if os.path.lexists(directory) and not directory.is_dir():
         what = "a file" if directory.is_file() else "not a directory"
         raise FileExistsError(f"{directory} exists and is {what}; choose another name.")
 
 
-def refuse_names(directory, kind, ours, names=None):
-    """Refuse to write where files of others have the names of files to be written.
-
-    Args:
-        directory: Path.
-        kind: str. Kind of output, a key of `known.NAMES`.
-        ours: Names of the files that may be replaced.
-        names: Names of the files to be written. All that the kind of output may have by default.
-    """
-    if names is None:
-        names = [name for name in _shallow_files(directory) if is_known(kind, name)]
-    clash = sorted(name for name in set(names) - set(ours) if os.path.lexists(directory / name))
-    if clash:
-        raise FileExistsError(
-            f"{directory} holds files that have the names of output files, and that focalnets did not write, "
-            f"wrote for another command, or that were changed since: {listed(clash)}. Move them away, or "
-            "choose another directory."
-        )
-
-
-def _shallow_files(directory):
-    """Names of what a directory and its subdirectories hold. Links to directories are not followed."""
-    return [
-        path.relative_to(directory).as_posix()
-        for pattern in ("*", "*/*")
-        for path in directory.glob(pattern)
-        if path.is_symlink() or not path.is_dir()
-    ]
+def refuse_link(path):
+    """Raise OSError if a path is a symbolic link."""
+    if path.is_symlink():
+        raise OSError(f"{path} is a symbolic link, through which nothing is written. Move it away.")

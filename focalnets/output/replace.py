@@ -1,46 +1,27 @@
 """A preset, cache or export: a whole directory that gets its name when it is complete.
 
-What holds if the process is killed at any moment, or the disk is full:
-- On Linux, at the name is the old directory or the new one, each complete. Elsewhere, and on file systems
-  that cannot exchange two directories in one step, the name may be missing. The next write to it brings the
-  old directory back.
-- Files that focalnets did not write move from the old directory to the new one just before the exchange. None
-  is ever copied or deleted. If the process is killed within that instant, the next write to that name moves
-  them back.
+Guarantees, if the process is killed at any moment or the disk is full:
+
+- On Linux, the name leads to the old directory or to the new one, each complete. Elsewhere, and on file
+  systems that cannot exchange two directories in one step, the name may be missing. The next write to it
+  brings the old directory back.
+- Files that focalnets did not write move from the old directory to the new one just before the exchange. They
+  are never copied or deleted. If the process is killed between, the next write to that name moves them back.
 """
 
 import contextlib
-import filecmp
+import itertools
 import logging
 import os
 import shutil
 import stat
 
 from focalnets.files import reason
-from focalnets.output.in_use import only_writer, refuse_in_use, tag_for
-from focalnets.output.inputs import refuse_inputs
-from focalnets.output.known import WHOLLY_OURS
-from focalnets.output.manifest import (
-    MANIFEST,
-    Entry,
-    Manifest,
-    all_files,
-    describe_kept,
-    is_occupied,
-    kept_entries,
-    our_files,
-    read_manifest,
-    remove_files,
-    sealed,
-    unlisted,
-    write_manifest,
-)
-from focalnets.output.paths import make_directory, output_path, refuse_file, refuse_names
+from focalnets.output.directories import check_output_directory, refuse_target, replaced_kinds
+from focalnets.output.locks import LOCK, only_writer, settle_left, tag_for, workplace
+from focalnets.output.manifest import MANIFEST, Entry, Manifest, all_files, log_kept
+from focalnets.output.paths import make_directory, output_path
 from focalnets.output.rename import exchange, rename_new
-from focalnets.output.workplace import LOCK, settle_left, workplace
-
-# What `convert` and `train` replace: networks, in whatever form.
-NETWORKS = ("run", "preset", "checkpoint")
 
 _log = logging.getLogger("focalnets")
 
@@ -51,8 +32,9 @@ def new_directory(directory, kind, force=False, inputs=()):
 
     Args:
         directory: Path. If it is a link, the directory that it leads to is replaced, and the link stays.
-        kind: str. Kind of output, a key of `known.NAMES`.
-        force: bool. Replace what focalnets wrote at `directory`, and keep everything else there.
+        kind: str. Kind of output, a key of `paths.NAMES`.
+        force: bool. Replace what focalnets wrote at `directory`, and keep everything else there. Defaults to
+            `False`.
         inputs: Paths that are read; see `refuse_inputs`.
 
     Raises:
@@ -62,23 +44,20 @@ def new_directory(directory, kind, force=False, inputs=()):
         OSError: if `directory` cannot be written.
     """
     target = output_path(directory).resolve()
-    tag = tag_for(target)
-    settle_left(target.parent, tag, lambda folder: _settle(folder, target))
-    check_new_directory(target, kind, force, inputs)
+    beside = (target.parent, tag_for(target), lambda folder: _settle(folder, target))
+    settle_left(*beside)
+    check_output_directory(target, kind, force, inputs)
     make_directory(target.parent)
-    with (
-        only_writer(target, in_place=False),
-        workplace(target.parent, tag, lambda folder: _settle(folder, target)) as folder,
-    ):
+    with only_writer(target, in_place=False), workplace(*beside) as folder:
         new = folder / "new"
         new.mkdir()
         if target.is_dir():
             _take_permissions(new, target)
         yield new
-        write_manifest(new, Manifest(kind, sealed(new, {name: Entry(kind) for name in all_files(new)})))
+        Manifest(new).seal({name: Entry(kind) for name in all_files(new)}, kind)
         try:
-            _check(target, kind, force, inputs)
-            _put(folder, target, kind)
+            refuse_target(target, kind, force, inputs)
+            _put(new, target, kind, aside=folder / "old")
         except (OSError, ValueError) as error:
             known = isinstance(error, FileExistsError | ValueError) and len(error.args) == 1
             text = str(error) if known else f"{target} cannot be written ({reason(error)})."
@@ -88,40 +67,8 @@ def new_directory(directory, kind, force=False, inputs=()):
             ) from error
 
 
-def check_new_directory(directory, kind, force=False, inputs=()):
-    """Raise what `new_directory` would raise now. Nothing is changed."""
-    target = output_path(directory).resolve()
-    refuse_in_use(target)
-    _check(target, kind, force, inputs)
-
-
-def _check(target, kind, force, inputs):
-    """Refuse a target that may not be replaced."""
-    if not os.path.lexists(target):
-        return
-    refuse_file(target)
-    occupied = is_occupied(target)
-    if occupied:
-        refuse_inputs(target, inputs)
-    if not force:
-        raise FileExistsError(f"{target} exists already; choose another name or remove it.")
-    ours = our_files(target, _replaced_by(kind))
-    if occupied and not ours:
-        words = ("run or preset" if kind in NETWORKS else kind) + unlisted(target)
-        raise ValueError(
-            f"{target} does not look like a {words}; it will not be replaced, not even with --force. Choose "
-            "another name."
-        )
-    refuse_names(target, kind, ours)
-
-
-def _replaced_by(kind):
-    return NETWORKS if kind in NETWORKS else (kind,)
-
-
-def _put(folder, target, kind):
+def _put(new, target, kind, aside):
     """Give the new directory its name, and move files of others into it."""
-    new = folder / "new"
     if not os.path.lexists(target):
         rename_new(new, target)
         return
@@ -129,35 +76,25 @@ def _put(folder, target, kind):
         os.rename(new, target)  # which fails if somebody has just put something there
         return
     settle_left(target)
-    before = Manifest(kind, {}) if kind in WHOLLY_OURS else read_manifest(target) or Manifest(kind, {})
-    if read_manifest(target) is None or kind in WHOLLY_OURS:
-        write_manifest(target, before)  # by which `_settle` knows the files of an earlier focalnets
-    ours = our_files(target, _replaced_by(kind))
-    files = set(all_files(new))
-    clash = [name for name in files - ours if os.path.lexists(target / name) and not _same(new, target, name)]
-    if clash:
-        refuse_names(target, kind, ours, clash)
-    kept = [name for name in kept_entries(target, ours) if name not in files and kind not in WHOLLY_OURS]
+    old, files = Manifest(target), all_files(new)
+    old.write(old.files, old.kind or kind)  # by which `_settle` knows that it is not half of a new directory
+    ours = old.ours(replaced_kinds(kind))
+    old.refuse_clashes(kind, ours, files)
+    kept = old.kept(ours)
     try:
         _move(kept, target, new)
-        exchange(new, target, folder / "old")
+        exchange(new, target, aside)
     except BaseException:
         _move([name for name in kept if os.path.lexists(new / name)], new, target)
         raise
-    others = {name: entry for name, entry in before.files.items() if name not in ours | files}
-    if others := sealed(target, others):
-        write_manifest(target, Manifest(kind, {**read_manifest(target).files, **others}))
-    if kept:
-        _log.warning(describe_kept(target, kept))
-
-
-def _same(new, target, name):
-    one, other = new / name, target / name
-    return other.is_file() and not other.is_symlink() and filecmp.cmp(one, other, shallow=False)
+    others = {name: entry for name, entry in old.files.items() if name not in ours}
+    manifest = Manifest(target)
+    manifest.seal({**others, **manifest.files})
+    log_kept(target, kept)
 
 
 def _take_permissions(directory, of):
-    """Group and mode of another directory, before files are made that may inherit the group."""
+    """Give a directory group and mode of another, before files are made that may inherit the group."""
     state = os.stat(of)
     if hasattr(os, "chown"):
         with contextlib.suppress(OSError):  # of a group that this user is not in
@@ -166,7 +103,7 @@ def _take_permissions(directory, of):
 
 
 def _move(names, source, target):
-    """Rename entries (a folder ends in a slash) from one directory into another; none is replaced."""
+    """Rename files, and folders with a slash, from one directory into another. None is replaced."""
     for name in names:
         folder = (target / name).parent
         if not folder.is_dir():
@@ -176,7 +113,7 @@ def _move(names, source, target):
 
 
 def _settle(folder, target):
-    """Remove a workplace: our files in it are deleted, others' go to `target`, an old target goes back."""
+    """Remove a workplace: delete our files in it, move files of others and an old directory to `target`."""
     new, old = folder / "new", folder / "old"
     if old.is_dir() and not os.path.lexists(target):
         os.rename(old, target)  # the process was killed between two renames
@@ -184,20 +121,17 @@ def _settle(folder, target):
         if not left.is_dir():
             continue
         settle_left(left)
-        manifest = read_manifest(left)
-        if manifest is None or manifest.kind in WHOLLY_OURS:
-            shutil.rmtree(left)  # incomplete: only its maker has written into it
+        manifest = Manifest(left)
+        if manifest.kind is None:
+            shutil.rmtree(left)  # incomplete: only the killed process has written into it
             continue
-        remove_files(left, our_files(left, None))
-        for name in kept_entries(left, ()):
+        manifest.remove(manifest.ours())
+        for name in manifest.kept():
             try:
-                if _same(left, target, name):
-                    (left / name).unlink()
-                else:
-                    _move([name], left, target)
+                _move([name], left, target)
             except OSError as error:
                 _log.warning("%s could not be moved back to %s (%s)", left / name, target, reason(error))
-        if not kept_entries(left, ()):
+        if not manifest.kept():
             (left / MANIFEST).unlink(missing_ok=True)
             left.rmdir()
     if not new.is_dir() and not old.is_dir():
@@ -206,15 +140,9 @@ def _settle(folder, target):
 
 
 def _set_aside(new, target):
-    """Where a complete directory is that could not get its name: beside it, with a number if possible."""
-    for number in range(2, 100):
+    """Put a complete directory that could not get its name beside it, under its name with a number."""
+    for number in itertools.count(2):
         place = target.with_name(f"{target.name}-{number}")
         with contextlib.suppress(FileExistsError):
-            try:
-                rename_new(new, place)
-            except FileExistsError:
-                raise
-            except OSError:
-                break
+            rename_new(new, place)
             return place
-    return new

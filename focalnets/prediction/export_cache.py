@@ -7,6 +7,7 @@ another user planted, or that is damaged, is exported again.
 
 import hashlib
 import os
+import shutil
 
 from focalnets import __version__
 from focalnets.deployment.cached_files import HASHES, own_sha256, remember_files
@@ -47,7 +48,8 @@ def cached_export(preset, runtime, export):
         lock = directory.with_name(f".{directory.name}.lock")
         with locked(lock, f"exporting {preset.name}"):
             if not _is_export_for(directory, origin):
-                with new_directory(directory, "export", force=True) as partial:
+                shutil.rmtree(directory, ignore_errors=True)  # of other weights, or damaged
+                with new_directory(directory, "export") as partial:
                     export(partial, origin)
                     remember_files(partial)
     return directory

@@ -12,9 +12,14 @@ from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES
 from focalnets.files import expanded
 from focalnets.ops.backend import accelerator, bfloat16_supported, prefer_bfloat16
-from focalnets.output.directories import check_run_directory, new_run_directory, resumed_directory
-from focalnets.output.files import seal, write_json
+from focalnets.output.directories import (
+    check_output_directory,
+    new_output_directory,
+    resumed_directory,
+)
+from focalnets.output.files import write_json
 from focalnets.output.inputs import paths_among, refuse_inside
+from focalnets.output.manifest import Manifest
 from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.threads import machine
 from focalnets.training.checkpoint import read_snapshot
@@ -101,12 +106,12 @@ def train(
     data_inputs = data_paths(data)
     inputs = [*data_inputs, *paths_among([given, recipe.preset])]
     refuse_inside(out, searched_folders(data_inputs))
-    check_run_directory(out, force, inputs)
+    check_output_directory(out, "run", force, inputs)
     trainer = Trainer(recipe, settings)
     for text in describe_misfits(recipe, trainer.converter, trainer.dataset.survey()):
         _log.warning(text)
     _report_drawn(trainer)
-    with new_run_directory(out, force, inputs) as directory:
+    with new_output_directory(out, "run", force, inputs) as directory:
         write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
         where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
         where["machine"] = accelerator() or machine()
@@ -196,7 +201,7 @@ def _run(trainer, directory, snapshot, max_minutes, verbose):
             return finalize(trainer, directory, recorder)
     finally:
         with contextlib.suppress(OSError):  # on a full disk, an error is raised already
-            seal(directory)
+            Manifest(directory).seal()
     curves = directory / "curves.png"
     return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.bad)
 

@@ -14,7 +14,7 @@ import pytest
 import focalnets
 from focalnets.cli import main
 from focalnets.names import did_you_mean
-from focalnets.output.in_use import only_writer
+from focalnets.output.locks import only_writer
 from focalnets.training.recipe import change, load_recipe
 
 CAT = str(pathlib.Path(__file__).parents[2] / "docs" / "cifar10" / "cat.jpg")

@@ -21,9 +21,9 @@ from focalnets.cli import main
 from focalnets.data.cache import square
 from focalnets.data.cache import write_cache as write_image_cache
 from focalnets.data.inputs import data_paths
-from focalnets.output import directories, files, in_use, rename, replace
-from focalnets.output.in_use import only_writer
-from focalnets.output.manifest import MANIFEST, read_manifest
+from focalnets.output import directories, files, locks, rename, replace
+from focalnets.output.locks import only_writer
+from focalnets.output.manifest import MANIFEST, Manifest
 from focalnets.output.paths import file_suffix
 from focalnets.output.replace import new_directory
 from focalnets.presets.labels import read_labels
@@ -96,12 +96,12 @@ def _array(path, **arrays):
 
 
 def write_run(out, force=False, inputs=()):
-    with directories.new_run_directory(out, force, inputs) as directory:
+    with directories.new_output_directory(out, "run", force, inputs) as directory:
         files.write_json(directory / "recipe.json", dataclasses.asdict(load_recipe("digits")))
         files.shared_directory(directory / "panels", "run")
         with files.writing(directory / "panels" / "stage1_block1.png") as partial:
             partial.write_bytes(os.urandom(8))
-        files.seal(directory)
+        Manifest(directory).seal()
 
 
 def resume(run):
@@ -145,7 +145,7 @@ def write_explanation(out, force=False, inputs=()):
             _array(partial, image=np.zeros(1), **gates)
         with files.writing(directory / "cat.stage1_block1.png") as partial:
             partial.write_bytes(os.urandom(8))
-        files.seal(directory)
+        Manifest(directory).seal()
 
 
 WRITERS = {
@@ -633,7 +633,7 @@ def test_new_directory_puts_files_of_others_back_if_it_cannot_be_placed(stuck, t
 
 
 def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
-    with directories.new_run_directory(tmp_path / "run") as run:
+    with directories.new_output_directory(tmp_path / "run", "run") as run:
         write(run, **{"curves.png": "mine"})
         with (
             pytest.raises(FileExistsError, match=r"curves\.png"),
@@ -645,7 +645,7 @@ def test_run_directory_keeps_files_that_appear_meanwhile(tmp_path):
 
 @pytest.mark.parametrize("name", ["curves.png", "panels/stage1_block1.png", "partial-last.npz"])
 def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
-    with directories.new_run_directory(tmp_path / "run") as run:
+    with directories.new_output_directory(tmp_path / "run", "run") as run:
         pass
     victim = write(tmp_path / "elsewhere", **{"stage1_block1.png": "mine"}) / "stage1_block1.png"
     if "/" in name:
@@ -660,11 +660,11 @@ def test_writing_follows_no_link_inside_a_directory(name, tmp_path):
 
 def test_resume_makes_a_new_manifest_for_a_run_without_one(tmp_path):
     write_run(tmp_path / "run")
-    before = read_manifest(tmp_path / "run")
+    before = Manifest(tmp_path / "run")
     (tmp_path / "run" / MANIFEST).unlink()  # as of a copy without hidden files
     write(tmp_path / "run", **{"thesis.txt": "mine"})
     resume(tmp_path / "run")
-    assert set(read_manifest(tmp_path / "run").files) == set(before.files)
+    assert set(Manifest(tmp_path / "run").files) == set(before.files)
     write_run(tmp_path / "run", force=True)
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
 
@@ -731,7 +731,7 @@ def test_a_run_refuses_what_lies_in_the_place_of_its_folders_before_it_trains(fo
         place.write_text("mine")
     else:
         place.symlink_to(tmp_path if kind == "link" else "nowhere")
-    for check in (lambda run: directories.check_run_directory(run, force=True), resume):
+    for check in (lambda run: directories.check_output_directory(run, "run", force=True), resume):
         with pytest.raises(OSError, match=rf"{folder} (is a symbolic link|exists and is a file)"):
             check(tmp_path / "run")
 
@@ -786,8 +786,8 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
             with files.writing(out / name) as partial:
                 partial.write_text("ours")
             if name == "a.npz":
-                files.seal(out, finished=False)
-                assert set(read_manifest(out).files) == {"a.npz", "b.npz", "c.npz"}, "those to come, too"
+                Manifest(out).seal(finished=False)
+                assert set(Manifest(out).files) == {"a.npz", "b.npz", "c.npz"}, "those to come, too"
     write(out, **{"a.npz": "mine"})
     with pytest.raises(FileExistsError, match=r"changed since: a\.npz"):
         directories.check_output_directory(out, "explanation", force=True, names=["a.npz", "b.npz", "c.npz"])
@@ -799,7 +799,7 @@ def test_force_keeps_a_file_of_an_explanation_that_was_edited_after_it_was_kille
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_outputs_refuse_a_directory_that_another_process_writes(in_place, verb, tmp_path, monkeypatch):
-    monkeypatch.setattr(in_use, "_PATIENCE", 0)
+    monkeypatch.setattr(locks, "_PATIENCE", 0)
     out = tmp_path / "out"
     WRITERS[verb](out)
     before = everything(out)
@@ -844,7 +844,7 @@ def test_only_writer_waits_for_a_lock_that_is_being_released(tmp_path):
     with only_writer(tmp_path / "run", in_place=True):
         assert released.is_set() or released.wait(1)
         with pytest.raises(FileExistsError, match="is being written"):
-            in_use.refuse_in_use(tmp_path / "run")
+            locks.refuse_in_use(tmp_path / "run")
     assert os.listdir(tmp_path / "run") == []
 
 
@@ -869,7 +869,7 @@ from focalnets.output import directories
 from focalnets.output.replace import new_directory
 out = pathlib.Path(sys.argv[1])
 is_preset = sys.argv[2] == "preset"
-with new_directory(out, "preset", True) if is_preset else directories.new_run_directory(out, True):
+with new_directory(out, "preset", True) if is_preset else directories.new_output_directory(out, "run", True):
     print("writing", flush=True)
     sys.stdin.readline()
 """

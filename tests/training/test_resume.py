@@ -22,7 +22,7 @@ from focalnets import FocalNetImageClassifier, open_dataset, resume, train
 from focalnets.cli import main
 from focalnets.images.augment import Augmentation
 from focalnets.ops.backend import bfloat16_supported
-from focalnets.output.manifest import read_manifest
+from focalnets.output.manifest import Manifest
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, run_recorder, signals
 from focalnets.training.recipe import load_recipe
@@ -291,7 +291,7 @@ def test_resume_after_sigterm_and_sigkill_of_real_processes(tmp_path, capsys):
     assert f"resume with: focalnets train --resume {run}\nfocalnets: stopped.\n" in text
     first = checkpoint.read_snapshot(run / "last.npz").epoch
     assert interrupted(["--resume", str(run)], signal.SIGKILL)[0] == -signal.SIGKILL
-    assert all(entry.sha256 for entry in read_manifest(run).files.values()), (
+    assert all(entry.sha256 for entry in Manifest(run).files.values()), (
         "every file must have a hash after SIGKILL"
     )
     done = checkpoint.read_snapshot(run / "last.npz").epoch
