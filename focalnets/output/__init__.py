@@ -1,1 +1,1 @@
-"""Everything that focalnets writes goes through here: which files are ours, and how they are replaced."""
+"""Everything that focalnets writes: the lists of its files, and how directories and files are replaced."""

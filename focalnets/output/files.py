@@ -1,8 +1,7 @@
 """Files in directories that focalnets shares with its user: runs, evaluations, explanations.
 
-A file is written in a workplace and renamed when it is complete. A process that is killed leaves the old file
-or the new one, and no link in the place of a file is followed. A file is listed in the manifest before it
-gets its name.
+A file is written in a workplace, listed in the manifest, and renamed when it is complete. A process that is
+killed leaves the old file or the new one. A link in the place of a file is never followed.
 """
 
 import contextlib
@@ -17,29 +16,29 @@ from focalnets.output.rename import rename_new
 
 
 def shared_directory(directory, kind):
-    """Make a directory for files of `writing`: a folder of a directory with a manifest, or one of its own."""
+    """Make a directory for files of `writing`: a subdirectory of an output, or an output of its own."""
     directory = make_directory(directory)
     if Manifest(directory.parent).kind is not None:
         refuse_link(directory)
-    elif Manifest(directory).kind is None:
-        Manifest(directory).write({}, kind)
+    elif (manifest := Manifest(directory)).kind is None:
+        manifest.write({}, kind)
     return directory
 
 
 def list_files(paths):
-    """List files in the manifest that a library has just written under names of its own."""
+    """List files in the manifest that a library writes under names of its own."""
     for path in paths:
-        manifest = _manifest_for(path)
+        manifest = Manifest(_root(path))
         name = path.relative_to(manifest.directory).as_posix()
         manifest.write({**manifest.files, name: Entry(manifest.kind)})
 
 
 @contextlib.contextmanager
 def filling(directory, kind):
-    """Yield an empty directory whose files replace the files of that kind in `directory` at the end.
+    """Yield an empty directory. After the block, its files replace the files of that kind in `directory`.
 
     Args:
-        directory: Path that `new_output_directory` returned.
+        directory: Path that `new_output_directory` yielded.
         kind: str. Kind of output, a key of `paths.NAMES`.
     """
     with workplace(directory) as folder:
@@ -47,7 +46,7 @@ def filling(directory, kind):
         new.mkdir()
         yield new
         manifest, names = Manifest(directory), all_files(new)
-        ours = manifest.ours((kind,))
+        ours = manifest.ours(kind)
         manifest.refuse_clashes(kind, ours, names)
         manifest.claim({name: new / name for name in names}, kind)
         for name in names:
@@ -59,18 +58,18 @@ def filling(directory, kind):
 
 @contextlib.contextmanager
 def writing(path, own=True, replace=True):
-    """Yield the path of a file that becomes `path` when the block ends without an error.
+    """Yield a temporary path. The file written there becomes `path` when the block ends without an error.
 
     Args:
         path: Path of the file, in an existing directory. If this directory or its parent has a manifest, the
             file is listed there.
-        own: bool. Whether the file belongs to the output in its directory. `False` for a file whose name a
-            user chose, which is not listed. Defaults to `True`.
-        replace: bool. Whether a file that exists is replaced. Defaults to `True`.
+        own: bool. Whether the file belongs to the output in its directory. `False` for a file that the user
+            named, which is not listed. Defaults to `True`.
+        replace: bool. Replace an existing file. Defaults to `True`.
 
     Raises:
-        FileExistsError: if the file exists, unless `replace`, or is a file of others in a directory that has
-            a manifest.
+        FileExistsError: if the file exists and `replace` is `False`, or the directory has a manifest that
+            does not list it.
         OSError: if the file cannot be written.
 
     >>> import pathlib, tempfile
@@ -82,27 +81,26 @@ def writing(path, own=True, replace=True):
     'a,b'
     """
     path = pathlib.Path(path)
-    manifest = _manifest_for(path) if own else None
-    with workplace(manifest.directory if manifest else path.parent) as folder:
+    root = _root(path) if own else None
+    with workplace(root or path.parent) as folder:
         yield folder / path.name
-        if manifest:
-            name = path.relative_to(manifest.directory).as_posix()
-            Manifest(manifest.directory).claim({name: folder / path.name})
+        if root is not None:
+            Manifest(root).claim({path.relative_to(root).as_posix(): folder / path.name})
         (os.replace if replace else rename_new)(folder / path.name, path)
 
 
 def write_json(path, value):
-    """Write `value` as indented JSON; see `writing`."""
+    """Write `value` as indented JSON, see `writing`."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are not UTF-8
 
 
-def _manifest_for(path):
-    """The manifest that lists a file. None in a workplace, and where there is no manifest."""
+def _root(path):
+    """The directory whose manifest lists a file, or None: in a workplace, or without a manifest."""
     for parent in (path.parent, path.parent.parent):
         if parent.name.startswith(PREFIX):
             return None
-        if (manifest := Manifest(parent)).kind is not None:
-            return manifest
+        if Manifest(parent).kind is not None:
+            return parent
     return None

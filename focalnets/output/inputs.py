@@ -1,4 +1,7 @@
-"""`--force` never replaces a directory that contains, is, or lies inside something that is still needed."""
+"""Protection of inputs: `--force` never replaces a directory that is, contains or lies inside an input.
+
+Directories are compared by device and inode, because one directory may have several paths.
+"""
 
 import contextlib
 import os
@@ -8,62 +11,50 @@ from focalnets.files import expanded
 
 
 def refuse_inputs(directory, inputs):
-    """Refuse an output directory that is entangled with an input, the current or the home directory.
-
-    Directories are compared by device and inode, so that links and other spellings make no difference.
+    """Raise ValueError for an output directory that must not be replaced.
 
     Args:
-        directory: Output directory.
-        inputs: Paths of files and directories that are read. Those that don't exist are ignored.
-
-    Raises:
-        ValueError: naming the input.
+        directory: Path. Refused if it contains the current or the home directory, or overlaps with an input.
+        inputs: Paths of files and directories that the command reads. Missing ones are ignored.
     """
     own, above = _identity(directory), _identities(directory)
     if own is None:
         return
-    for path, words in _places():
-        if own in _identities(path):
-            raise ValueError(
-                f"{directory} is or contains {words}, {path}. Its files are not replaced. Choose another "
-                "directory."
-            )
-    seen = set()
-    for given in inputs:
-        path = pathlib.Path(given)
+    advice = "Files there are not replaced. Choose another directory."
+    for name, find in (("current", pathlib.Path.cwd), ("home", pathlib.Path.home)):
+        with contextlib.suppress(OSError, RuntimeError):  # it does not exist
+            if own in _identities(path := find()):
+                raise ValueError(f"{directory} is or contains your {name} directory, {path}. {advice}")
+    folders = set()
+    for path in map(pathlib.Path, inputs):
         if path.is_file() and not path.is_symlink():
-            if path.parent in seen:
+            if path.parent in folders:
                 continue
-            seen.add(path.parent)  # of a million images in a folder, one says it all
+            folders.add(path.parent)  # of a million images in a folder, one is enough
         if _identity(path) == own:
-            _refuse(directory, "is", given)
-        if own in _identities(path):
-            _refuse(directory, "contains", given)
-        if path.is_dir() and _identity(path) in above:
-            _refuse(directory, "lies inside", given)
+            relation = "is"
+        elif own in _identities(path):
+            relation = "contains"
+        elif path.is_dir() and _identity(path) in above:
+            relation = "lies inside"
+        else:
+            continue
+        raise ValueError(f"{directory} {relation} the input {path}. {advice}")
 
 
 def refuse_inside(directory, folders):
-    """Refuse an output directory, also a new one, below a folder in which images are searched.
-
-    Args:
-        directory: Output directory.
-        folders: Paths of folders.
-
-    Raises:
-        ValueError: naming the folder.
-    """
+    """Raise ValueError for an output directory, old or new, below a folder that is searched for images."""
     above = _identities(expanded(directory)) - {_identity(expanded(directory))}
     for folder in folders:
         if _identity(folder) in above:
             raise ValueError(
-                f"{directory} lies inside {folder}, where images are read: the files written there would be "
-                f"among them the next time. Choose a directory outside of {folder}."
+                f"{directory} lies inside {folder}, which is searched for images. Files written there would "
+                f"be read as images the next time. Choose a directory outside {folder}."
             )
 
 
 def paths_among(words):
-    """Paths of the words of a user that exist; the others are names, addresses, or None.
+    """Paths of existing files and directories among words. Drops names, addresses and None.
 
     >>> from focalnets.output.inputs import paths_among
     >>> paths_among(["/", "hf://timm/focalnet_tiny_srf", None])
@@ -71,19 +62,6 @@ def paths_among(words):
     """
     paths = [os.path.expanduser(word) for word in words if word]
     return [pathlib.Path(path) for path in paths if os.path.lexists(path)]
-
-
-def _refuse(directory, relation, given):
-    raise ValueError(
-        f"{directory} {relation} the input {given}. Its files are not replaced. Choose another directory."
-    )
-
-
-def _places():
-    with contextlib.suppress(OSError):
-        yield pathlib.Path.cwd(), "the current directory"
-    with contextlib.suppress(RuntimeError):
-        yield pathlib.Path.home(), "your home directory"
 
 
 def _identity(path):
@@ -95,6 +73,6 @@ def _identity(path):
 
 
 def _identities(path):
-    """Of a path and of all directories above it, above the name of a link and above where it leads."""
+    """Identities of a path and of all directories above it: above a link, and above its target."""
     paths = {pathlib.Path(path).absolute(), pathlib.Path(path).resolve()}
     return {_identity(one) for path in paths for one in (path, *path.parents)} - {None}

@@ -1,14 +1,12 @@
 """Locks and workplaces: one process at a time writes an output directory.
 
-A run, an evaluation or an explanation is written in place, under a lock file inside the directory. A preset
-or a cache is made in a workplace beside its name, under a lock file beside it. After locking one file, a
-writer checks the other, so that only one of two writers continues. The lock file holds the process ID.
+A run, an evaluation or an explanation is written in place, under a lock file inside the directory. A preset,
+cache or export is made in a workplace beside its name, under a lock file beside it. After locking one file,
+a writer checks the other, so that only one of two writers continues. The lock file holds the process ID.
 
-A workplace is a hidden directory in which a file or directory is made before it gets its name. Its name is
-random and its mode 0700, so that nobody can plant a link there.
-
-The system frees a lock when its process ends. A workplace whose lock is free was left by a killed process.
-The next write in that place removes it.
+A workplace is a hidden directory in which a file or directory is made before it gets its name. Its own name
+is random and its mode is 0700, so that nobody can plant a link in it. The system frees a lock when its
+process ends. The next write in the same place removes a workplace whose lock is free.
 """
 
 import contextlib
@@ -24,8 +22,8 @@ import tempfile
 from focalnets.files import reason
 from focalnets.output.paths import PREFIX
 
-LOCK = "lock"  # in a workplace
-_IN_USE = PREFIX + "in-use"  # in a directory that is written in place
+LOCK = "lock"  # the lock file of a workplace
+_IN_USE = "in-use"  # end of the name of the lock file of an output directory
 _PATIENCE = 0.1  # seconds: another process may hold a free lock for an instant, to check it
 
 
@@ -42,15 +40,14 @@ def refuse_in_use(directory):
 
 @contextlib.contextmanager
 def only_writer(directory, in_place):
-    """Keep other processes from writing an output directory for the block.
+    """Keep other processes from writing an output directory during the block.
 
     Args:
-        directory: `pathlib.Path`. An existing directory with `in_place`, or a name in an existing directory.
+        directory: Path. It must exist if `in_place`. Otherwise its parent must exist.
         in_place: bool. Whether files are written into the directory, or it is replaced as a whole.
 
     Raises:
-        FileExistsError: if another process writes it. The text gives the process ID.
-        OSError: if the lock file cannot be made.
+        FileExistsError: if another process writes it. The message contains the process ID.
     """
     own, other = _lock_files(directory)[:: 1 if in_place else -1]
     with _locked(directory, own, on_acquired=_write_holder):
@@ -63,16 +60,7 @@ def only_writer(directory, in_place):
 
 @contextlib.contextmanager
 def workplace(parent, tag="", settle=shutil.rmtree):
-    """Yield a new directory in `parent` for the block.
-
-    Args:
-        parent: Path of an existing directory.
-        tag: str. Part of the name, see `tag_for`. Defaults to "".
-        settle: Function that removes the directory at the end, also after an error.
-
-    Raises:
-        OSError: if the directory cannot be made.
-    """
+    """Yield a new, locked directory in `parent`. `settle` removes it after the block. See `tag_for`."""
     folder, lock = _locked_folder(parent, tag)
     with lock:
         try:
@@ -82,14 +70,14 @@ def workplace(parent, tag="", settle=shutil.rmtree):
 
 
 def settle_left(parent, tag="", settle=shutil.rmtree):
-    """Settle the workplaces and lock files that killed processes of this user left in `parent`."""
+    """Remove what killed processes of this user left in `parent`, see `workplace`."""
     import filelock
 
     for path in pathlib.Path(parent).glob(f"{PREFIX}{tag}*"):
-        with contextlib.suppress(OSError):  # also `filelock.Timeout`: it is in use
+        with contextlib.suppress(OSError):  # `filelock.Timeout` is one: it is in use
             state = path.lstat()
             is_own = not hasattr(os, "geteuid") or state.st_uid == os.geteuid()
-            if path.name.endswith("in-use"):
+            if path.name.endswith(_IN_USE):
                 with _locked(path, path):
                     _remove(path)
             elif stat.S_ISDIR(state.st_mode) and not state.st_mode & 0o077 and is_own:
@@ -99,18 +87,19 @@ def settle_left(parent, tag="", settle=shutil.rmtree):
 
 def _lock_files(directory):
     """Paths of the lock files inside and beside a directory."""
-    target = pathlib.Path(directory).resolve()
-    return pathlib.Path(directory) / _IN_USE, target.parent / f"{PREFIX}{tag_for(target)}in-use"
+    directory, target = pathlib.Path(directory), pathlib.Path(directory).resolve()
+    return directory / f"{PREFIX}{_IN_USE}", target.parent / f"{PREFIX}{tag_for(target)}{_IN_USE}"
 
 
 def _refuse_locked(directory, path):
-    if path.is_file() and not path.is_symlink() and os.access(path, os.W_OK):  # else it is nobody's lock
+    # A writer cannot hold the lock of a link or of a file that is not writable.
+    if path.is_file() and not path.is_symlink() and os.access(path, os.W_OK):
         with _locked(directory, path):
             pass
 
 
 def _locked(directory, path, on_acquired=None):
-    """Acquire the `filelock.FileLock` of a directory."""
+    """Acquire the lock of an output directory."""
     import filelock  # here, because it takes 0.1 s to import
 
     try:
@@ -125,15 +114,8 @@ def _locked(directory, path, on_acquired=None):
     )
 
 
-def _write_holder(descriptor):
-    if os.fstat(descriptor).st_nlink > 1:  # another name of a user's file
-        raise OSError("its lock file is a hard link to another file")
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f" {os.getpid()} on {platform.node() or 'localhost'}".encode())
-
-
 def _locked_folder(parent, tag):
-    """Make a workplace; returns its path and its acquired lock."""
+    """Path and acquired lock of a new workplace."""
     import filelock
 
     while True:
@@ -149,12 +131,17 @@ def _locked_folder(parent, tag):
             lock.lock.release()
 
 
-def _unwritable(directory, error):
-    return OSError(
-        f"{directory} cannot be written to ({reason(error)}). Choose another place, or make it writable."
-    )
+def _write_holder(descriptor):
+    if os.fstat(descriptor).st_nlink > 1:  # it would overwrite a user's file
+        raise OSError("its lock file is a hard link to another file")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f" {os.getpid()} on {platform.node() or 'localhost'}".encode())
 
 
 def _remove(path):
-    with contextlib.suppress(OSError):  # Windows removes no open file, and a free lock does no harm
+    with contextlib.suppress(OSError):  # Windows does not remove open files. A free lock does no harm.
         path.unlink()
+
+
+def _unwritable(directory, error):
+    return OSError(f"{directory} cannot be written ({reason(error)}). Choose another directory.")

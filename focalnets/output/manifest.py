@@ -1,14 +1,13 @@
-"""The manifest: a JSON file in every directory that focalnets writes, with the files that it wrote there.
+"""The manifest: a JSON file in every directory that focalnets writes. It lists the files written there.
 
-`--force` removes or replaces these files and no others. An entry has the kind of output that the file
-belongs to, its size and its SHA-256. It is written before the file gets its name, and also has the content
-that the new file replaces: whenever the process is killed, the file has one of the two contents. A file that
-has neither was changed by somebody else, and is kept.
+`--force` removes or replaces these files and no others. An entry holds size and SHA-256 of a file. It is
+written before the file gets its name, and also holds size and SHA-256 of the file that is replaced, so that
+one of the two matches whenever the process is killed. A file that matches neither was changed by somebody
+else and is not touched.
 
-An entry without a size is a file of `explain`, which lists many in advance, or a file that a library writes,
-and the process was killed before it could add the size. Such a file is ours whatever it holds, if it has a
-name that focalnets gives (`paths.NAMES`). The manifest of a downloaded directory cannot make us remove
-anything else.
+An entry without a size belongs to a file that was listed in advance (`explain`) or that a library writes, in
+a process that was killed before it could add the size. Such an entry is valid only for a name that focalnets
+gives (`paths.NAMES`). The manifest of a downloaded directory cannot make focalnets remove anything else.
 """
 
 import contextlib
@@ -19,19 +18,16 @@ import os
 import pathlib
 import stat
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 from focalnets.files import file_sha256
 from focalnets.names import listed, printable
 from focalnets.output.locks import workplace
-from focalnets.output.paths import PREFIX, is_known, refuse_link
+from focalnets.output.paths import NETWORKS, PREFIX, is_known, refuse_link
 from focalnets.schema import read_record
 
 MANIFEST = ".focalnets-files.json"
-FORMAT, FORMAT_VERSION = "focalnets files", 1
-
-# Larger files (image caches, snapshots of large models) are compared by size alone.
-_HASHED_BYTES = 2**28
-
+_HASHED_BYTES = 2**28  # larger files (image caches, snapshots of large models) are compared by size alone
 _LARGEST = 2**28  # bytes of a manifest: `explain` of a million images
 
 _log = logging.getLogger("focalnets")
@@ -39,12 +35,7 @@ _log = logging.getLogger("focalnets")
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds.
-
-    Attributes:
-        size: int. Bytes.
-        sha256: str. Hexadecimal. None for files over 256 MiB.
-    """
+    """Size of a file in bytes, and its SHA-256 in hexadecimal, which is None for files over 256 MiB."""
 
     size: int
     sha256: str | None = None
@@ -56,9 +47,9 @@ class Entry:
 
     Attributes:
         kind: str. Kind of output, a key of `paths.NAMES`.
-        size: int. Bytes. None until they are known.
-        sha256: str. Hexadecimal. None until it is known, and for files over 256 MiB.
-        previous: `Content` that the file had before it was written last. None if there was no file of ours.
+        size: int or None. Bytes. `None` until the file is complete.
+        sha256: str or None. `None` until the file is complete, and for files over 256 MiB.
+        previous: `Content` or None. Content of the file that this file replaces.
     """
 
     kind: str
@@ -69,22 +60,22 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Record:
-    format: str
-    format_version: int
+    format: Literal["focalnets files"]
+    format_version: Literal[1]
     kind: str
     files: dict[str, Entry]
 
 
 class Manifest:
-    """The files in a directory, told apart by its manifest: ours, and those of others.
+    """The files of a directory: those that focalnets wrote ("ours"), and all others.
 
     Args:
-        directory: Path. It need not exist.
+        directory: Path. The directory may be missing.
 
     Attributes:
         directory: `pathlib.Path`.
-        kind: str. Kind of output of the directory. None if its manifest does not exist or is damaged.
-        files: dict. Name -> `Entry`. It is replaced, not changed.
+        kind: str or None. Kind of output of the directory. `None` without a valid manifest.
+        files: dict of name -> `Entry`. Methods replace it and never change it.
     """
 
     def __init__(self, directory):
@@ -96,25 +87,17 @@ class Manifest:
                 self.kind, self.files = _read(path, state.st_ino, state.st_mtime_ns, state.st_size)
 
     def write(self, files, kind=None):
-        """Replace the manifest, unless nothing changes.
-
-        Args:
-            files: dict. Name -> `Entry`.
-            kind: str. New kind of the directory. Defaults to the present kind.
-        """
+        """Write a manifest with these entries (name -> `Entry`). `kind` defaults to the present kind."""
         if (kind or self.kind, files) == (self.kind, self.files):
             return
         self.kind, self.files = kind or self.kind, files
-        rows = {name: asdict(entry) for name, entry in sorted(files.items())}
-        for row in rows.values():
-            if row["previous"] is None:
-                del row["previous"]
+        rows = [(name, asdict(entry)) for name, entry in sorted(files.items())]
         value = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "about": "The files that focalnets wrote here: --force replaces these, and keeps all others.",
+            "format": "focalnets files",
+            "format_version": 1,
+            "about": "The files that focalnets wrote here. --force replaces these and keeps all others.",
             "kind": self.kind,
-            "files": rows,
+            "files": {name: {k: v for k, v in row.items() if v or k != "previous"} for name, row in rows},
         }
         text = json.dumps(value, indent=1) + "\n"  # ASCII: names may have any bytes
         with workplace(self.directory) as folder:
@@ -122,23 +105,19 @@ class Manifest:
             os.replace(folder / MANIFEST, self.directory / MANIFEST)
 
     def claim(self, files, kind=None):
-        """List files that are about to be written.
+        """List files that are about to be written. Refuse links, and files of others.
 
         Args:
-            files: dict. Name -> path of the complete file, or None if it does not exist yet.
+            files: dict of name -> path of the complete file, or None if it is not complete yet.
             kind: str. Kind of output. Defaults to the kind of the file that is replaced, or of the directory.
-
-        Raises:
-            OSError: if a file, or a folder in which it lies, is a symbolic link.
-            FileExistsError: if a file exists and is not listed.
         """
         claimed = {}
         for name, new in files.items():
-            for path in self._steps(name):
-                refuse_link(path)
             path, entry = self.directory / name, self.files.get(name)
+            for step in self._steps(name):
+                refuse_link(step)
             if entry is None and os.path.lexists(path):
-                raise FileExistsError(f"{path} is not a file of focalnets. Move it away.")
+                raise FileExistsError(f"{path} exists, and focalnets did not write it. Move it away.")
             if entry is not None and entry.size is None:
                 continue  # claimed before
             claimed[name] = Entry(kind or (entry or self).kind)
@@ -149,12 +128,12 @@ class Manifest:
             self.write({**self.files, **claimed})
 
     def seal(self, files=None, kind=None, finished=True):
-        """Record size and hash of complete files, to notice later changes.
+        """Add size and hash to entries without them, so that later changes are noticed.
 
         Args:
-            files: dict. Name -> `Entry`. Defaults to the files of the manifest.
-            kind: str. New kind of the directory. Defaults to the present kind.
-            finished: bool. Leave out files that do not exist. Defaults to `True`.
+            files: dict of name -> `Entry`. Defaults to the present entries.
+            kind: str. Kind of output of the directory. Defaults to the present kind.
+            finished: bool. Drop entries of files that do not exist. Defaults to `True`.
         """
         sealed = {}
         for name, entry in (self.files if files is None else files).items():
@@ -165,31 +144,28 @@ class Manifest:
                 sealed[name] = entry
         self.write(sealed, kind)
 
-    def ours(self, kinds=None):
-        """Names of the files of these kinds of output (all by default) that nobody has changed."""
-        return {
-            name
-            for name, entry in self.files.items()
-            if (kinds is None or entry.kind in kinds) and self._is_ours(name)
-        }
+    def ours(self, kind=None):
+        """Names of our unchanged files that a kind of output may replace. Defaults to all kinds."""
+        kinds = NETWORKS if kind in NETWORKS else (kind,)
+        names = [name for name, entry in self.files.items() if kind is None or entry.kind in kinds]
+        return {name for name in names if self._is_ours(name)}
 
     def kept(self, ours=()):
-        """What remains if the files `ours` are removed: names of files, and of whole folders with a slash."""
-        folders, found = _folders(ours), []
+        """Names of everything but `ours`. A folder with none of `ours` is one name, with a slash."""
+        folders, kept = _folders(ours), []
         for folder in folders:
             for one in os.scandir(self.directory / folder):
-                name, is_folder = (
-                    str(pathlib.PurePosixPath(folder, one.name)),
-                    one.is_dir(follow_symlinks=False),
-                )
+                name = str(pathlib.PurePosixPath(folder, one.name))
                 if name in ours or name == MANIFEST or one.name.startswith(PREFIX):
                     continue
-                if not is_folder or name not in folders:
-                    found.append(f"{name}/" if is_folder else name)
-        return sorted(found)
+                if not one.is_dir(follow_symlinks=False):
+                    kept.append(name)
+                elif name not in folders:
+                    kept.append(f"{name}/")
+        return sorted(kept)
 
     def remove(self, names):
-        """Delete files, and folders that become empty. config.json goes first: a preset is not whole without."""
+        """Delete files, and folders that become empty. config.json goes first: a preset needs it."""
         for name in sorted(names, key=lambda name: (name != "config.json", name)):
             (self.directory / name).unlink(missing_ok=True)
         for folder in sorted(_folders(names) - {"."}, reverse=True):
@@ -197,23 +173,17 @@ class Manifest:
                 (self.directory / folder).rmdir()
 
     def refuse_clashes(self, kind, ours, names=None):
-        """Raise FileExistsError if files of others have the names of files to be written.
-
-        Args:
-            kind: str. Kind of output, a key of `paths.NAMES`.
-            ours: Names of the files that may be replaced.
-            names: Names of the files to be written. Defaults to all names of this kind of output.
-        """
+        """Refuse files, except `ours`, that have one of `names`, or any name of this kind of output."""
         if names is None:
-            found = (path for pattern in ("*", "*/*") for path in self.directory.glob(pattern))
-            names = [path.relative_to(self.directory).as_posix() for path in found]
+            paths = [path for pattern in ("*", "*/*") for path in self.directory.glob(pattern)]
+            names = [path.relative_to(self.directory).as_posix() for path in paths]
             names = [name for name in names if is_known(kind, name)]
         clash = sorted(name for name in set(names) - set(ours) if os.path.lexists(self.directory / name))
         if clash:
             raise FileExistsError(
-                f"{self.directory} holds files that have the names of output files, and that focalnets did "
-                f"not write, wrote for another command, or that were changed since: {listed(clash)}. Move "
-                "them away, or choose another directory."
+                f"{self.directory} holds files with names of output files. focalnets did not write them, "
+                f"wrote them for another command, or they were changed since: {listed(clash)}. Move them "
+                "away, or choose another directory."
             )
 
     def _is_ours(self, name):
@@ -221,7 +191,7 @@ class Manifest:
         if any(step.is_symlink() for step in self._steps(name)) or not path.is_file():
             return False
         if entry.size is None:
-            return is_known(entry.kind, name)
+            return True
         size = path.stat().st_size
         digests = [one.sha256 for one in (entry, entry.previous) if one is not None and one.size == size]
         return None in digests or (bool(digests) and file_sha256(path) in digests)
@@ -231,19 +201,17 @@ class Manifest:
         return [self.directory / one for one in (*pathlib.PurePosixPath(name).parents[-2::-1], name)]
 
 
-@functools.lru_cache(maxsize=4)  # `explain` looks into it once per file
+@functools.lru_cache(maxsize=4)  # `explain` reads a manifest once per file
 def _read(path, *_):
     record = read_record(path, _Record, limit=_LARGEST)
-    if (record.format, record.format_version) != (FORMAT, FORMAT_VERSION):
-        raise ValueError(f"{path} has another format.")
-    return record.kind, {name: entry for name, entry in record.files.items() if _is_inside(name)}
+    return record.kind, {name: entry for name, entry in record.files.items() if _is_valid(name, entry)}
 
 
-def _is_inside(name):
-    """Whether a name from a manifest is that of a file below the directory."""
-    if not name or name == MANIFEST or "\0" in name or (os.name == "nt" and set("\\:") & set(name)):
+def _is_valid(name, entry):
+    inside = name != MANIFEST and "\0" not in name and not {"", ".", ".."} & set(name.split("/"))
+    if os.name == "nt" and set("\\:") & set(name):
         return False
-    return not name.startswith("/") and not {"", ".", ".."} & set(name.split("/"))
+    return inside and (entry.size is not None or is_known(entry.kind, name))
 
 
 def _content(path):
@@ -252,31 +220,20 @@ def _content(path):
 
 
 def _folders(names):
-    """Names of the folders in which files lie, with all folders above; "." is the directory itself."""
+    """Names of all folders that contain files. "." is the directory itself."""
     direct = {pathlib.PurePosixPath(name.rpartition("/")[0]) for name in names}
     return {".", *(str(folder) for one in direct for folder in (one, *one.parents))}
 
 
 def all_files(directory):
-    """Names of all files below a directory, except manifest and workplaces. Links are not followed."""
-    names = []
-    for path in pathlib.Path(directory).rglob("*"):
-        relative = path.relative_to(directory)
-        if (path.is_symlink() or not path.is_dir()) and not any(
-            part.startswith(PREFIX) for part in relative.parts
-        ):
-            names.append(relative.as_posix())
-    return sorted(set(names) - {MANIFEST})
+    """Names of all files below a directory, without manifest and workplaces. Links are not followed."""
+    paths = [path for path in pathlib.Path(directory).rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = sorted(path.relative_to(directory).as_posix() for path in paths)
+    return [name for name in names if name != MANIFEST and f"/{PREFIX}" not in f"/{name}"]
 
 
 def log_kept(directory, kept):
-    """Log which files of others remain in a directory."""
+    """Log the files of others that remain in a directory."""
     if kept:
         names = listed([printable(name) for name in kept], most=20)
-        _log.warning("Kept in %s, because focalnets did not write it: %s", printable(directory), names)
-
-
-def is_occupied(directory):
-    """Whether a directory holds anything except what a process left that was killed at once."""
-    names = (one.name for one in pathlib.Path(directory).iterdir())
-    return any(name != MANIFEST and not name.startswith(PREFIX) for name in names)
+        _log.warning("Kept files in %s that focalnets did not write: %s", printable(directory), names)

@@ -28,25 +28,18 @@ NAMES = {
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
     "deployment": r"model\.(onnx|data)|export\.json",
 }
-
-# Kinds of output that hold a network. Any of them replaces any other.
-NETWORKS = ("run", "preset", "checkpoint")
-
+NETWORKS = ("run", "preset", "checkpoint")  # kinds of output that replace each other
 RUN_FOLDERS = ("panels", "monitor", "tensorboard")
 
-# Types of files that Python's table does not have: weights and exports, arrays and tables, texts, archives.
-_FILE_TYPES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("ckpt", "engine", "ggml", "gguf", "hdf5", "joblib", "keras", "mar", "mlmodel", "mlpackage", "mnn"),
-        *("msgpack", "nnef", "om", "onnx", "ort", "param", "params", "pb", "pbtxt", "pdmodel", "pdparams"),
-        *("pickle", "pkl", "plan", "prototxt", "pt", "pt2", "ptc", "pte", "pth", "ptl", "safetensors"),
-        *("tflite", "torchscript", "trt", "uff", "weights", "arrow", "feather", "mat", "npy", "npz"),
-        *("parquet", "tfrecord", "tfrecords", "docx", "ipynb", "log", "md", "pptx", "rst", "toml", "xlsx"),
-        *("yaml", "yml", "7z", "lz4", "rar", "tbz2", "tgz", "txz", "zst"),
-    )
+# Suffixes of files that `mimetypes` does not know: weights and exports, arrays and tables, texts, archives.
+_SUFFIXES = (
+    ".ckpt .engine .ggml .gguf .hdf5 .joblib .keras .mar .mlmodel .mlpackage .mnn .msgpack .nnef .om .onnx "
+    ".ort .param .params .pb .pbtxt .pdmodel .pdparams .pickle .pkl .plan .prototxt .pt .pt2 .ptc .pte .pth "
+    ".ptl .safetensors .tflite .torchscript .trt .uff .weights .arrow .feather .mat .npy .npz .parquet "
+    ".tfrecord .tfrecords .docx .ipynb .log .md .pptx .rst .toml .xlsx .yaml .yml .7z .lz4 .rar .tbz2 .tgz "
+    ".txz .zst"
 )
-_PYTHON_TYPES = mimetypes.MimeTypes()  # without the tables of this machine
+_MIME_TYPES = mimetypes.MimeTypes()  # without the tables of this machine
 
 
 def is_known(kind, name):
@@ -63,7 +56,7 @@ def output_path(text):
     """The path of an output directory, with ~ expanded.
 
     Raises:
-        ValueError: if a directory cannot have this name, or it is the name of a file.
+        ValueError: if it cannot be the name of a directory, or has the suffix of a file.
     """
     path = expanded(text)
     if suffix := file_suffix(path):
@@ -75,7 +68,7 @@ def output_path(text):
 
 
 def file_suffix(path):
-    """The suffix that marks a path as the name of a file, such as ".pth.tar", or "" for other names.
+    """The known suffix of a file name, such as ".pth.tar". "" for the name of a directory.
 
     >>> import pathlib
     >>> from focalnets.output.paths import file_suffix
@@ -85,32 +78,32 @@ def file_suffix(path):
     found = ""
     for suffix in reversed(path.suffixes[-2:]):
         lower = suffix.lower()
-        known = lower in _FILE_TYPES or _PYTHON_TYPES.guess_type(f"x{lower}") != (None, None)
-        if not known or len(suffix) == 2:  # a version, as in `first.a`, although Python's table has .a
+        known = lower in _SUFFIXES.split() or _MIME_TYPES.guess_type(f"x{lower}") != (None, None)
+        if not known or len(suffix) == 2:  # `mimetypes` knows .a, which is a version here, as in `first.a`
             break
         found = suffix + found
     return found
 
 
 def make_directory(directory):
-    """Make a directory and its parents; returns its path."""
+    """Make a directory and its parents. Returns its path."""
     directory = pathlib.Path(directory)
     refuse_file(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{directory} cannot be made ({reason(error)}); choose another name.") from error
+        raise OSError(f"{directory} cannot be created ({reason(error)}). Choose another name.") from error
     return directory
 
 
 def refuse_file(directory):
-    """Raise FileExistsError if something else than a directory exists at this path."""
+    """Raise FileExistsError if a path exists and is not a directory."""
     if os.path.lexists(directory) and not directory.is_dir():
         what = "a file" if directory.is_file() else "not a directory"
-        raise FileExistsError(f"{directory} exists and is {what}; choose another name.")
+        raise FileExistsError(f"{directory} exists and is {what}. Choose another name.")
 
 
 def refuse_link(path):
     """Raise OSError if a path is a symbolic link."""
     if path.is_symlink():
-        raise OSError(f"{path} is a symbolic link, through which nothing is written. Move it away.")
+        raise OSError(f"{path} is a symbolic link. focalnets does not write through links. Move it away.")

@@ -1,4 +1,4 @@
-"""Renaming that replaces nothing, or exchanges two directories in one step. Linux offers both since 3.15."""
+"""Renaming without replacing, and the exchange of two directories in one step: `renameat2` of Linux."""
 
 import ctypes
 import errno
@@ -9,12 +9,12 @@ import sys
 _NO_REPLACE, _EXCHANGE = 1, 2  # <linux/fs.h>
 _AT_FDCWD = -100  # <fcntl.h>
 
-# What kernels and file systems without these flags answer.
+# Errors of kernels and file systems without these flags.
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def rename_new(source, target):
-    """Rename a directory; FileExistsError if `target` exists, also if it is an empty directory."""
+    """Rename a file or directory. Raise FileExistsError if `target` exists, even as an empty directory."""
     if _renameat2(source, target, _NO_REPLACE):
         return
     if os.path.lexists(target):
@@ -23,14 +23,10 @@ def rename_new(source, target):
 
 
 def exchange(directory, target, aside):
-    """Put `directory` in the place of the directory `target`, which becomes `directory`, or `aside`.
+    """Exchange the names of two directories on one file system.
 
-    In one step where the system can: at every moment, `target` is one of the two. Elsewhere in two renames:
-    if the process is killed between them, `target` is missing, and is `aside`.
-
-    Args:
-        directory, target: Paths of directories on one file system.
-        aside: Path that doesn't exist.
+    Where the system cannot do it in one step, `target` becomes `aside`, then `directory` becomes `target`. If
+    the process is killed between these two steps, `target` is missing.
     """
     if _renameat2(directory, target, _EXCHANGE):
         return
@@ -43,7 +39,7 @@ def exchange(directory, target, aside):
 
 
 def _renameat2(source, target, flags):
-    """Whether the system did it; OSError if it can, and failed."""
+    """Call `renameat2`. Returns False where it is not supported."""
     library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     if not hasattr(library, "renameat2"):
         return False

@@ -1,12 +1,13 @@
 """A preset, cache or export: a whole directory that gets its name when it is complete.
 
-Guarantees, if the process is killed at any moment or the disk is full:
+These guarantees hold if the process is killed at any moment, and if the disk is full:
 
-- On Linux, the name leads to the old directory or to the new one, each complete. Elsewhere, and on file
-  systems that cannot exchange two directories in one step, the name may be missing. The next write to it
-  brings the old directory back.
+- On Linux, the name leads to the old directory or to the new one, each complete. On other systems, and on
+  file systems that cannot exchange two directories in one step, the name may be missing. The next write to
+  it then restores the old directory.
 - Files that focalnets did not write move from the old directory to the new one just before the exchange. They
-  are never copied or deleted. If the process is killed between, the next write to that name moves them back.
+  are never copied or deleted. If the process is killed at that moment, the next write to that name moves them
+  back.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import shutil
 import stat
 
 from focalnets.files import reason
-from focalnets.output.directories import check_output_directory, refuse_target, replaced_kinds
+from focalnets.output.directories import check_output_directory, refuse_target
 from focalnets.output.locks import LOCK, only_writer, settle_left, tag_for, workplace
 from focalnets.output.manifest import MANIFEST, Entry, Manifest, all_files, log_kept
 from focalnets.output.paths import make_directory, output_path
@@ -28,19 +29,17 @@ _log = logging.getLogger("focalnets")
 
 @contextlib.contextmanager
 def new_directory(directory, kind, force=False, inputs=()):
-    """Yield an empty directory that becomes `directory` when the block ends without an error.
+    """Yield an empty directory. It becomes `directory` when the block ends without an error.
 
     Args:
-        directory: Path. If it is a link, the directory that it leads to is replaced, and the link stays.
+        directory: Path. If it is a symbolic link, its target is replaced and the link stays.
         kind: str. Kind of output, a key of `paths.NAMES`.
-        force: bool. Replace what focalnets wrote at `directory`, and keep everything else there. Defaults to
-            `False`.
-        inputs: Paths that are read; see `refuse_inputs`.
+        force: bool. Replace what focalnets wrote at `directory`. Defaults to `False`.
+        inputs: Paths that the command reads, see `refuse_inputs`. Defaults to `()`.
 
     Raises:
-        FileExistsError: if `directory` exists, unless `force`, is made by somebody else meanwhile, or is
-            being written by another process.
-        ValueError: if `force` has nothing of ours to replace, or would lose what is not ours.
+        FileExistsError: if `directory` exists, unless `force`. If another process creates or writes it.
+        ValueError: if there is nothing to replace, or `directory` overlaps with an input.
         OSError: if `directory` cannot be written.
     """
     target = output_path(directory).resolve()
@@ -59,12 +58,10 @@ def new_directory(directory, kind, force=False, inputs=()):
             refuse_target(target, kind, force, inputs)
             _put(new, target, kind, aside=folder / "old")
         except (OSError, ValueError) as error:
-            known = isinstance(error, FileExistsError | ValueError) and len(error.args) == 1
+            known = len(error.args) == 1  # not from the system: a sentence for the user
             text = str(error) if known else f"{target} cannot be written ({reason(error)})."
-            place = _set_aside(new, target)
-            raise (type(error) if known else OSError)(
-                f"{text.rstrip('.')}; what was to be there is complete: {place}"
-            ) from error
+            text += f" The complete output is at: {_set_aside(new, target)}"
+            raise (type(error) if known else OSError)(text) from error
 
 
 def _put(new, target, kind, aside):
@@ -73,13 +70,13 @@ def _put(new, target, kind, aside):
         rename_new(new, target)
         return
     if not any(target.iterdir()):
-        os.rename(new, target)  # which fails if somebody has just put something there
+        os.rename(new, target)  # fails if the directory is not empty any more
         return
     settle_left(target)
-    old, files = Manifest(target), all_files(new)
-    old.write(old.files, old.kind or kind)  # by which `_settle` knows that it is not half of a new directory
-    ours = old.ours(replaced_kinds(kind))
-    old.refuse_clashes(kind, ours, files)
+    old = Manifest(target)
+    old.write(old.files, old.kind or kind)  # `_settle` deletes a directory without a manifest
+    ours = old.ours(kind)
+    old.refuse_clashes(kind, ours, all_files(new))
     kept = old.kept(ours)
     try:
         _move(kept, target, new)
@@ -93,17 +90,17 @@ def _put(new, target, kind, aside):
     log_kept(target, kept)
 
 
-def _take_permissions(directory, of):
-    """Give a directory group and mode of another, before files are made that may inherit the group."""
-    state = os.stat(of)
+def _take_permissions(directory, source):
+    """Copy group and mode of a directory to a new one, before files in it inherit the group."""
+    state = os.stat(source)
     if hasattr(os, "chown"):
-        with contextlib.suppress(OSError):  # of a group that this user is not in
+        with contextlib.suppress(OSError):  # the user is not in this group
             os.chown(directory, -1, state.st_gid)
     os.chmod(directory, stat.S_IMODE(state.st_mode) | stat.S_IRWXU)
 
 
 def _move(names, source, target):
-    """Rename files, and folders with a slash, from one directory into another. None is replaced."""
+    """Rename files and whole folders from one directory into another. Nothing is replaced."""
     for name in names:
         folder = (target / name).parent
         if not folder.is_dir():
@@ -113,7 +110,7 @@ def _move(names, source, target):
 
 
 def _settle(folder, target):
-    """Remove a workplace: delete our files in it, move files of others and an old directory to `target`."""
+    """Remove a workplace: delete our files, and move an old directory and files of others to `target`."""
     new, old = folder / "new", folder / "old"
     if old.is_dir() and not os.path.lexists(target):
         os.rename(old, target)  # the process was killed between two renames
@@ -140,7 +137,7 @@ def _settle(folder, target):
 
 
 def _set_aside(new, target):
-    """Put a complete directory that could not get its name beside it, under its name with a number."""
+    """Move a complete directory that could not get its name to that name with a number."""
     for number in itertools.count(2):
         place = target.with_name(f"{target.name}-{number}")
         with contextlib.suppress(FileExistsError):

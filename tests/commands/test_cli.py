@@ -79,7 +79,7 @@ def test_presets_lists_every_architecture(capsys):
         (["train", "--out", "{tmp}/r", "--recipe", "cifar10_small"], 2, "Give a folder or zip"),
         (["train", "--out", "{tmp}/r", "--data", "{tmp}/none"], 2, "is not a data set"),
         (["train", "--out", "{tmp}", "--data", "digits"], 2, "is not empty"),
-        (["train", "--out", "{tmp}", "--force"], 2, "does not look like a run"),
+        (["train", "--out", "{tmp}", "--force"], 2, "cannot be replaced: it has no .focalnets-files.json"),
         (
             ["train", "--out", "{tmp}/r", "--seed", "-1"],
             2,

@@ -86,7 +86,7 @@ def test_preset_directory_round_trip(tmp_path):
     for a, b in zip(alone.get_weights(), backbone.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(FileExistsError, match="already exists"):
         net.save_to_preset(tmp_path / "preset")
     assert sorted(p.name for p in (tmp_path / "preset").iterdir()) == [
         ".focalnets-files.json",

@@ -137,10 +137,10 @@ def test_train_refuses_to_overwrite_runs_and_own_files(run, tmp_path):
         train(recipe, out=run.directory)
     (tmp_path / "config.json").write_text('{"mine": true}')
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match="does not look like a run"):
+    with pytest.raises(ValueError, match=r"cannot be replaced: it has no \.focalnets-files\.json"):
         train(recipe, out=tmp_path, force=True)
     assert (tmp_path / "thesis.txt").exists()
-    with pytest.raises(ValueError, match=f"run lies inside {tmp_path}, where images are read"):
+    with pytest.raises(ValueError, match=f"run lies inside {tmp_path}, which is searched for images"):
         train(recipe, data=str(tmp_path), out=tmp_path / "run")
 
 
