@@ -145,4 +145,4 @@ def report_skipped(bad):
     """Log a list of unreadable images that are left out."""
     if bad:
         problems = "".join(f"\n  {printable(problem)}" for problem in bad)
-        _log.warning("skipped %d unreadable %s:%s", len(bad), plural(len(bad), "image"), problems)
+        _log.warning("Skipped %d unreadable %s:%s", len(bad), plural(len(bad), "image"), problems)

@@ -268,7 +268,7 @@ def test_predict_fails_on_or_skips_unreadable_images(run, images, capsys, caplog
     assert "1 unreadable image:" in capsys.readouterr().err
     assert main([*command, "--on-bad-image", "skip"]) == 0
     assert capsys.readouterr().out.count("\n") == 3
-    assert "skipped 1 unreadable image:" in caplog.text
+    assert "Skipped 1 unreadable image:" in caplog.text
 
 
 def test_commands_reject_presets_without_preprocessing(images, tmp_path, capsys):
