@@ -9,7 +9,6 @@ of the signals wait until a snapshot is being written, and count only if a parti
 
 import argparse
 import csv
-import os
 import pathlib
 import random
 import shutil
@@ -21,6 +20,8 @@ import time
 
 import numpy as np
 from measure import machine, write_rows
+
+from focalnets.output.paths import PREFIX
 
 OPTIONS = [
     "batch_size=100",
@@ -71,7 +72,7 @@ def main():
         seconds = kill(argv, run, kinds[0], chance, options.most_seconds)
         if seconds is None:
             sys.exit("The run ended before it was killed often enough: raise --epochs.")
-        half = kinds[0] == "snapshot" and (run / "partial-last.npz").exists()
+        half = kinds[0] == "snapshot" and bool(partial_snapshots(run))
         sessions.append((kinds[0], seconds, epochs_done(run), half))
         print(*sessions[-1], flush=True)
         if kinds[0] != "snapshot" or half:
@@ -112,7 +113,6 @@ def kill(argv, run, kind, chance, most_seconds):
         next((line for line in session.stdout if line.startswith("Epoch")), None)
     # The rest is not read: the output of a few epochs fits into the pipe.
     begun = time.monotonic()
-    partial = os.fspath(run / "partial-last.npz")
     if kind != "snapshot":
         wait = chance.uniform(0, most_seconds if kind == "training" else 4.0)
         while time.monotonic() - begun < wait and session.poll() is None:
@@ -121,13 +121,18 @@ def kill(argv, run, kind, chance, most_seconds):
         before = epochs_done(run)
         writings = chance.randint(1, 4)
         while session.poll() is None:
-            if os.path.exists(partial) and epochs_done(run) >= before + writings:
+            if partial_snapshots(run) and epochs_done(run) >= before + writings:
                 break
     if session.poll() is not None:
         return None
     session.send_signal(signal.SIGKILL)
     session.wait()
     return time.monotonic() - start
+
+
+def partial_snapshots(run):
+    """Paths of snapshots that are being written: in a workplace, see `output/locks.py`."""
+    return list(run.glob(f"{PREFIX}*/last.npz"))
 
 
 def epochs_done(run):

@@ -123,12 +123,16 @@ def _locked_folder(parent, tag):
             folder = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{tag}", dir=parent))
         except OSError as error:
             raise _unwritable(parent, error) from error
-        # Another process may settle the folder before it is locked.
-        with contextlib.suppress(filelock.Timeout, FileNotFoundError):
-            lock = filelock.FileLock(folder / LOCK, timeout=0).acquire()
-            if (folder / LOCK).is_file():
-                return folder, lock
-            lock.lock.release()
+        try:
+            # Another process may settle the folder before it is locked.
+            with contextlib.suppress(filelock.Timeout, FileNotFoundError):
+                lock = filelock.FileLock(folder / LOCK, timeout=0).acquire()
+                if (folder / LOCK).is_file():
+                    return folder, lock
+                lock.lock.release()
+        except BaseException:  # a request to stop, too
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _write_holder(descriptor):

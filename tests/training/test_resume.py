@@ -23,6 +23,7 @@ from focalnets.cli import main
 from focalnets.images.augment import Augmentation
 from focalnets.ops.backend import bfloat16_supported
 from focalnets.output.manifest import Manifest
+from focalnets.output.paths import PREFIX
 from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, run_recorder, signals
 from focalnets.training.recipe import load_recipe
@@ -261,7 +262,7 @@ def test_train_keeps_last_snapshot_on_full_disk(tmp_path, monkeypatch, capsys):
     assert main(["train", "--out", str(tmp_path / "run"), "--epochs", "3", "--monitor-every", "0"]) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
-    assert not list((tmp_path / "run").glob("partial-*"))
+    assert not list((tmp_path / "run").glob(f"{PREFIX}*"))
 
 
 def test_resume_after_sigterm_and_sigkill_of_real_processes(tmp_path, capsys):
