@@ -1,11 +1,11 @@
-"""A progress bar on the terminal, drawn by rich."""
+"""Progress bar on a terminal, drawn by rich."""
 
 import sys
 import time
 
 
 def progress(items, text, total=None):
-    """Yield `items`, with a bar on a terminal's standard error after two seconds.
+    """Yield `items`. After two seconds, show a bar on standard error, if that is a terminal.
 
     Args:
         items: Iterable.

@@ -1,4 +1,4 @@
-"""Threads, and the processor that they run on."""
+"""Threads, and a description of the processor."""
 
 import collections
 import concurrent.futures
@@ -9,13 +9,13 @@ import platform
 
 
 def parallel_map(function, items, workers, ahead=None):
-    """Yield `function(item)` for each item, in order, computed by threads a bounded number ahead.
+    """Yield `function(item)` for each item, in order. Threads compute the next results in advance.
 
     Args:
-        function: called in threads; its errors are raised here, at the place of their item.
-        items: iterable; it is read no further than `ahead` items before the one that is yielded.
-        workers: threads; 0 to compute without any.
-        ahead: how many results may wait; twice the threads if None. This bounds the memory.
+        function: Function of one item, called in threads. Its errors are raised at the position of the item.
+        items: Iterable. At most `ahead` items are read before their results are yielded.
+        workers: int. Number of threads. 0 computes without threads.
+        ahead: int. Number of results computed in advance, which bounds memory. Defaults to twice `workers`.
 
     >>> from focalnets.threads import parallel_map
     >>> list(parallel_map(str.upper, "abc", workers=2))
@@ -39,15 +39,15 @@ def parallel_map(function, items, workers, ahead=None):
 
 
 def cores():
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine():
-    """A word for the processor and the cores that this process may use: "x86_64-2cores-amx".
+    """Short description of the processor and the usable cores, such as "x86_64-2cores-amx".
 
-    The last part is what decides how fast it multiplies: amx, avx512bf16, avx512 or avx2, nothing if there
-    is none of them or nobody says so.
+    The last part names the fastest instructions for matrix multiplication: amx, avx512bf16, avx512 or avx2.
+    It is missing if the processor has none of these, or if they are unknown.
     """
     word = f"{platform.machine()}-{cores()}cores"
     try:

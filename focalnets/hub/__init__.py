@@ -1,7 +1,7 @@
-"""A path, URL or hf:// address -> a local file, downloaded once.
+"""Downloads: local files of paths, URLs and hf:// addresses.
 
-Downloads are cached in `cache_directory()` and used from there, also without a network. They need the extra
-`hub`: pooch for URLs, and the client of the Hugging Face hub.
+A file is downloaded once to `cache_directory()` and used from there, also offline. Downloads need the extra
+`hub`, which installs pooch for URLs, and the client of the Hugging Face hub.
 """
 
 import hashlib
@@ -21,19 +21,19 @@ _HUB_ID = re.compile(
 
 
 def local_file(source):
-    """Return the local file of a source, downloaded if necessary.
+    """Return the local file of a source. Download it if necessary.
 
     Args:
         source: str or path. An existing path, "hf://organization/name[@revision][/file]", "https://host/file"
             or "http://host/file".
 
     Returns:
-        `pathlib.Path` of a file, or of whatever exists at the given path.
+        `pathlib.Path` of a file, or of a directory if `source` is its path.
 
     Raises:
-        ImportError: if an address needs a package that is not installed.
-        OSError: if the file cannot be downloaded, or the cache cannot be written.
-        ValueError: if `source` is something else.
+        ImportError: if the download needs a package that is not installed.
+        OSError: if the file cannot be downloaded or written to the cache.
+        ValueError: if `source` does not exist and is not an address.
 
     >>> import tempfile
     >>> from focalnets.hub import local_file
@@ -55,7 +55,7 @@ def local_file(source):
 
 
 def hub_address(text):
-    """The repository, revision and file name of an hf:// address, as a dict. None for other texts.
+    """Repository, revision and file name of an hf:// address, as a dict. None for other texts.
 
     >>> from focalnets.hub import hub_address
     >>> hub_address("hf://timm/focalnet@refs/pr/3/deep/model.bin")
@@ -69,10 +69,10 @@ def cache_directory():
     """Directory of downloads, conversions and exports: `$FOCALNETS_CACHE`, or the user's cache directory.
 
     Returns:
-        `pathlib.Path`, absolute. It need not exist.
+        Absolute `pathlib.Path`. The directory may not exist yet.
 
     Raises:
-        OSError: if there is no home directory.
+        OSError: if the home directory is unknown.
 
     >>> from focalnets.hub import cache_directory
     >>> cache_directory().is_absolute()
@@ -86,14 +86,14 @@ def cache_directory():
         return pathlib.Path(platformdirs.user_cache_dir("focalnets", appauthor=False)).expanduser().absolute()
     except RuntimeError as error:
         raise OSError(
-            "There is no home directory for the cache. Set FOCALNETS_CACHE to a directory."
+            "The home directory, which contains the cache, is unknown. Set FOCALNETS_CACHE to a directory."
         ) from error
 
 
 def private_directory(name):
     """A directory in the cache that only this user can write.
 
-    A cache may be shared. Where the directory belongs to another user, this user gets another one beside it.
+    In a shared cache, it may belong to another user. Then the user ID is appended to its name.
 
     Args:
         name: str. Name of the directory.
@@ -102,7 +102,7 @@ def private_directory(name):
         `pathlib.Path` of an existing directory.
 
     Raises:
-        OSError: if there is no such directory and none can be made.
+        OSError: if the directory cannot be made.
     """
     for chosen in (name, f"{name}-{os.getuid()}") if hasattr(os, "getuid") else (name,):
         path = cache_directory() / chosen
@@ -117,9 +117,9 @@ def private_directory(name):
 
 
 def download(url):
-    """Return the file of a URL, from the cache or over the network.
+    """Return the file of a URL. Download it if it is not in the cache.
 
-    Delete the file to download it again. If two processes need one file, the second waits for the first.
+    Delete the file to download it again. If two processes need the same file, the second waits for the first.
 
     Args:
         url: str. An http:// or https:// address. Redirects are followed, except from https to http.
@@ -130,7 +130,7 @@ def download(url):
     Raises:
         ImportError: if pooch is not installed.
         OSError: if the file cannot be downloaded or written, or FOCALNETS_OFFLINE=1 forbids it.
-        ValueError: if the URL or the answer of the server is not accepted.
+        ValueError: if the URL is invalid, or the server does not state the size of a file.
 
     >>> from focalnets.hub import download
     >>> path = download("https://example.org/weights.pth")  # doctest: +SKIP
@@ -145,14 +145,13 @@ def download(url):
         return target
     if variable := _offline():
         raise OSError(
-            f"{target.name} is not in the cache, and {variable} forbids to download {url}. Unset {variable}, "
-            f"or bring the file by other means to {target}."
+            f"{target.name} is not in the cache, and {variable} forbids downloading {url}. Unset {variable}, "
+            f"or copy the file to {target}."
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = locked(target.with_name(".lock"), f"downloading {target.name}")
-        with lock:
-            if not target.is_file():  # another process may have downloaded it meanwhile
+        with locked(target.with_name(".lock"), f"downloading {target.name}"):
+            if not target.is_file():  # another process may have downloaded it
                 for left in target.parent.glob("tmp*"):  # by a process that was killed
                     left.unlink()
                 urls.fetch(url, target)
@@ -161,16 +160,17 @@ def download(url):
             raise
         raise OSError(
             f"The cache {target.parent} cannot be written ({reason(error)}). Set FOCALNETS_CACHE to a "
-            "directory that you may write to."
+            "writable directory."
         ) from error
     return target
 
 
 def fetch_hugging_face(repository, filename=None, revision=None):
-    """Return a file of the Hugging Face hub, downloaded by the hub's client to its own cache.
+    """Return a file of the Hugging Face hub. Download it with the hub's client if it is not in the cache.
 
-    Files that timm or transformers have downloaded are used. `HF_HOME`, `HF_TOKEN` and `HF_ENDPOINT` work as
-    usual. If FOCALNETS_CACHE is set, files are stored in its subdirectory huggingface instead.
+    The cache is that of the client, so that files downloaded by timm or transformers are reused. `HF_HOME`,
+    `HF_TOKEN` and `HF_ENDPOINT` work as usual. If FOCALNETS_CACHE is set, its subdirectory huggingface is the
+    cache.
 
     Args:
         repository: str. "organization/name".
@@ -183,9 +183,9 @@ def fetch_hugging_face(repository, filename=None, revision=None):
 
     Raises:
         ImportError: if `huggingface_hub` is not installed.
-        OSError: if the file cannot be downloaded. The text says whether the name, the login or the network
-            is the reason.
-        ValueError: if a name is malformed, or the repository has no weights or several.
+        OSError: if the file cannot be downloaded. The message distinguishes wrong names, missing logins and
+            network errors.
+        ValueError: if a name is malformed, or the repository has no file of weights or several.
 
     >>> from focalnets.hub import fetch_hugging_face
     >>> path = fetch_hugging_face("timm/focalnet_tiny_srf.ms_in1k")  # doctest: +SKIP
@@ -204,12 +204,12 @@ def _cached_path(url):
     name = re.sub("[^A-Za-z0-9._-]", "_", name)[-100:].strip(".")  # the end, for its suffix
     reserved = r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)"  # on Windows
     name = re.sub(reserved, r"\1_", name, flags=re.IGNORECASE) or "download"
-    # 80 bits, so that nobody can make another URL with the same directory.
+    # 80 bits: nobody can find another URL with the same directory.
     return cache_directory().absolute() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:20] / name
 
 
 def _offline():
-    """Name of the environment variable that forbids to use the network, or None."""
+    """Name of the environment variable that forbids network access, or None."""
     for name in ("FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "TRUE", "YES"):
             return name

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub, downloaded by its client, which is imported only here."""
+"""Downloads from the Hugging Face hub by its client. No other module imports the client."""
 
 import contextlib
 import logging
@@ -8,8 +8,8 @@ import re
 
 from focalnets.hub.urls import in_words
 
-_SAFE_NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or a commit, with or without quotes
-_LARGEST_FILE, _LARGEST_LISTING = 2**34, 2**26  # bytes; the largest published network has 3 * 2**30
+_SAFE_NAME = re.compile(r'(W/)?"?[A-Za-z0-9_-]{1,128}"?')  # of a blob or commit, possibly in quotes
+_LARGEST_FILE, _LARGEST_LISTING = 2**34, 2**26  # bytes. The largest published network has 3 * 2**30.
 _MOST_ANSWERS = 1000
 _FIRST_CHOICES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".safetensors", ".pth", ".bin", ".pth.tar")
@@ -22,19 +22,19 @@ def fetch(repository, filename, revision, cache, offline):
         repository: str. "organization/name".
         filename: str or None. Path in the repository. `None` chooses the weights.
         revision: str or None. Branch, tag or commit. `None` is the main branch.
-        cache: Directory, or None for the client's own.
-        offline: str or None. Name of the environment variable that forbids to use the network.
+        cache: Path of the cache. None is the cache of the client.
+        offline: str or None. Name of the environment variable that forbids network access.
     """
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository, re.ASCII):
         raise ValueError(f"{repository!r} is not a repository of the hub. Expected organization/name.")
-    for path in (filename, revision):  # the client makes paths in its cache of both
+    for path in (filename, revision):  # both become paths in the cache
         _refuse_outside(path)
     try:
-        from huggingface_hub import HfApi, constants  # the package itself has not imported its modules
+        from huggingface_hub import HfApi, constants  # the package imports its modules lazily
     except ImportError as error:
-        raise ImportError("hf:// needs the hub's client: pip install 'focalnets[hub]'.") from error
+        raise ImportError("hf:// addresses need huggingface_hub: pip install 'focalnets[hub]'.") from error
     cache = pathlib.Path(constants.HF_HUB_CACHE) if cache is None else cache
-    # The client itself reads the variable only when it is imported.
+    # The client reads HF_ENDPOINT only when it is imported.
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     where = {"repo_id": repository, "revision": revision}
     if filename is None:
@@ -65,23 +65,23 @@ def _weights_among(names, repository):
     shown = [ascii(name)[1:-1] for name in sorted(weights or names)]
     more = f" and {len(shown) - 20} more" if len(shown) > 20 else ""
     raise ValueError(
-        f"hf://{repository} has {len(weights) or 'no'} files of weights; expected one. Choose a file, as in "
+        f"hf://{repository} has {len(weights) or 'no'} files of weights. Expected one. Choose a file, as in "
         f"hf://{repository}/<file>. Its files: {', '.join(shown[:20]) or 'none'}{more}."
     )
 
 
 def _refuse_outside(path):
-    """Refuse a name that leads out of the cache: not every version of the client does."""
+    """Refuse names of files outside the cache, which some versions of the client accept."""
     parts = [] if path is None else re.split(r"[/\\:]", path)
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
         raise ValueError(
-            f"{path!r} is not a file or revision of a repository. Expected, e.g., deep/model.bin."
+            f"{path!r} is not a file or revision of a repository. Expected a name such as deep/model.bin."
         )
 
 
 @contextlib.contextmanager
 def _explained(where, filename, cache, offline):
-    """Replace the client's errors, which have many lines and other types in each version."""
+    """Replace the client's errors, which have several lines and types that depend on its version."""
     try:
         with _guarded():
             yield
@@ -91,9 +91,9 @@ def _explained(where, filename, cache, offline):
 
 @contextlib.contextmanager
 def _guarded():
-    """Check each response before the client uses it, and keep its reports of retries from the terminal.
+    """Check each response before the client uses it, and silence the client's log of retries.
 
-    The client makes file names of the ETag and the commit that a server sends, without checking them.
+    The client uses the ETag and the commit that a server sends as file names, without checking them.
     """
     from huggingface_hub.utils import get_session
 
@@ -152,22 +152,22 @@ def _explanation(error, name, where, filename, cache, offline):
         return ValueError(f"{name} is not a repository of the hub: {in_words(error)}.")
     if offline and isinstance(error, errors.LocalEntryNotFoundError):
         return OSError(
-            f"{filename} of {name} is not in the cache {cache}, and {offline} forbids to download it. Unset "
-            f"{offline}, or copy that directory from a machine that has the file."
+            f"No {filename} of {name} in the cache {cache}, and {offline} forbids downloading. Unset "
+            f"{offline}, or copy the cache from a machine that has the file."
         )
     login = "log in with `hf auth login` or HF_TOKEN"
-    if not isinstance(error, errors.LocalEntryNotFoundError):  # which is an EntryNotFoundError, too
+    if not isinstance(error, errors.LocalEntryNotFoundError):  # a subclass of EntryNotFoundError
         for kind, text in (  # the first is a subclass of the second
             (errors.GatedRepoError, f"is gated. Accept its conditions on its page, then {login}."),
             (errors.RepositoryNotFoundError, f"does not exist or is private. Check the name, or {login}."),
-            (errors.RevisionNotFoundError, f"has no revision {where['revision']!r}. Its page lists them."),
-            (errors.EntryNotFoundError, f"has no file {filename!r}. Its page lists the files."),
+            (errors.RevisionNotFoundError, f"has no revision {where['revision']!r}. See its page."),
+            (errors.EntryNotFoundError, f"has no file {filename!r}. See its page."),
         ):
             if isinstance(error, kind):
                 return OSError(f"{name} {text}")
     elif error.__cause__ is not None:
-        error = error.__cause__  # the reason why the client looked only in the cache
+        error = error.__cause__  # why the client could not reach the server
     return OSError(
         f"{filename} of {name} could not be downloaded: {in_words(error)}. Check the connection and "
-        f"HF_ENDPOINT, try again later, or set FOCALNETS_OFFLINE=1 if it is in the cache {cache}."
+        f"HF_ENDPOINT, try again later, or set FOCALNETS_OFFLINE=1 if the file is in the cache {cache}."
     )

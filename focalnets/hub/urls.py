@@ -1,4 +1,4 @@
-"""Files of http:// and https:// addresses, downloaded by pooch."""
+"""Downloads from http:// and https:// addresses by pooch."""
 
 import http.client
 import re
@@ -10,21 +10,21 @@ from focalnets import __version__
 from focalnets.files import reason
 from focalnets.names import printable
 
-STALL = 30.0  # seconds without a byte after which a connection counts as broken
+STALL = 30.0  # seconds without data after which a download fails
 
 _HINTS = {
-    401: "It asks for a login.",
-    403: "It may ask for a login or the acceptance of a license.",
+    401: "It requires a login.",
+    403: "It may require a login, or consent to a license.",
     404: "Check the address.",
     410: "The file was removed.",
 }
 
 
 def checked_url(url):
-    """An http:// or https:// address with everything quoted that needs it, without a fragment.
+    """A valid http:// or https:// URL, percent-encoded and without its fragment.
 
     Raises:
-        ValueError: if it is not such an address, or contains a user name or password.
+        ValueError: if `url` is not such a URL, or contains a user name or password.
     """
     try:
         parts = urllib.parse.urlsplit(url.strip())
@@ -33,7 +33,7 @@ def checked_url(url):
         raise ValueError(f"{url!r} is not a URL ({error}). Expected https://host/file.") from error
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"{url!r} cannot be downloaded. Expected http:// or https://.")
-    if "@" in parts.netloc:  # not repeated: the password would be readable in messages and in the cache
+    if "@" in parts.netloc:  # the message must not show the password
         raise ValueError(
             "The URL contains a user name or password. Expected a URL without them. Download the file by "
             "other means and give its path."
@@ -48,7 +48,7 @@ def fetch(url, target):
     """Download a file. It gets its name when it is complete.
 
     Args:
-        url: str. What `checked_url` returned.
+        url: str. Return value of `checked_url`.
         target: `pathlib.Path` in an existing directory.
 
     Raises:
@@ -80,14 +80,14 @@ def fetch(url, target):
         pooch.retrieve(url, known_hash=None, fname=target.name, path=target.parent, downloader=downloader)
     except requests.HTTPError as error:
         code = error.response.status_code
-        # The server's own phrase is not printed: it may contain anything.
+        # The server's own phrase is not printed, because it may contain anything.
         status = f"the server answered {code} {http.client.responses.get(code, '')}".rstrip()
         raise OSError(f"{url} could not be downloaded: {status}. {_HINTS.get(code, f'{advice}.')}") from error
     except requests.RequestException as error:
         raise OSError(f"{url} could not be downloaded: {in_words(error)}. {advice}.") from error
     except OSError as error:
         raise OSError(
-            f"{url} could not be downloaded to {target.parent} ({reason(error)}). Make room, or set "
+            f"{url} could not be downloaded to {target.parent} ({reason(error)}). Free disk space, or set "
             "FOCALNETS_CACHE to a directory on another disk."
         ) from error
     finally:
@@ -98,12 +98,12 @@ def fetch(url, target):
 def _check(response, directory):
     """Check a response before its body is read."""
     if response.is_redirect:
-        response.raw.close()  # requests would read a body of any length
+        response.raw.close()  # otherwise requests reads a body of any length
         to = urllib.parse.urljoin(response.url, response.headers["location"])
         if response.url.startswith("https:") and not to.startswith("https:"):
             raise ValueError(
                 f"{response.url} redirects to {printable(to)!r}, which is not encrypted. Ask its publisher "
-                "for another address."
+                "for an https:// address."
             )
     elif response.ok:
         length = response.headers.get("Content-Length", "")
@@ -115,16 +115,16 @@ def _check(response, directory):
             )
         free = shutil.disk_usage(directory).free
         if int(length) > free:
-            raise OSError(f"the file has {length} bytes, and {free} bytes are free")
+            raise OSError(f"the file has {length} bytes, but only {free} bytes are free")
 
 
 def in_words(error):
-    """The reason for a broken connection, on one line that is safe to print."""
+    """The cause of a failed download, on one line that is safe to print."""
     kinds = [kind.__name__ for kind in type(error).__mro__]
     if "Timeout" in kinds or "TimeoutError" in kinds or "Read timed out" in str(error):
-        return f"no byte came for {STALL:g} s"
+        return f"no data received for {STALL:g} s"
     text = (reason(error).strip().splitlines() or [""])[0]
-    if "Caused by" in text:  # requests wraps urllib3's error, which wraps the system's
+    if "Caused by" in text:  # requests wraps urllib3's error, which wraps that of the system
         text = text.rpartition(": ")[2].rstrip("'\")")
     text = printable(re.sub(r"\[Errno -?\d+\] ", "", text))
     return text.rstrip(". ")[:300] or type(error).__name__

@@ -43,7 +43,7 @@ _MIME_TYPES = mimetypes.MimeTypes()  # without the tables of this machine
 
 
 def is_known(kind, name):
-    """Whether focalnets gives this name to a file of this kind of output.
+    """True if focalnets gives this name to a file of this kind of output.
 
     >>> from focalnets.output.paths import is_known
     >>> is_known("run", "panels/stage1_block2.png"), is_known("run", "thesis.txt")

@@ -457,8 +457,8 @@ BAD = {
     "bomb.png": "12000 x 12000 pixels exceed the limit of 64 million",
     "cut.jpg": "truncated",
     "empty.png": "an empty file",
-    "folder.jpg": "a folder, not an image",
-    "gone.png": "no such file (or a link to one that is gone)",
+    "folder.jpg": "a folder, not a file",
+    "gone.png": "no such file, or a broken link",
     "words.jpg": "not a supported image: its content has no known image format",
 }
 

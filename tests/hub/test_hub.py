@@ -1,4 +1,4 @@
-"""Downloads from real servers on this machine. A script says what each server does wrong."""
+"""Downloads from local test servers. A script defines the responses of each server."""
 
 import hashlib
 import http.server
@@ -27,10 +27,9 @@ OTHER = random.Random(1).randbytes(600_001)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A server that answers the first request by the first function of `script`, and so on; the last one
-    stays.
+    """A server that answers requests with the functions of `script`, in order. The last one is repeated.
 
-    `asked` are the requests, as (path, headers). An answer that waits continues after `proceed.set()`.
+    `asked` holds the requests as (path, headers). A waiting answer continues after `proceed.set()`.
     """
 
     def __init__(self, *script):
@@ -74,8 +73,8 @@ def file(content=CONTENT, cut=None, wait=False, length=True):
     """A function that sends one file.
 
     Args:
-        cut: bytes after which it closes the connection, or waits if `wait`.
-        length: whether it states the size of the file, or another size.
+        cut: int. Number of bytes after which the connection is closed, or waits if `wait`.
+        length: bool or int. Whether the size of the file is sent, or a wrong size to send.
     """
 
     def answer(handler):
@@ -94,7 +93,7 @@ def status(code, **headers):
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """`serve(*script)` -> Server. The cache is tmp_path / "cache" and empty; there are no proxies."""
+    """`serve(*script)` -> Server. The cache is the empty tmp_path / "cache". Proxies are off."""
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")
@@ -117,7 +116,7 @@ def files(folder):
 
 
 def raised(kind, function, *arguments, **options):
-    """The text of the expected error, which must be one line that is safe to print."""
+    """The message of the expected error, which must be one printable line."""
     with pytest.raises(kind) as caught:
         function(*arguments, **options)
     text = str(caught.value)
@@ -127,7 +126,7 @@ def raised(kind, function, *arguments, **options):
 
 
 def child(code, *arguments):
-    """Another process that runs `code`. Its program is called focalnets, so that it imports no Keras."""
+    """Run `code` in another process, under the program name focalnets, so that Keras is not imported."""
     start = "import sys; sys.argv[0] = 'focalnets'; from focalnets.hub import download; "
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(focalnets.__file__).parents[1])}
     command = [sys.executable, "-c", start + code, *arguments]
@@ -157,7 +156,7 @@ def test_download_separates_equal_names_of_different_urls(serve):
     assert [path.read_bytes() for path in paths] == [CONTENT, OTHER, CONTENT]
 
 
-def test_download_keeps_no_part_of_a_broken_download(serve, tmp_path):
+def test_download_removes_file_of_broken_connection(serve, tmp_path):
     server = serve(file(cut=250_000), file())
     assert "could not be downloaded" in raised(OSError, download, server.url)
     assert files(tmp_path) == []
@@ -168,12 +167,12 @@ def test_download_gives_up_on_a_server_that_stalls(serve, monkeypatch, tmp_path)
     monkeypatch.setattr(urls, "STALL", 0.2)
     start = time.monotonic()
     for answer in (file(cut=250_000, wait=True), lambda handler: handler.server.proceed.wait(10)):
-        assert "no byte came for 0.2 s" in raised(OSError, download, serve(answer).url)
+        assert "no data received for 0.2 s" in raised(OSError, download, serve(answer).url)
     assert time.monotonic() - start < 5
     assert files(tmp_path) == []
 
 
-def test_download_after_a_killed_process_removes_its_part(serve, tmp_path):
+def test_download_removes_partial_file_of_killed_process(serve, tmp_path):
     server = serve(file(cut=300_000, wait=True), file())
     killed = child("download(sys.argv[1])", server.url)
     while not (part := next((tmp_path / "cache").rglob("tmp*"), None)) or not part.stat().st_size:
@@ -185,7 +184,7 @@ def test_download_after_a_killed_process_removes_its_part(serve, tmp_path):
     assert files(tmp_path) == ["weights.pth"]
 
 
-def test_download_by_two_processes_fetches_a_file_once(serve):
+def test_download_by_two_processes_sends_one_request(serve):
     server = serve(file(cut=300_000, wait=True))
     code = "print('here', flush=True); print(download(sys.argv[1]))"
     both = [child(code, server.url), child(code, server.url)]
@@ -198,7 +197,7 @@ def test_download_by_two_processes_fetches_a_file_once(serve):
     assert len(server.asked) == 1
 
 
-def test_locked_logs_what_it_waits_for(tmp_path, caplog):
+def test_locked_logs_activity_of_the_other_process(tmp_path, caplog):
     entered = threading.Event()
 
     def wait():
@@ -220,7 +219,7 @@ def test_locked_logs_what_it_waits_for(tmp_path, caplog):
     ("code", "hint"),
     [
         (404, "answered 404 Not Found. Check the address"),
-        (403, "answered 403 Forbidden. It may ask for a login"),
+        (403, "answered 403 Forbidden. It may require a login"),
         (500, "answered 500 Internal Server Error. Try again later"),
     ],
 )
@@ -233,7 +232,7 @@ def test_download_reports_the_status_of_a_refusal(serve, code, hint):
     assert "status 204" in raised(ValueError, download, serve(status(204)).url)
 
 
-def test_download_prints_no_words_of_a_server(serve):
+def test_download_error_contains_no_text_of_the_server(serve):
     def answer(handler):
         handler.wfile.write(b"HTTP/1.0 404 \x1b[31mcrimson\r\n\r\n")
 
@@ -289,7 +288,7 @@ def test_download_refuses_other_addresses(serve, url):
     assert repr(url) in raised(ValueError, download, url)
 
 
-def test_download_does_not_repeat_passwords():
+def test_download_error_does_not_show_passwords():
     assert "secret" not in raised(ValueError, download, "https://me:secret@host/x")
 
 
@@ -367,13 +366,13 @@ def test_download_does_not_write_through_links(serve, tmp_path):
 
 def test_download_reports_a_full_disk(serve, tmp_path):
     server = serve(file(length=10**17))
-    assert "Make room" in raised(OSError, download, server.url)
+    assert "Free disk space" in raised(OSError, download, server.url)
     assert files(tmp_path) == []
     resource = pytest.importorskip("resource")
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, {resource.RLIM_INFINITY}))"
     code = f"{limit}\ntry: download(sys.argv[1])\nexcept OSError as error: print(error)"
     server = serve(file())
-    assert "(File too large). Make room" in child(code, server.url).communicate()[0]
+    assert "(File too large). Free disk space" in child(code, server.url).communicate()[0]
     assert files(tmp_path) == []
 
 
@@ -384,17 +383,17 @@ def test_download_offline_uses_the_cache(serve, monkeypatch, variable):
     monkeypatch.setenv(variable, "1")
     assert download(server.url) == path
     text = raised(OSError, download, server.url + "?other")
-    for part in ("weights.pth", str(cache_directory()), f"{variable} forbids", "other means"):
+    for part in ("weights.pth", str(cache_directory()), f"{variable} forbids", "copy the file to "):
         assert part in text
     assert len(server.asked) == 1
     monkeypatch.setenv(variable, "0")
     assert download(server.url + "?other").read_bytes() == CONTENT
 
 
-def test_download_uses_a_file_that_was_put_where_the_message_says(serve, monkeypatch):
+def test_download_uses_file_copied_to_the_reported_path(serve, monkeypatch):
     monkeypatch.setenv("FOCALNETS_OFFLINE", "1")
     url = "https://example.org/weights.pth"
-    place = pathlib.Path(raised(OSError, download, url).rpartition("other means to ")[2].removesuffix("."))
+    place = pathlib.Path(raised(OSError, download, url).rpartition("copy the file to ")[2].removesuffix("."))
     place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)
     assert download(url) == place
@@ -471,8 +470,8 @@ def test_from_preset_builds_the_network_of_a_repository(serve_hub, tmp_path):
     net = focalnets.FocalNetImageClassifier(backbone, 3, converter, class_names=("ant", "bee", "cat"))
     randomize(net)
     net.save_to_preset(tmp_path / "net")
-    assert main(["convert", str(tmp_path / "net"), str(tmp_path / "theirs"), "--to", "transformers"]) == 0
-    serve_hub({path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()})
+    assert main(["convert", str(tmp_path / "net"), str(tmp_path / "exported"), "--to", "transformers"]) == 0
+    serve_hub({path.name: path.read_bytes() for path in (tmp_path / "exported").iterdir()})
     again = focalnets.FocalNetImageClassifier.from_preset("hf://timm/focalnet")
     assert again.class_names == ("ant", "bee", "cat")
     assert (again.image_converter.mean, again.image_converter.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -488,7 +487,7 @@ def test_local_file_returns_a_file_of_a_repository(serve_hub):
         assert local_file(source).read_bytes() == b"2"
 
 
-def test_hub_explains_its_refusals(serve_hub):
+def test_hub_errors_state_the_cause(serve_hub):
     serve_hub({"b.pth": b"", "a.bin": b"", "\x1b[31m.pth": b""})
     text = raised(ValueError, fetch_hugging_face, "timm/focalnet")
     assert "Its files: \\x1b[31m.pth, a.bin, b.pth." in text
@@ -519,7 +518,7 @@ def test_hub_refuses_names_outside_its_cache(serve_hub, tmp_path):
 @pytest.mark.parametrize("name", ["ETag", "X-Linked-ETag", "X-Repo-Commit"])
 @pytest.mark.parametrize("first", [0, 1])
 def test_hub_refuses_headers_that_name_files_outside_its_cache(serve, monkeypatch, tmp_path, name, first):
-    """The client makes paths of these headers. A mirror may send good ones at first."""
+    """The client uses these headers as paths. A mirror may send valid ones at first."""
     pytest.importorskip("huggingface_hub")
     asked = []
 
@@ -548,7 +547,7 @@ def _endless(handler, path="/"):
         handler.wfile.write(b"10000\r\n" + b"[" * 0x10000 + b"\r\n")
 
 
-def test_endless_bodies_are_refused(serve, monkeypatch, tmp_path):
+def test_downloads_refuse_endless_bodies(serve, monkeypatch, tmp_path):
     monkeypatch.setattr(Handler, "protocol_version", "HTTP/1.1")
     server = serve(_endless)
     text = raised(ValueError, download, server.url)
@@ -575,7 +574,7 @@ def test_download_refuses_a_chunked_body(serve, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("kind", ["url", "hub"])
 @pytest.mark.parametrize("verb", ["predict", "convert"])
-def test_a_damaged_download_is_removed_from_the_cache(serve, monkeypatch, tmp_path, capsys, kind, verb):
+def test_cli_removes_damaged_download_from_the_cache(serve, monkeypatch, tmp_path, capsys, kind, verb):
     numpy_format = pytest.importorskip("safetensors.numpy")
     pytest.importorskip("huggingface_hub")
     from focalnets import FocalNetBackbone, FocalNetImageClassifier
@@ -609,10 +608,10 @@ def test_a_damaged_download_is_removed_from_the_cache(serve, monkeypatch, tmp_pa
     broken = tmp_path / "mine.safetensors"
     broken.write_bytes(whole[: len(whole) // 2])
     assert main(["convert", str(broken), str(tmp_path / "mine")]) == 2
-    assert broken.exists(), "the user's own file"
+    assert broken.exists(), "a file of the user stays"
 
 
-def test_hub_sends_the_whole_revision(serve_hub, caplog):
+def test_hub_quotes_slashes_in_revisions(serve_hub, caplog):
     server = serve_hub({"model.safetensors": b""})
     with pytest.raises(OSError, match="has no revision 'refs/pr/3'"):
         focalnets.FocalNetImageClassifier.from_preset("hf://timm/focalnet@refs/pr/3/model.safetensors")
@@ -646,7 +645,7 @@ def test_hub_offline_uses_the_cache(serve_hub, monkeypatch):
 
 @pytest.mark.parametrize("variable", ["FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"])
 def test_hub_offline_in_a_new_process(tmp_path, variable):
-    """In this one, all modules of the client may be imported already."""
+    """In this process, the client may be imported already."""
     command = [sys.executable, "-m", "focalnets", "predict", "hf://foo/bar", "docs/seven.png"]
     root = pathlib.Path(focalnets.__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": str(root), "HF_HOME": str(tmp_path), variable: "1"}
@@ -654,7 +653,7 @@ def test_hub_offline_in_a_new_process(tmp_path, variable):
     ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True)
     assert ran.returncode == 1
     (line,) = ran.stderr.splitlines()
-    assert f"weights of hf://foo/bar is not in the cache {tmp_path / 'hub'}, and {variable} forbids" in line
+    assert f"No weights of hf://foo/bar in the cache {tmp_path / 'hub'}, and {variable} forbids" in line
 
 
 def test_hub_reports_a_server_that_does_not_exist(serve_hub, monkeypatch):
@@ -684,7 +683,7 @@ def test_local_file_returns_existing_paths(serve, tmp_path):
 
 
 @pytest.mark.parametrize(("answer", "code"), [(status(404), 1), (file(length=False), 2)])
-def test_command_line_prints_one_line(serve, monkeypatch, capsys, answer, code):
+def test_cli_prints_download_error_on_one_line(serve, monkeypatch, capsys, answer, code):
     url = serve(answer).url
     monkeypatch.setattr(presets, "run", lambda _: download(url))
     assert main(["presets"]) == code
@@ -694,7 +693,7 @@ def test_command_line_prints_one_line(serve, monkeypatch, capsys, answer, code):
     assert printed.out == ""
 
 
-def test_import_of_hub_is_light():
+def test_hub_import_loads_no_heavy_modules():
     code = "print([name for name in ('keras', 'torch', 'huggingface_hub', 'rich') if name in sys.modules])"
     assert child(code).communicate()[0] == "[]\n"
     assert "huggingface_hub" not in vars(hugging_face)

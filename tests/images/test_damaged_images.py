@@ -294,7 +294,7 @@ def not_files(tmp_path):
         ("pipe.jpg", "a named pipe, not a regular file"),
         ("device.jpg", "a device, not a regular file"),
         ("socket.jpg", "a socket, not a regular file"),
-        ("folder.jpg", "a folder, not an image"),
+        ("folder.jpg", "a folder, not a file"),
         ("nowhere.jpg", "no such file"),
     ],
 )

@@ -580,8 +580,8 @@ def place_config(out, text, meanwhile, force=False):
 
 def rename_a_preset(out):
     """Write a preset without a lock, as a process on another machine does."""
-    write_preset(out.with_name("theirs"))
-    out.with_name("theirs").rename(out)
+    write_preset(out.with_name("other"))
+    out.with_name("other").rename(out)
 
 
 APPEAR = {
@@ -608,9 +608,9 @@ def test_new_directory_does_not_replace_target_created_meanwhile(appear, exchang
     with pytest.raises(FileExistsError, match="The complete output is at: ") as caught:
         place_config(out, "new", meanwhile)
     found = everything(tmp_path)
-    theirs = [path for path in before if (path + b"/").startswith(bytes(out) + b"/")]
-    assert theirs
-    assert {path: found[path] for path in theirs} == {path: before[path] for path in theirs}
+    created = [path for path in before if (path + b"/").startswith(bytes(out) + b"/")]
+    assert created
+    assert {path: found[path] for path in created} == {path: before[path] for path in created}
     complete = pathlib.Path(str(caught.value).split(": ")[-1])
     assert (complete.name, (complete / "config.json").read_text()) == ("out-2", "new")
     assert names(tmp_path) == ["out", "out-2"]

@@ -128,7 +128,7 @@ def test_constructors_translate_words_of_other_libraries(preset, build, words):
 def test_paths_that_are_none_are_refused_in_words(preset):
     net = FocalNetImageClassifier.from_preset(preset)
     for call in (net.save_to_preset, net.backbone.save_to_preset, FocalNetImageClassifier.from_preset):
-        with pytest.raises(TypeError, match=r"A path is a str or os.PathLike; got None\."):
+        with pytest.raises(TypeError, match=r"A path must be a str or os.PathLike; got None\."):
             call(None)
 
 
