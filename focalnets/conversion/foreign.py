@@ -129,16 +129,16 @@ def transformers_settings(config, found, channels, num_classes):
     Raises:
         ValueError: if a field has another type or range, contradicts the weights, or is not supported.
     """
-    theirs = checked(config, _TRANSFORMERS, "config.json", _HINT)
-    if theirs.hidden_act not in (None, *ACTIVATIONS):
+    fields = checked(config, _TRANSFORMERS, "config.json", _HINT)
+    if fields.hidden_act not in (None, *ACTIVATIONS):
         raise ValueError(
-            f"config.json: `hidden_act` is {theirs.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}."
+            f"config.json: `hidden_act` is {fields.hidden_act!r}, expected one of {', '.join(ACTIVATIONS)}."
         )
-    patch = theirs.patch_size[0] if isinstance(theirs.patch_size, list) else theirs.patch_size
+    patch = fields.patch_size[0] if isinstance(fields.patch_size, list) else fields.patch_size
     if found["overlap_embed"]:
         patch = None  # the overlapping stem always has a stride of 4
     _compare(
-        theirs,
+        fields,
         {
             "num_channels": channels,
             "embed_dim": found["embed_dim"],
@@ -153,21 +153,21 @@ def transformers_settings(config, found, channels, num_classes):
     )
     if patch not in (None, found["patch_size"]):
         raise _contradiction("patch_size", patch, found["patch_size"])
-    if theirs.id2label and num_classes is not None and len(theirs.id2label) != num_classes:
-        names = len(theirs.id2label)
+    if fields.id2label and num_classes is not None and len(fields.id2label) != num_classes:
+        names = len(fields.id2label)
         classes = f"{num_classes} {plural(num_classes, 'class', 'classes')}"
         raise _contradiction("id2label", f"{names} {plural(names, 'name')}", classes)
     values = {  # `save_pretrained` omits fields that have transformers' defaults
-        "normalize_modulator": bool(theirs.normalize_modulator),
-        "norm_placement": "post" if theirs.use_post_layernorm else "pre",
-        "drop_path_rate": 0.1 if theirs.drop_path_rate is None else theirs.drop_path_rate,
-        "norm_epsilon": theirs.layer_norm_eps or 1e-5,
-        "dropout_rate": theirs.hidden_dropout_prob or 0.0,
-        "activation": ACTIVATIONS[theirs.hidden_act or "gelu"],
+        "normalize_modulator": bool(fields.normalize_modulator),
+        "norm_placement": "post" if fields.use_post_layernorm else "pre",
+        "drop_path_rate": 0.1 if fields.drop_path_rate is None else fields.drop_path_rate,
+        "norm_epsilon": fields.layer_norm_eps or 1e-5,
+        "dropout_rate": fields.hidden_dropout_prob or 0.0,
+        "activation": ACTIVATIONS[fields.hidden_act or "gelu"],
         "stem_padding": 2,
     }
-    if found["layer_scale_init"] is not None and theirs.layerscale_value is not None:
-        values["layer_scale_init"] = theirs.layerscale_value
+    if found["layer_scale_init"] is not None and fields.layerscale_value is not None:
+        values["layer_scale_init"] = fields.layerscale_value
     rest = sorted(set(config) - set(_TRANSFORMERS.__struct_fields__) - _IDLE)
     return values, [f"unused fields of config.json: {listed(rest)}"] if rest else []
 
@@ -179,11 +179,11 @@ def timm_settings(arguments, pool, found, channels, num_classes):
         arguments: dict. `model_args` of timm's config.json, or `model_kwargs` of timm's training script.
         pool: str or None. `global_pool` of config.json.
     """
-    theirs = checked(arguments, _TIMM_ARGUMENTS, "timm's model_args", _HINT)
-    pool = theirs.global_pool or pool
+    fields = checked(arguments, _TIMM_ARGUMENTS, "timm's model_args", _HINT)
+    pool = fields.global_pool or pool
     if num_classes is not None and pool not in (None, "", "avg", "fast", "fastavg"):
         raise ValueError(f"timm's `global_pool` is {pool!r}. Only average pooling ('avg') is supported.")
-    if theirs.head_hidden_size:
+    if fields.head_hidden_size:
         raise ValueError("timm's `head_hidden_size` is set. Only heads of one layer are supported.")
     compared = {
         "in_chans": channels,
@@ -197,15 +197,15 @@ def timm_settings(arguments, pool, found, channels, num_classes):
     }
     if num_classes is not None:
         compared["num_classes"] = num_classes
-    _compare(theirs, compared)
+    _compare(fields, compared)
     names = {
         "normalize_modulator": "normalize_modulator",
         "drop_path_rate": "drop_path_rate",
         "proj_drop_rate": "dropout_rate",
     }
-    values = {ours: getattr(theirs, name) for name, ours in names.items()}
+    values = {ours: getattr(fields, name) for name, ours in names.items()}
     if found["layer_scale_init"] is not None:
-        values["layer_scale_init"] = theirs.layerscale_value
+        values["layer_scale_init"] = fields.layerscale_value
     rest = sorted(set(map(str, arguments)) - set(_TIMM_ARGUMENTS.__struct_fields__) - _IDLE_TIMM)
     notes = [f"unused model_args of timm: {listed(rest)}"] if rest else []
     return {name: value for name, value in values.items() if value is not None}, notes
@@ -222,9 +222,9 @@ def checked_preprocessing(config, preprocessing):
     checked(preprocessing, _PREPROCESSING, "preprocessor_config.json", _HINT)
 
 
-def _compare(theirs, weights):
+def _compare(fields, weights):
     for name, value in weights.items():
-        said = getattr(theirs, name)
+        said = getattr(fields, name)
         said = tuple(said) if isinstance(said, list) else said
         if said is not None and said != value:
             raise _contradiction(name, said, value)

@@ -283,25 +283,24 @@ class FocalNetImageClassifier(GuardedModel):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """A classifier with trained weights, or, with random ones, from an architecture's name.
+        """Load a classifier from a preset or checkpoint.
 
         Args:
-            preset: path of a preset or run directory; a name in `CHECKPOINTS`, which is downloaded and
-                converted once; a checkpoint of microsoft/FocalNet, timm or transformers: file, directory,
-                https:// URL, or hf://organization/name; or, without weights, a name in `ARCHITECTURES`.
-            load_weights: bool. False for random weights. Defaults to True.
-            kwargs: what should differ from the preset: `num_classes` or `class_names`, which give the
-                classifier a new head with random weights, reported by a log message, if they are not the
-                preset's; `name`; and arguments of `FocalNetBackbone` that weights do not depend on: `dtype`,
-                `image_shape`, `drop_path_rate`, `dropout_rate`, `mlp_hidden_dropout_rate`, `rematerialize`,
-                `seed`; without weights, all of them.
+            preset: str or path. A preset or run directory, a name in `CHECKPOINTS`, or a checkpoint of
+                microsoft/FocalNet, timm or transformers: a file, directory, URL or hf://organization/name.
+                With `load_weights=False`, also a name in `ARCHITECTURES`.
+            load_weights: bool. Load trained weights. `False` gives random weights. Defaults to `True`.
+            kwargs: Arguments that replace those of the preset. `num_classes` and `class_names` give the
+                classifier a new head with random weights if they differ from the preset, which is logged.
+                Also `name`, and `dtype`, `image_shape`, `drop_path_rate`, `dropout_rate`, `seed`,
+                `mlp_hidden_dropout_rate` and `rematerialize` of `FocalNetBackbone`. With
+                `load_weights=False`, all arguments of `FocalNetBackbone`.
 
         Raises:
-            TypeError: on another argument, saying what to write.
-            ValueError: if `preset` is none of these, an architecture is asked for its weights, or an
-                argument does not fit the weights.
-            OSError: if it cannot be downloaded.
-            ImportError: naming what has to be installed to read it.
+            TypeError: if an argument is unknown.
+            ValueError: if `preset` is unknown or has no trained weights, or an argument contradicts them.
+            OSError: if the download fails.
+            ImportError: if a required package is not installed.
 
         >>> from focalnets import FocalNetImageClassifier
         >>> FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).num_classes
@@ -315,10 +314,13 @@ class FocalNetImageClassifier(GuardedModel):
         return open_classifier(preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory):
-        """Write configuration, weights, preprocessing and labels to a preset directory, atomically.
+        """Write configuration, weights, preprocessing and labels to a new preset directory, atomically.
 
-        The image size is that of the last `fit`, and the labels are `class_names`. Frozen layers and the
-        dtype policy are not stored in a preset. `save` stores them.
+        The image size is that of the last `fit`, and the labels are `class_names`. A preset does not store
+        the dtype policy, or which layers are frozen. Use `save` to store both.
+
+        Args:
+            directory: str or path. Directory to create.
 
         Raises:
             FileExistsError: if `directory` exists.
@@ -329,14 +331,16 @@ class FocalNetImageClassifier(GuardedModel):
 
 
 def _checked_names(names, num_classes):
-    """Class names as a tuple of different str, or None for None."""
+    """Class names as a tuple of str, checked. None for None."""
     if names is None:
         return None
     if isinstance(names, str):
         raise ValueError(f"class_names is the string {names!r}; expected a list of {num_classes} names.")
     names = tuple(str(name) for name in names)
     if len(names) != num_classes:
-        raise ValueError(f"class_names holds {len(names)} names for {num_classes} classes.")
+        raise ValueError(
+            f"class_names holds {len(names)} names for {num_classes} classes. Give one name per class."
+        )
     if twice := repeated(names):
         raise ValueError(
             f"class_names holds {twice[0]!r} twice; expected different names, because results are reported "

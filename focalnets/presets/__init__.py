@@ -1,1 +1,1 @@
-"""Tables of networks, their cost, and the preset directory in which a network is kept."""
+"""Tables of architectures and trained weights, and the preset directory in which a network is stored."""

@@ -1,16 +1,16 @@
-"""Every network by name: a row of constructor arguments, free of keras so that listing is instant.
+"""All architectures by name, as arguments of `FocalNetBackbone`. Free of Keras.
 
-Three groups: the 15 published variants, under upstream's names; `tutorial`, the net of the 2023 Keras
-tutorial, exactly; and small ones of ours for images of 8 to 64 pixels.
+The table has three groups: the 15 published variants, the network of the 2023 Keras tutorial, and small
+networks for images of 8 to 64 pixels.
 
-Notes on single rows, where sources disagree:
+Sources disagree about these rows:
 
-- `focalnet_base_iso` has a norm after modulation: upstream's code omits it, but its released checkpoint
-  contains `modulation.ln.*` (upstream issue 23).
-- `focalnet_xlarge_fl4` does not normalize the modulator, as in upstream's classification YAML; its
-  detection repository says it does. The flag has no weights, so only an accuracy check can tell.
-- timm and transformers never normalize the modulator of `focalnet_large_fl4`: their outputs differ from
-  upstream's, and from ours, for that reason.
+- `focalnet_base_iso` has a norm after modulation. Upstream's released checkpoint contains `modulation.ln.*`,
+  but upstream's code omits the norm (upstream issue 23).
+- `focalnet_xlarge_fl4` does not normalize the modulator, as in upstream's classification YAML. In upstream's
+  detection repository it does. Weights are the same with both, so only an accuracy test can decide.
+- timm and transformers never normalize the modulator of `focalnet_large_fl4`, so their outputs differ from
+  those of upstream and focalnets.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ from typing import Any
 
 from focalnets.names import unknown_name
 
-# Too many names for an error message.
+# Replaces the list of names in error messages, which would be too long.
 ALL_NAMES = "`focalnets presets` lists all names."
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One row.
+    """One row of `ARCHITECTURES`.
 
     Attributes:
-        backbone: arguments of `FocalNetBackbone` that differ from its defaults.
-        image_size: side of the square images that the net was made for, in pixels; others work.
-        num_classes: logits of the published or intended head.
-        channels: channels of those images.
+        backbone: dict. Arguments of `FocalNetBackbone` that differ from the defaults.
+        image_size: int. Side in pixels of the square images that the network is designed for.
+        num_classes: int. Number of classes of the published or intended head.
+        channels: int. Number of channels of the images.
     """
 
     backbone: dict[str, Any]
@@ -40,7 +40,7 @@ class Architecture:
 
 
 def _imagenet(embed_dim, depths, focal_levels, drop_path_rate, **backbone):
-    """A published 224 px net for the 1000 classes of ImageNet-1k."""
+    """A published network for images of 224 pixels and the 1000 classes of ImageNet-1k."""
     backbone = {
         "embed_dim": embed_dim,
         "depths": depths,
@@ -52,7 +52,7 @@ def _imagenet(embed_dim, depths, focal_levels, drop_path_rate, **backbone):
 
 
 def _large(embed_dim, focal_levels, focal_window, image_size=384, **backbone):
-    """A published net with overlapping patches and post-norm, for ImageNet-22k."""
+    """A published network with overlapping patches and post-norm, for ImageNet-22k."""
     backbone = {
         "embed_dim": embed_dim,
         "depths": (2, 2, 18, 2),
@@ -70,7 +70,7 @@ def _large(embed_dim, focal_levels, focal_window, image_size=384, **backbone):
 _TINY, _SMALL, _ISO = (2, 2, 6, 2), (2, 2, 18, 2), (12,)
 
 ARCHITECTURES = {
-    # Published: srf and lrf are small and large receptive field, iso isotropic, fl3 and fl4 focal levels.
+    # Published: srf and lrf mean small and large receptive field, iso isotropic, fl3 and fl4 focal levels.
     "focalnet_tiny_srf": _imagenet(96, _TINY, 2, 0.2),
     "focalnet_tiny_lrf": _imagenet(96, _TINY, 3, 0.2),
     "focalnet_small_srf": _imagenet(96, _SMALL, 2, 0.3),
@@ -95,7 +95,7 @@ ARCHITECTURES = {
     "focalnet_xlarge_fl4": _large(256, 4, 3),
     "focalnet_huge_fl3": _large(352, 3, 3, image_size=224, norm_after_modulation=True),
     "focalnet_huge_fl4": _large(352, 4, 3, image_size=224, norm_after_modulation=True),
-    # The 2023 Keras tutorial's net, its missing norm before modulation included.
+    # The network of the 2023 Keras tutorial, which has no norm before modulation.
     "tutorial": Architecture(
         {
             "embed_dim": 256,
@@ -110,14 +110,14 @@ ARCHITECTURES = {
         image_size=48,
         num_classes=10,
     ),
-    # The same shape as upstream would build it.
+    # The network of the tutorial with upstream's norms.
     "tutorial_fixed": Architecture(
         {"embed_dim": 256, "depths": (2, 3, 2), "focal_levels": 2, "drop_path_rate": 0.1},
         image_size=48,
         num_classes=10,
     ),
-    # Ours: pico for 8 to 16 pixels, the others for 32 to 64. micro has fewer parameters than nano and does
-    # twice the work, because none of its maps is smaller than a quarter of the image's side.
+    # Small networks: pico for 8 to 16 pixels, the others for 32 to 64. micro has fewer parameters than
+    # nano but twice the MACs, because its largest stride is 4.
     "focalnet_pico": Architecture(
         {"embed_dim": 32, "depths": (2, 2), "patch_size": 1, "focal_window": 3},
         image_size=8,
@@ -164,7 +164,7 @@ ARCHITECTURES = {
 
 
 def find_architecture(name):
-    """The row of `name`; ValueError with the nearest names if there is none.
+    """The `Architecture` of a name. Raises a ValueError for an unknown name.
 
     >>> from focalnets.presets.architectures import find_architecture
     >>> find_architecture("focalnet_tiny_lrf").backbone["focal_levels"]

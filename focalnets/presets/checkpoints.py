@@ -1,9 +1,8 @@
-"""Names of trained weights: where they are, what belongs to them, and their accuracy. Free of Keras.
+"""Trained weights by name, with their addresses and accuracy. Free of Keras.
 
-Two networks come with focalnets, in `bundled/`, with model cards. The others are published by the authors of
-the paper. They are loaded from timm's copies on the Hugging Face hub, whose client checks each file. A name
-is one set of weights and one preprocessing on every machine. The authors' own files can be given by URL or
-path.
+The package ships with two networks in `bundled/`, with model cards. The other weights are published by the
+authors of the paper and loaded from timm's copies on the Hugging Face hub, whose client verifies each file.
+The authors' own files can be given by URL or path.
 
 The authors' links to the isotropic networks have been dead since May 2023, and no copy is known.
 """
@@ -11,7 +10,7 @@ The authors' links to the isotropic networks have been dead since May 2023, and 
 import pathlib
 from dataclasses import dataclass
 
-# What `predict`, `explain` and the recipe `finetune` take when nothing is named.
+# The preset that `predict`, `explain` and the recipe `finetune` use by default.
 DEFAULT = "focalnet_micro_cifar10"
 
 BUNDLED = pathlib.Path(__file__).parent / "bundled"
@@ -19,15 +18,17 @@ BUNDLED = pathlib.Path(__file__).parent / "bundled"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One row.
+    """One row of `CHECKPOINTS`.
 
     Attributes:
-        architecture: name in `ARCHITECTURES`.
+        architecture: str. Name in `ARCHITECTURES`.
         source: str or None. Address of the weights. None if they are bundled, or no copy is known.
-        data: what it was trained on.
-        published_top1: percent on ImageNet-1k's validation images, by its authors; None if they gave none.
-        measured_top1: percent that we measured, on the test images of `data`; None where we could not.
-        license: of the weights.
+        data: str. Name of the training data.
+        published_top1: float or None. Top-1 accuracy on the validation images of ImageNet-1k in percent, as
+            published by the authors. None if not published.
+        measured_top1: float or None. Top-1 accuracy on the test images of `data` in percent, as measured with
+            focalnets. None if not measured.
+        license: str. License of the weights.
     """
 
     architecture: str
@@ -39,7 +40,7 @@ class Checkpoint:
 
 
 def bundled_directory(name):
-    """The preset directory that comes with focalnets under this name, or None.
+    """The preset directory that ships with the package under this name, or None.
 
     >>> from focalnets.presets.checkpoints import bundled_directory
     >>> bundled_directory("focalnet_tiny_srf_imagenet1k") is None

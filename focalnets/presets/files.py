@@ -1,7 +1,7 @@
 """Names, records and limits of the files in a preset directory. Free of Keras.
 
-A preset may come from anywhere, so every value is checked here before a network is built of it. The limits
-leave room above the largest published network (750 million parameters, 24 blocks).
+A preset may come from an untrusted source, so all values are checked before a network is built. The largest
+published network (750 million parameters, 24 blocks) is well below the limits.
 """
 
 import os
@@ -17,16 +17,16 @@ from focalnets.presets.cost import count_parameters
 from focalnets.resizing import INTERPOLATIONS
 from focalnets.schema import checked, read_json, read_record
 
-FORMAT, FORMAT_VERSION = "focalnets preset", 2  # 1 has no `task`
+FORMAT, FORMAT_VERSION = "focalnets preset", 2  # version 1 has no `task`
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 PREPROCESSING, LABELS = "preprocessing.json", "labels.json"
-RUN, EXPORT = "run.json", "export.json"  # by which a run and an export are recognized
+RUN, EXPORT = "run.json", "export.json"  # mark a run and an export
 
-# Values of `task`; None stands for a backbone without a head.
+# Value of `task`. None is a backbone without a head.
 IMAGE_CLASSIFICATION = "image_classification"
 
 MOST_PARAMETERS = 2_000_000_000  # 8 GB of weights; FOCALNETS_MAX_PARAMETERS sets another limit
-_HINT = "Copy or write the preset anew."
+_HINT = "Copy or save the preset again."
 
 
 def _int(least, most):
@@ -38,7 +38,7 @@ def _float(**limits):
 
 
 def _list(kind, least, most):
-    # A list and not a tuple of that length: in a union with limited numbers, msgspec 0.22 crashes on tuples.
+    # Not a tuple: msgspec 0.22 crashes on tuples in a union with constrained numbers.
     return Annotated[list[kind], msgspec.Meta(min_length=least, max_length=most)]
 
 
@@ -48,7 +48,7 @@ _Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 
 
 class _Initializer(msgspec.Struct):
-    """What `keras.initializers.serialize` writes: Keras itself refuses what is not its own or registered."""
+    """Output of `keras.initializers.serialize`. Keras refuses unknown and unregistered initializers."""
 
     class_name: _Text
     config: dict[str, bool | int | float | str | None]
@@ -57,13 +57,13 @@ class _Initializer(msgspec.Struct):
 
 
 def _record(name, fields):
-    """A struct of optional fields: a preset of an earlier version lacks the newest."""
+    """A struct of optional fields, because presets of earlier versions lack the newest."""
     optional = [(key, kind | msgspec.UnsetType, msgspec.UNSET) for key, kind in fields.items()]
     return msgspec.defstruct(name, optional, forbid_unknown_fields=True)
 
 
-# Arguments of `FocalNetBackbone`; a test compares the names with its signature. The values go to the
-# constructor, which knows their defaults and how they depend on one another.
+# Arguments of `FocalNetBackbone`. A test compares the names with the signature. The constructor fills in
+# defaults and checks values that depend on each other.
 Backbone = _record(
     "Backbone",
     {
@@ -110,7 +110,7 @@ Preprocessing = _record(
 
 
 class Config(msgspec.Struct):
-    """config.json."""
+    """Fields of config.json."""
 
     files: list[Literal[WEIGHTS, PREPROCESSING, LABELS]]
     task: Literal[IMAGE_CLASSIFICATION] | None
@@ -123,13 +123,13 @@ def read_preset_files(directory):
     """Read and check the JSON files of a preset directory.
 
     Args:
-        directory: `pathlib.Path` or text. The preset directory.
+        directory: str or path. Preset directory.
 
     Returns:
-        (config, preprocessing or None, class names or None): two dicts of JSON values and a list.
+        (config, preprocessing, class names). dict, dict or None, and list of str or None.
 
     Raises:
-        ValueError: if a file is damaged, lacking, of another format or out of limits; naming file and field.
+        ValueError: if a file is missing, damaged or of another format, or a value is out of its limits.
 
     >>> from focalnets.presets.checkpoints import bundled_directory
     >>> from focalnets.presets.files import read_preset_files
@@ -142,7 +142,7 @@ def read_preset_files(directory):
     config = _checked_config(read_json(path), path)
     missing = [name for name in config["files"] if not (directory / name).is_file()]
     if missing:
-        raise ValueError(f"The preset {directory} lacks {', '.join(missing)}: copy or write it anew.")
+        raise ValueError(f"The preset {directory} lacks {', '.join(missing)}. {_HINT}")
     preprocessing = names = None
     if PREPROCESSING in config["files"]:
         path = directory / PREPROCESSING
@@ -151,21 +151,21 @@ def read_preset_files(directory):
     if LABELS in config["files"]:
         names = read_record(directory / LABELS, list[_Text], _HINT)
         if twice := repeated(names):
+            path = directory / LABELS
             raise ValueError(
-                f"{directory / LABELS} holds {twice[0]!r} twice; expected different names. Rename one of the "
-                "two."
+                f"{path} holds {twice[0]!r} twice; expected different names. Rename one of them."
             )
     return config, preprocessing, names
 
 
 def _checked_config(config, path):
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise ValueError(f"{path} was not written by focalnets: it is another library's.")
+        raise ValueError(f"{path} was not written by focalnets. Expected the config.json of a preset.")
     version, wrote = config.get("format_version"), str(config.get("focalnets_version", "unknown"))[:40]
     if version not in (1, FORMAT_VERSION):
         raise ValueError(
-            f"{path} has preset format version {str(version)[:40]}; this focalnets ({__version__}) reads "
-            f"versions 1 and {FORMAT_VERSION}. Install the focalnets that wrote it: {wrote}."
+            f"{path} has preset format version {str(version)[:40]}; focalnets {__version__} reads versions 1 "
+            f"and {FORMAT_VERSION}. Install the version of focalnets that wrote the preset: {wrote}."
         )
     if version == 1 and "num_classes" in config:
         config["task"] = None if config["num_classes"] is None else IMAGE_CLASSIFICATION
@@ -174,36 +174,35 @@ def _checked_config(config, path):
     names_known = isinstance(files, list) and all(isinstance(name, str) and name in known for name in files)
     if not names_known or not {"num_classes", "backbone", "task"} <= set(config):
         raise ValueError(
-            f"{path} is damaged: it needs files (of {', '.join(sorted(known))}), task, num_classes and "
-            "backbone."
+            f"{path} is damaged; expected the fields files (of {', '.join(sorted(known))}), task, "
+            f"num_classes and backbone. {_HINT}"
         )
-    checked(config, Config, path, f"focalnets {wrote} wrote it. {_HINT}")
+    checked(config, Config, path, f"It was written by focalnets {wrote}. {_HINT}")
     check_size(config["backbone"], config["num_classes"], path)
     return config
 
 
 def check_size(backbone, num_classes, name):
-    """The number of parameters that a checked backbone's arguments describe, by the closed formula.
+    """Number of parameters of a network, computed without building it.
 
     Raises:
-        ValueError: if there are more than `MOST_PARAMETERS`, or FOCALNETS_MAX_PARAMETERS if that is set.
+        ValueError: if it exceeds `MOST_PARAMETERS` or the environment variable FOCALNETS_MAX_PARAMETERS.
     """
-    arguments = {"embed_dim": 96, "depths": (2, 2, 6, 2), **backbone}  # the constructor's defaults
-    channels = arguments.get("image_shape", (None, None, 3))[-1]
+    channels = backbone.get("image_shape", (None, None, 3))[-1]
     if channels is None:
         raise ValueError(f"{name}: `backbone.image_shape[2]` is null, expected the number of channels.")
     try:
-        parameters = count_parameters(Architecture(arguments, 1, num_classes or 0, channels))
-    except ValueError as error:  # as many values as stages are needed
+        parameters = count_parameters(Architecture(backbone, 1, num_classes, channels))
+    except ValueError as error:  # a list without one value per stage
         raise ValueError(f"{name}: {error}") from error
     most = os.environ.get("FOCALNETS_MAX_PARAMETERS", str(MOST_PARAMETERS))
     if not most.isdecimal():
         raise ValueError(
-            f"FOCALNETS_MAX_PARAMETERS is {most!r}, expected a number such as {MOST_PARAMETERS}."
+            f"FOCALNETS_MAX_PARAMETERS must be an integer such as {MOST_PARAMETERS}; got {most!r}."
         )
     if parameters > int(most):
         raise ValueError(
             f"{name} describes a network of {parameters:,} parameters, more than the limit of {int(most):,}. "
-            "If that is meant, set the environment variable FOCALNETS_MAX_PARAMETERS to a higher limit."
+            "To build it, set the environment variable FOCALNETS_MAX_PARAMETERS to a higher limit."
         )
     return parameters

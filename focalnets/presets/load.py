@@ -1,4 +1,4 @@
-"""Networks from a preset directory, or from the name of an architecture."""
+"""Networks from a preset directory or from the name of an architecture."""
 
 import contextlib
 import logging
@@ -55,28 +55,25 @@ def load_preset(directory, load_weights=True, num_classes=None, class_names=None
     if not new_head:
         return classifier
     classes = plural(num_classes, "class", "classes")
-    _log.warning("new head for %d %s; that of the preset, for %d, is left out", num_classes, classes, saved)
+    _log.warning("new head with random weights for %d %s; the preset has %d", num_classes, classes, saved)
     return FocalNetImageClassifier(backbone, num_classes, image_converter, **chosen)
 
 
 def load_backbone(directory, load_weights=True, **arguments):
-    """The backbone of a preset directory, with or without a head."""
+    """The backbone of a preset directory. A head in the preset is dropped."""
     config, *_ = read_preset_files(directory)
     head = {} if config["num_classes"] is not None else {"num_classes": 1}
     return load_preset(directory, load_weights, **head, **arguments).backbone
 
 
 def load_any(directory):
-    """The classifier of a preset directory, or the backbone where it holds no head."""
+    """The classifier of a preset directory, or the backbone if the preset has no head."""
     config, *_ = read_preset_files(directory)
     return load_backbone(directory) if config["num_classes"] is None else load_preset(directory)
 
 
 def new_classifier(architecture, num_classes=None, class_names=None, name=None, **arguments):
-    """A classifier with random weights from the name of an architecture.
-
-    Its arguments are those of `FocalNetImageClassifier.from_preset`.
-    """
+    """A classifier with random weights from a name in `ARCHITECTURES`, as `from_preset` returns it."""
     chosen = {"class_names": class_names, "name": name}
     if class_names is not None and num_classes is None:
         num_classes = len(class_names)
@@ -89,7 +86,7 @@ def build_architecture(architecture, backbone_arguments=None, **arguments):
     """A classifier with random weights from an `Architecture`.
 
     Args:
-        architecture: An `Architecture`.
+        architecture: `Architecture`.
         backbone_arguments: dict. Arguments of `FocalNetBackbone` that replace the architecture's. Defaults to
             None.
         arguments: Arguments of `FocalNetImageClassifier`. `num_classes` defaults to the architecture's.
@@ -100,7 +97,7 @@ def build_architecture(architecture, backbone_arguments=None, **arguments):
 
 
 def make_converter(preprocessing, directory):
-    """The `FocalNetImageConverter` of the preprocessing that `read_preset_files` returned, or None."""
+    """`FocalNetImageConverter` with the preprocessing that `read_preset_files` returned, or None."""
     if preprocessing is None:
         return None
     try:
@@ -110,38 +107,40 @@ def make_converter(preprocessing, directory):
 
 
 def _fit_image_shape(shape, backbone, image_converter, load_weights):
-    """Check the channels of an `image_shape`, and let the preprocessing produce its size."""
+    """Check the channels of an `image_shape`, and set the image size of the preprocessing."""
     height, width, channels = shape
     trained = backbone.get("image_shape", (None, None, 3))[-1]
     if load_weights and channels != trained:
         raise ValueError(
-            f"image_shape={tuple(shape)} has {channels} channels, but the preset's weights take {trained}: "
-            f"give (height, width, {trained}), and convert images with classifier.preprocess(images)."
+            f"image_shape={tuple(shape)} has {channels} channels, but the preset has weights for {trained}. "
+            f"Give (height, width, {trained}), and convert images with classifier.preprocess(images)."
         )
     if image_converter is not None and height is not None and width is not None:
         image_converter.image_size = (int(height), int(width))
 
 
 def _check_weights(directory, config):
-    """Refuse weights that cannot be those of the network, before anything is allocated for it."""
+    """Refuse weights of another network before memory is allocated."""
     path = directory / WEIGHTS
     held, needed = check_hdf5(path), check_size(config["backbone"], config["num_classes"], path)
     if held < needed:
-        raise ValueError(f"{_FOREIGN.format(path)}: it holds {held:,} numbers, that network has {needed:,}.")
+        raise ValueError(
+            f"{_FOREIGN.format(path)}: it holds {held:,} numbers, but the network has {needed:,}."
+        )
 
 
 def _load_weights(network, path):
     with warnings.catch_warnings(), _explained(_FOREIGN.format(path)):
-        warnings.simplefilter("ignore")  # Keras warns of each layer first, then raises
+        warnings.simplefilter("ignore")  # Keras warns about each layer before it raises an error
         network.load_weights(path)
 
 
-_FOREIGN = f"{{}} is damaged, or belongs to another network than {CONFIG} describes"
+_FOREIGN = f"{{}} is damaged, or does not belong to the network in {CONFIG}"
 
 
 @contextlib.contextmanager
 def _explained(problem):
-    """Turn whatever Keras and h5py raise about a file's content into one line."""
+    """Replace errors of any type that Keras and h5py raise about a file by a ValueError of one line."""
     try:
         yield
     except Exception as error:

@@ -1,11 +1,8 @@
-"""Arguments of `from_preset` beside the preset: which there are, and what to write in place of others.
-
-Free of Keras.
-"""
+"""Arguments of `from_preset`, and advice for arguments of other libraries. Free of Keras."""
 
 from focalnets.names import did_you_mean
 
-# Of the backbone; weights fit whatever these are.
+# Arguments of the backbone that do not affect its weights.
 KEEP_WEIGHTS = (
     "dtype",
     "drop_path_rate",
@@ -16,7 +13,7 @@ KEEP_WEIGHTS = (
     "image_shape",
 )
 
-# Of the backbone; a trained network has them already.
+# Arguments of the backbone that determine its weights or the use of them.
 CHANGE_WEIGHTS = (
     "embed_dim",
     "depths",
@@ -40,11 +37,11 @@ CHANGE_WEIGHTS = (
 
 _OF_CLASSIFIERS = ("num_classes", "image_converter", "class_names")
 
-# What users of other libraries write -> what it is here.
+# Argument in another library -> advice.
 _IN_OTHER_LIBRARIES = {
     **dict.fromkeys(
         ("weights", "pretrained"),
-        "from_preset loads the preset's trained weights; write load_weights=False for random ones.",
+        "from_preset loads trained weights. Write load_weights=False for random weights.",
     ),
     "include_top": "Write FocalNetBackbone.from_preset(preset) for the network without its head, or "
     "num_classes=N for a new head.",
@@ -55,16 +52,16 @@ _IN_OTHER_LIBRARIES = {
     ),
     **dict.fromkeys(
         ("in_chans", "channels"),
-        "A preset's number of channels is fixed; classifier.preprocess(images) converts images to it.",
+        "The number of channels of a preset is fixed. classifier.preprocess(images) converts images to it.",
     ),
     **dict.fromkeys(
         ("classifier_activation",),
-        "The classifier returns logits; keras.Sequential([classifier, keras.layers.Softmax()]) returns "
+        "The classifier returns logits. keras.Sequential([classifier, keras.layers.Softmax()]) returns "
         "probabilities.",
     ),
     **dict.fromkeys(
         ("preprocessor", "image_converter"),
-        "The preset's own preprocessing is used. For another, build FocalNetImageClassifier(FocalNetBackbone."
+        "The preset has its own preprocessing. For another one, use FocalNetImageClassifier(FocalNetBackbone."
         "from_preset(preset), num_classes, image_converter=FocalNetImageConverter(...)).",
     ),
     **dict.fromkeys(
@@ -77,16 +74,16 @@ _IN_OTHER_LIBRARIES = {
 
 
 def check_arguments(arguments, load_weights, others=()):
-    """Refuse arguments of `from_preset` that it does not have.
+    """Refuse arguments that `from_preset` does not have.
 
     Args:
-        arguments: dict. What was given beside the preset and `load_weights`.
-        load_weights: bool. Whether weights are loaded: they decide the architecture then.
-        others: arguments that there are beside the backbone's.
+        arguments: dict. The arguments besides the preset and `load_weights`.
+        load_weights: bool. Whether weights are loaded. If so, they determine the architecture.
+        others: tuple of str. Names of valid arguments besides those of the backbone. Defaults to `()`.
 
     Raises:
-        TypeError: on an unknown argument, saying what to write.
-        ValueError: on an argument that trained weights do not fit.
+        TypeError: if an argument is unknown.
+        ValueError: if an argument would change the shapes or the use of trained weights.
 
     >>> from focalnets.presets.overrides import check_arguments
     >>> check_arguments({"classes": 5}, True)
@@ -100,19 +97,20 @@ def check_arguments(arguments, load_weights, others=()):
             continue
         if name in CHANGE_WEIGHTS:
             raise ValueError(
-                f"from_preset() got {name}={value!r}, which the preset's weights decide. Write "
-                "load_weights=False for random weights, or leave it out."
+                f"from_preset() got {name}={value!r}, which the weights of the preset determine. Remove it, "
+                "or write load_weights=False for random weights."
             )
         raise TypeError(unknown_argument("from_preset", name, value, ("load_weights", *known)))
 
 
 def unknown_argument(function, name, value, known):
-    """The error message for an argument that a function or constructor does not have.
+    """Error message for an argument that a function or constructor does not have.
 
     Args:
-        function: str. Its name.
-        name, value: what was given.
-        known: names of the arguments that it has.
+        function: str. Name of the function.
+        name: str. Name of the argument.
+        value: Value of the argument.
+        known: tuple of str. Names of the arguments of the function.
 
     >>> from focalnets.presets.overrides import unknown_argument
     >>> unknown_argument("FocalNetImageClassifier", "depths", (2, 2), ("backbone", "num_classes"))
@@ -127,5 +125,5 @@ backbone: FocalNetBackbone(depths=...).'
     elif name in _IN_OTHER_LIBRARIES:
         fix = _IN_OTHER_LIBRARIES[name]
     else:
-        fix = f"Its arguments are {', '.join(known)}.{did_you_mean(name, known)}"
+        fix = f"Available arguments: {', '.join(known)}.{did_you_mean(name, known)}"
     return f"{function}() has no argument {name} (got {name}={value!r:.60}). {fix}"

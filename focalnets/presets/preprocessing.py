@@ -1,4 +1,4 @@
-"""The preprocessing that belongs to a published checkpoint."""
+"""Preprocessing of published checkpoints, and its form in transformers."""
 
 import math
 
@@ -6,25 +6,25 @@ from focalnets.models.image_converter import IMAGENET_MEAN, IMAGENET_STD, FocalN
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.checkpoints import CHECKPOINTS
 
-# Pillow's numbers of its filters, in which transformers' files name them.
+# Pillow's filter numbers, which transformers uses in preprocessor_config.json.
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def converter_for(variant, num_classes, channels, config, preprocessing):
-    """The `FocalNetImageConverter` of a checkpoint, from the files beside it if there are any.
+    """Preprocessing of a checkpoint, from the settings beside it if there are any.
 
     Args:
-        variant: name in `ARCHITECTURES`, or None.
-        num_classes: of its head, None without one.
-        channels: of its images.
-        config: timm's config.json, or another, or {}.
-        preprocessing: transformers' preprocessor_config.json, or {}.
+        variant: str or None. Name in `ARCHITECTURES`.
+        num_classes: int or None. Number of classes. None without a head.
+        channels: int. Number of channels of the images.
+        config: dict. Content of config.json of timm or transformers, or {}.
+        preprocessing: dict. Content of transformers' preprocessor_config.json, or {}.
 
     Returns:
-        (`FocalNetImageConverter`, where its values are from).
+        (`FocalNetImageConverter` or None, note). The note is a line of the report.
 
-    Source: `data/build.py` of microsoft/FocalNet: bicubic, the shorter side to 256/224 of the size, center
-    crop; timm's `default_cfgs`: 0.9 of the image at 224 pixels, all of it at 384.
+    Sources: `data/build.py` of microsoft/FocalNet (bicubic, the shorter side to 256/224 of the size, center
+    crop), and `default_cfgs` of timm (crop fraction 0.9 at 224 pixels, 1 at 384).
     """
     preprocessing = {name: value for name, value in preprocessing.items() if value is not None}
     timm = config.get("pretrained_cfg")
@@ -40,12 +40,9 @@ def converter_for(variant, num_classes, channels, config, preprocessing):
         return _checked(_described(converter, "from timm's config.json"), channels)
     if "image_mean" in preprocessing and "image_std" in preprocessing:
         size, fraction = _sizes(preprocessing)
-        # transformers computes (pixel * factor - mean) / std; ours divides pixels by 255 first.
-        factor = (
-            255 * preprocessing.get("rescale_factor", 1 / 255)
-            if preprocessing.get("do_rescale", True)
-            else 255
-        )
+        # transformers computes (pixel * rescale_factor - mean) / std, focalnets (pixel / 255 - mean) / std.
+        rescale = preprocessing.get("do_rescale", True)
+        factor = 255 * preprocessing.get("rescale_factor", 1 / 255) if rescale else 255
         mean, std = preprocessing["image_mean"], preprocessing["image_std"]
         if not preprocessing.get("do_normalize", True):
             mean, std = [0.0] * len(mean), [1.0] * len(std)
@@ -59,12 +56,10 @@ def converter_for(variant, num_classes, channels, config, preprocessing):
         origin = "from transformers' preprocessor_config.json"
         given = preprocessing.get("size")
         if isinstance(given, dict) and "height" in given and not preprocessing.get("do_center_crop"):
-            origin += (
-                ", which resizes images to this shape; here their middle is taken, ASSUMED to be as good"
-            )
+            origin += ", which stretches images to this shape; center crop ASSUMED instead"
         return _checked(_described(converter, origin), channels)
     if channels != 3:
-        return None, "preprocessing: none, the checkpoint is not for RGB images; inputs come normalized"
+        return None, "preprocessing: none, because images are not RGB; inputs must be normalized"
     published = {row.architecture for row in CHECKPOINTS.values() if row.data.startswith("ImageNet")}
     if variant not in published or num_classes not in (None, find_architecture(variant).num_classes):
         return _described(FocalNetImageConverter(), "ImageNet's normalization ASSUMED, any size")
@@ -75,20 +70,20 @@ def converter_for(variant, num_classes, channels, config, preprocessing):
 
 
 def _checked(described, channels):
-    """ValueError unless the means are those of as many channels as the network's images have."""
+    """Raise a ValueError unless the preprocessing has the channels of the network."""
     converter, _ = described
     if len(converter.mean) != channels:
         raise ValueError(
-            f"The preprocessing beside the weights is for {len(converter.mean)} channels, the weights for "
-            f"{channels}. Put the right file beside the weights, or remove it."
+            f"The preprocessing beside the weights has {len(converter.mean)} channels, but the weights have "
+            f"{channels}. Replace or remove the file."
         )
     return described
 
 
 def transformers_preprocessing(converter):
-    """transformers' preprocessor_config.json for a `FocalNetImageConverter`; None if it cannot express it.
+    """transformers' preprocessor_config.json for a `FocalNetImageConverter`, or None if there is none.
 
-    It is the same but for the corner of the crop, which theirs rounds down: a pixel, for some sizes.
+    transformers rounds the corner of the crop down, so for some sizes the crop differs by one pixel.
 
     >>> from focalnets import FocalNetImageConverter
     >>> from focalnets.presets.preprocessing import transformers_preprocessing
@@ -122,7 +117,7 @@ def transformers_preprocessing(converter):
 
 
 def _sizes(preprocessing):
-    """(image size, crop fraction) that transformers' preprocessor_config.json means."""
+    """(image size, crop fraction) of transformers' preprocessor_config.json."""
     if not preprocessing.get("do_resize", True) and not preprocessing.get("do_center_crop"):
         return None, 1.0
     height, width = _sides(preprocessing.get("size"))
@@ -140,7 +135,7 @@ def _sizes(preprocessing):
 
 
 def _sides(size):
-    """(height, width) of a size in transformers' file, (None, None) if it says neither."""
+    """(height, width) of a size in transformers' file, or (None, None)."""
     if not isinstance(size, dict):
         return size, size
     edge = size.get("shortest_edge")

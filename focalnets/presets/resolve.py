@@ -1,7 +1,4 @@
-"""The one decision about what a text is that stands for a network: a name, directory, file or address.
-
-Free of Keras, so that the command line and the runtimes use it, too.
-"""
+"""Resolution of names, paths and addresses of networks. Free of Keras."""
 
 import os
 import pathlib
@@ -21,14 +18,14 @@ _INDEX = ".index.json"  # of weights in several files
 
 @dataclass(frozen=True)
 class Source:
-    """A network, as `resolve` found it.
+    """Result of `resolve`.
 
     Attributes:
-        kind: str. "preset" (a directory that focalnets wrote, also a run), "checkpoint" (of another library),
-            "export" (a directory that `focalnets.export` wrote) or "architecture" (a name without weights).
-        place: `pathlib.Path` of a file or directory, or str for an address (hf://, https://, http://). None
-            for an architecture, and for published weights of which no copy is known.
-        architecture: str or None. Name in `ARCHITECTURES`, where the text is a name.
+        kind: str. "preset" (a preset or run directory), "checkpoint" (weights of another library), "export"
+            (a directory of `focalnets.export`) or "architecture" (a name without weights).
+        place: `pathlib.Path`, str or None. Path of a file or directory, or an address (hf://, https://,
+            http://). None for an architecture, and for published weights without a known copy.
+        architecture: str or None. Name in `ARCHITECTURES`, if the source is a name.
     """
 
     kind: str
@@ -42,19 +39,19 @@ class Source:
 
 
 def resolve(source):
-    """Decide what a source of a network is. Nothing is read but directory listings.
+    """Find the kind and place of a network. Reads directory listings, but no files.
 
-    Published names come first, then addresses, then paths, then architectures.
+    Published names take precedence over addresses, addresses over paths, and paths over architectures.
 
     Args:
-        source: str or path. A name in `CHECKPOINTS` or `ARCHITECTURES`; a preset, run or export directory; a
-            checkpoint of another library as a file, a directory, a URL or hf://organization/name.
+        source: str or path. A name in `CHECKPOINTS` or `ARCHITECTURES`, a preset, run or export directory, or
+            a checkpoint of another library: a file, directory, URL or hf://organization/name.
 
     Returns:
-        A `Source`.
+        `Source`.
 
     Raises:
-        ValueError: if it is neither of these, with the nearest names.
+        ValueError: if `source` is none of these.
 
     >>> from focalnets.presets.resolve import resolve
     >>> resolve("focalnet_pico")
@@ -82,29 +79,30 @@ def resolve(source):
 
 
 def resolve_weights(source):
-    """`resolve` for a network that must have weights and be loadable by Keras.
+    """`resolve` for a network with weights that Keras can load.
 
     Raises:
-        ValueError: if it is an architecture, published weights that were removed, or an exported network.
+        ValueError: also if `source` is an architecture, an exported network, or published weights without a
+            known copy.
     """
     found = resolve(source)
     if found.kind == "architecture":
         raise ValueError(no_trained_weights(found.architecture))
     if found.place is None:
         raise ValueError(
-            f"The weights of {source} were removed by their authors, and no copy is known. If you have the "
-            f"file, convert it: focalnets convert FILE OUT --variant {found.architecture}."
+            f"The authors removed the weights of {source}, and no copy is known. If you have the file, run: "
+            f"focalnets convert FILE OUT --variant {found.architecture}."
         )
     if found.kind == "export":
         raise ValueError(
-            f"{str(source)!r} is an exported network, which Keras cannot load. Give the preset that it was "
-            "exported from. `focalnets predict` can use an export."
+            f"{str(source)!r} is an exported network, which only `focalnets predict` can use. Give the "
+            "preset that it was exported from."
         )
     return found
 
 
 def is_checkpoint_name(path):
-    """Whether the name of a file is that of weights of another library.
+    """Whether a file has the suffix of a checkpoint of another library.
 
     >>> from focalnets.presets.resolve import is_checkpoint_name
     >>> is_checkpoint_name("runs/model_best.pth.tar"), is_checkpoint_name("photos.tar")
@@ -115,12 +113,12 @@ def is_checkpoint_name(path):
 
 
 def no_trained_weights(name):
-    """The error message for the name of an architecture where trained weights are needed."""
+    """Error message for the name of an architecture where trained weights are required."""
     trained = [key for key, row in CHECKPOINTS.items() if row.architecture == name]
     hint = f", such as {trained[0]}" if trained else ""
     return (
-        f"{name!r} is an architecture: it has no trained weights. Give the name of published weights{hint}, "
-        "or the path of a preset or run directory (or, in Python, load_weights=False for random weights)."
+        f"{name!r} is an architecture and has no trained weights. Give the name of published weights{hint}, "
+        "or the path of a preset or run directory. In Python, load_weights=False gives random weights."
     )
 
 
@@ -135,11 +133,11 @@ def _kind(directory):
 
 _KERAS_MODEL = (
     "a model saved by Keras, not a preset. In Python: keras.saving.load_model(path).save_to_preset"
-    '("directory"), and give the directory.'
+    '("directory"). Then give the directory.'
 )
 _OTHER_FILES = {
-    ".weights.h5": "a file of weights without the network. Give the preset directory that it was part of, "
-    "or, in Python, build the classifier, then load_weights(path) and save_to_preset.",
+    ".weights.h5": "a file of weights without the network. Give the preset directory that it belongs to. Or, "
+    "in Python, build the classifier, call load_weights(path) and then save_to_preset.",
     ".keras": _KERAS_MODEL,
     ".h5": _KERAS_MODEL,
     ".hdf5": _KERAS_MODEL,
@@ -149,24 +147,24 @@ _OTHER_FILES = {
 
 
 def _problem(text, path):
-    """The error message for a text that is no source."""
+    """Error message for a text that does not name a network."""
     if path.is_file():
         for suffix, kind in _OTHER_FILES.items():
             if path.name.lower().endswith(suffix):
                 return f"{str(path)!r} is {kind}"
         return (
-            f"{text!r} is not a preset: it is a file. Expected a preset directory, or a file of weights "
+            f"{text!r} is a file, not a preset. Expected a preset directory or a file of weights "
             f"({', '.join(SUFFIXES)})."
         )
     if path.exists():
         return (
-            f"{text!r} is not a preset directory: it holds no {CONFIG}. A run whose training has not ended "
-            "has none yet."
+            f"{text!r} is not a preset directory: it holds no {CONFIG}. A run gets this file at the end of "
+            "training."
         )
     hint = did_you_mean(path, sibling_names(path))
-    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):  # not that of focalnet_v1.2
+    if re.fullmatch(r"\.[A-Za-z]\w*", path.suffix):  # not a version, as in focalnet_v1.2
         return f"File not found: {str(path)!r}. Check the path.{hint}"
     if path.name != text:
-        return f"There is no preset directory {str(path)!r}. Check the path.{hint}"
+        return f"Preset directory not found: {str(path)!r}. Check the path.{hint}"
     listing = f"There is no directory of that name either. {ALL_NAMES}"
     return unknown_name("preset", text, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(path)], listing)

@@ -1,11 +1,9 @@
-"""The preset directory: the one artifact in which a network travels.
+"""Writing of preset directories. A preset holds these files, and a run directory also holds them:
 
-    config.json           format version, task, backbone arguments, number of classes (null: no head)
-    model.weights.h5      Keras weights, the same file on every backend
-    preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs come normalized
-    labels.json           list of class names; absent if there are none
-
-A training run writes these files among its own; predict, evaluate, explain and export read them.
+config.json           format version, task, backbone arguments, number of classes (null: no head)
+model.weights.h5      Keras weights, the same file on every backend
+preprocessing.json    arguments of the FocalNetImageConverter; absent if inputs are normalized
+labels.json           list of class names; absent if there are none
 """
 
 import contextlib
@@ -31,43 +29,44 @@ from focalnets.presets.files import (
 )
 from focalnets.presets.hdf5 import check_hdf5
 
-_BESIDE = ("README.md", "conversion.json")  # a card, and how a conversion went
+_BESIDE = ("README.md", "conversion.json")  # model card, and report of a conversion
 
-# Keras bookkeeping that says nothing about the network.
+# Entries of `get_config` that are not arguments in a preset.
 _NOT_STORED = ("name", "dtype", "trainable")
 
 
 def save_preset(network, directory, replace=False, image_converter=None):
-    """Write a classifier or backbone as the preset directory `directory`, atomically.
+    """Write a classifier or backbone to a new preset directory, atomically.
 
     Args:
-        network, image_converter: see `write_preset_files`.
-        directory: its path.
-        replace: a preset that is there.
+        network, image_converter: See `write_preset_files`.
+        directory: str or path. Directory to create.
+        replace: bool. Replace an existing preset. Defaults to `False`.
 
     Raises:
         FileExistsError: if `directory` exists, unless `replace`.
-        ValueError: if `replace` would remove a directory that is no preset.
+        ValueError: if `replace` would replace a directory that is not a preset.
     """
     with new_directory(directory, "preset", replace) as partial:
         write_preset_files(network, partial, image_converter)
 
 
 def write_preset_files(network, directory, image_converter=None):
-    """Write the files of a preset into an existing directory, each by write-then-rename.
+    """Write the files of a preset to an existing directory, each one atomically.
 
     Args:
-        network: a `FocalNetImageClassifier` or `FocalNetBackbone`.
-        directory: its path.
-        image_converter: preprocessing that belongs to a backbone; a classifier has its own.
+        network: `FocalNetImageClassifier` or `FocalNetBackbone`.
+        directory: str or path. Existing directory.
+        image_converter: `FocalNetImageConverter` or None. Preprocessing of a backbone. Ignored for a
+            classifier, which has its own. Defaults to None.
 
     Raises:
         ValueError: if the network has been quantized.
     """
     if any(variable.dtype == "int8" for variable in network.variables):
         raise ValueError(
-            "A quantized network cannot be kept in a preset: save it before `quantize`, and quantize anew "
-            "what is loaded."
+            "A quantized network cannot be stored in a preset. Save it before `quantize`, and quantize the "
+            "loaded network again."
         )
     directory = pathlib.Path(directory)
     backbone = network.backbone if isinstance(network, FocalNetImageClassifier) else network
@@ -95,7 +94,7 @@ def write_preset_files(network, directory, image_converter=None):
 
 @contextlib.contextmanager
 def _without_optimizer(network):
-    """Keras would save the optimizer's slots with the weights: four times the size, and no network's."""
+    """Detach the optimizer, because Keras would save its variables with the weights."""
     optimizer = getattr(network, "optimizer", None)
     if optimizer is None:
         yield
@@ -108,11 +107,11 @@ def _without_optimizer(network):
 
 
 def halve(source, directory):
-    """Copy a preset with its weights in float16: half the size; loading makes float32 of them again.
+    """Copy a preset with float16 weights, at half the size. They are loaded as float32.
 
     Args:
-        source: preset directory.
-        directory: existing directory to write into.
+        source: str or path. Preset directory.
+        directory: str or path. Existing directory to write to.
 
     Raises:
         ValueError: if a weight is too large for float16.
@@ -138,7 +137,9 @@ def halve(source, directory):
                 values = item[()]
                 if values.dtype == np.float32:
                     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-                        raise ValueError(f"{name} of {source} has values beyond float16's largest.")
+                        raise ValueError(
+                            f"{name} of {source} has values above the float16 maximum of 65504. Keep float32."
+                        )
                     values = values.astype(np.float16)
                 copied = half.create_dataset(name, data=values)
             copied.attrs.update(item.attrs)
@@ -150,14 +151,14 @@ def halve(source, directory):
 
 
 def copy_preset(source, directory):
-    """Copy a preset, and not what else lies in a run directory.
+    """Copy the files of a preset, without the other files of a run directory.
 
     Args:
-        source: preset directory.
-        directory: existing directory to write into.
+        source: str or path. Preset directory.
+        directory: str or path. Existing directory to write to.
 
     Raises:
-        ValueError: if `source` is none, or damaged.
+        ValueError: if `source` is damaged or not a preset.
     """
     source, directory = pathlib.Path(source), pathlib.Path(directory)
     config, *_ = read_preset_files(source)

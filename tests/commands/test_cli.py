@@ -100,7 +100,7 @@ def test_presets_lists_every_architecture(capsys):
         (["train", "--out", "{tmp}/r", "--data", "hf:/x"], 2, "is not a data set"),
         (["presets", "tiny"], 2, "tiny"),
         (["predict"], 2, "No image given"),
-        (["predict", "{tmp}/none", "{tmp}/file"], 2, "no preset directory"),
+        (["predict", "{tmp}/none", "{tmp}/file"], 2, "Preset directory not found"),
         (["predict", "{tmp}", "{tmp}/file"], 2, "holds no config.json"),
         (["predict", "focalnet_tiny_srf", "{tmp}/file"], 2, "no trained weights"),
         (["predict", "focalnet_tiny_sfr", "{tmp}/file"], 2, "Did you mean 'focalnet_tiny_srf'"),

@@ -620,7 +620,7 @@ def test_another_network_under_a_published_name(published, capsys, tmp_path):
 def test_names_without_weights(published, capsys):
     name, _ = published
     assert FocalNetImageClassifier.from_preset(name, load_weights=False).num_classes == 7
-    with pytest.raises(ValueError, match=r"weights of focalnet_tiny_iso_imagenet1k were removed"):
+    with pytest.raises(ValueError, match=r"authors removed the weights of focalnet_tiny_iso_imagenet1k"):
         FocalNetImageClassifier.from_preset("focalnet_tiny_iso_imagenet1k")
     if TORCH:
         with pytest.raises(OSError, match="404"):

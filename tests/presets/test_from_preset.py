@@ -79,12 +79,12 @@ def test_random_weights_take_every_argument():
     ("arguments", "words"),
     [
         ({"weights": "imagenet"}, "no argument weights .got weights='imagenet'.*load_weights=False"),
-        ({"weights": None}, "load_weights=False for random ones"),
+        ({"weights": None}, "Write load_weights=False for random weights"),
         ({"include_top": False}, r"Write FocalNetBackbone.from_preset\(preset\)"),
         ({"classes": 5}, "Write num_classes=N"),
         ({"num_labels": 5}, "Write num_classes=N"),
         ({"input_shape": (64, 64, 3)}, "Write image_shape="),
-        ({"classifier_activation": None}, "returns logits; keras.Sequential"),
+        ({"classifier_activation": None}, "returns logits. keras.Sequential"),
         ({"preprocessor": None}, "image_converter=FocalNetImageConverter"),
         ({"pooling": "avg"}, "build a keras.Model on FocalNetBackbone"),
         ({"pretrained": True}, "load_weights=False"),
@@ -102,7 +102,7 @@ def test_words_of_other_libraries_are_translated(preset, arguments, words):
     [
         (
             lambda net: FocalNetImageClassifier(net.backbone, 2, weights="imagenet"),
-            "from_preset loads the preset's",
+            "from_preset loads trained weights.",
         ),
         (lambda net: FocalNetImageClassifier(net.backbone, classes=2), "Write num_classes=N."),
         (lambda net: FocalNetImageClassifier(embed_dim=8, num_classes=2), "FocalNetBackbone(embed_dim=...)."),
@@ -156,10 +156,10 @@ def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, nam
 
 
 def test_arguments_that_do_not_fit_are_refused(preset):
-    with pytest.raises(ValueError, match=r"depths=.*weights decide. Write load_weights=False"):
+    with pytest.raises(ValueError, match=r"depths=.*weights of the preset determine. Remove it, or write load_weights=False"):
         FocalNetImageClassifier.from_preset(preset, depths=(2, 2))
     with pytest.raises(
-        ValueError, match=r"has 1 channels, but the preset's weights take 3: give .height, width, 3"
+        ValueError, match=r"has 1 channels, but the preset has weights for 3. Give .height, width, 3"
     ):
         FocalNetImageClassifier.from_preset(preset, image_shape=(None, None, 1))
     with pytest.raises(ValueError, match="2 names for 3 classes"):

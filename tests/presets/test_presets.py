@@ -127,7 +127,7 @@ def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys)
     net.get_layer("head").kernel.assign(keras.ops.full((64, 10), 1e6))
     net.save_to_preset(tmp_path / "large")
     assert main(["convert", str(tmp_path / "large"), str(tmp_path / "none"), "--half"]) == 2
-    assert "beyond float16's largest" in capsys.readouterr().err
+    assert "above the float16 maximum of 65504" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
     assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "n"), "--half", "--levels", "3"]) == 2
 
@@ -153,7 +153,7 @@ def test_only_its_own_files_belong_to_a_preset(tmp_path):
     for change in ({"files": [*whole["files"], "../other"]}, {"backbone": None}):
         config = {key: value for key, value in {**whole, **change}.items() if value is not None}
         path.write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=r"config\.json is damaged: it needs files"):
+        with pytest.raises(ValueError, match=r"config\.json is damaged; expected the fields files"):
             FocalNetImageClassifier.from_preset(tmp_path / "net")
 
 
@@ -170,7 +170,7 @@ def test_a_quantised_network_is_not_kept(tmp_path):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     for block in net.backbone.blocks:  # the whole net, too, can be quantized; Keras then warns of what cannot
         block.fc1.quantize("int8")
-    with pytest.raises(ValueError, match="A quantized network cannot be kept"):
+    with pytest.raises(ValueError, match="A quantized network cannot be stored in a preset"):
         net.save_to_preset(tmp_path / "net")
     assert not (tmp_path / "net").exists()
 
@@ -184,10 +184,10 @@ def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
     weights = tmp_path / "preset" / "model.weights.h5"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged, or belongs to another"):
+    with pytest.raises(ValueError, match=r"model\.weights\.h5 is damaged or not an HDF5 file"):
         load(tmp_path / "preset")
     FocalNetImageClassifier(FocalNetBackbone(16, (1,)), 2).save_weights(weights)
-    with pytest.raises(ValueError, match="belongs to another network"):
+    with pytest.raises(ValueError, match="does not belong to the network"):
         load(tmp_path / "preset")
     for name in ("preprocessing.json", "labels.json", "model.weights.h5"):
         (tmp_path / "preset" / name).unlink()
@@ -203,13 +203,13 @@ def test_wrong_presets_are_explained(tmp_path):
         load("focalnet_tiny_sfr")
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="no preset directory"):
+    with pytest.raises(ValueError, match="Preset directory not found"):
         load(tmp_path / "nothing")
     (tmp_path / "config.json").write_text(json.dumps({"format": "focalnets preset", "format_version": 99}))
     with pytest.raises(ValueError, match="format version 99"):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "focalnet"}))
-    with pytest.raises(ValueError, match="another library's"):
+    with pytest.raises(ValueError, match="was not written by focalnets"):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not valid JSON"):

@@ -102,14 +102,14 @@ def test_every_published_architecture_is_within_the_limits():
             {"backbone__norm_placement": "none"},
             '`backbone.norm_placement` is "none", expected one of mlp_only, post',
         ),
-        ({"backbone__colour": 1}, "`backbone.colour` is not a known field. focalnets .* wrote it"),
+        ({"backbone__colour": 1}, "`backbone.colour` is not a known field. It was written by focalnets "),
         ({"backbone": None}, "`backbone` is null, expected an object"),
         ({"backbone": []}, "`backbone` is an empty list, expected an object"),
         ({"num_classes": 0}, "`num_classes` is 0, expected an integer from 1 to 10000000 or null"),
         ({"backbone__embed_dim": 8192}, "describes a network of .* parameters, more than the limit"),
         (
             {"backbone__embed_dim": 512},
-            "h5 is damaged, or belongs to another network .*: it holds .* numbers",
+            "h5 is damaged, or does not belong to the network .*: it holds .* numbers",
         ),
         ({"backbone__kernel_initializer": "no\x1b[31m"}, "cannot be built"),
         ({"backbone__focal_window": 2}, "cannot be built: Kernel sizes"),
@@ -227,10 +227,10 @@ def _words(root, name, secret):
 
 
 HOSTILE = {
-    _external: "lie in another file .external storage",
-    _virtual: "lie in another file .virtual storage",
-    _external_link: "is a link to another place or file .ExternalLink",
-    _soft_link: "is a link to another place or file .SoftLink",
+    _external: "are in another file .external storage",
+    _virtual: "are in another file .virtual storage",
+    _external_link: "is a link to another object or file .ExternalLink",
+    _soft_link: "is a link to another object or file .SoftLink",
     _cycle: "contains itself",
     _terabytes: "declares 4000000000000 bytes|declares 40000",
     _bomb: "declares 4",
