@@ -55,7 +55,11 @@ MISTAKES = [
     ),
     ("train --out r --recipe digits --set ema_decay=2", "ema_decay must be in [0, 1)"),
     ("train --out r --recipe digits --set architecture=focalnet_pikco", "Did you mean 'focalnet_pico'"),
-    ("train --out r --recipe finetune --preset runs/mien", "Preset directory not found", "Did you mean 'runs/mine'?"),
+    (
+        "train --out r --recipe finetune --preset runs/mien",
+        "Preset directory not found",
+        "Did you mean 'runs/mine'?",
+    ),
     ("train --out r --recipe digits --preset runs/mine", "--preset cannot be used with it"),
     ("train --out r --data imgaes", "'imgaes' is not a data set", "Did you mean 'images'?"),
     ("train --out r --data cifra10", "'cifra10' is not a data set", "Did you mean 'cifar10'"),

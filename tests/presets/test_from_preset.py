@@ -156,7 +156,8 @@ def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, nam
 
 
 def test_arguments_that_do_not_fit_are_refused(preset):
-    with pytest.raises(ValueError, match=r"depths=.*weights of the preset determine. Remove it, or write load_weights=False"):
+    words = r"depths=.*which the weights of the preset determine\. Remove it, or write load_weights=False"
+    with pytest.raises(ValueError, match=words):
         FocalNetImageClassifier.from_preset(preset, depths=(2, 2))
     with pytest.raises(
         ValueError, match=r"has 1 channels, but the preset has weights for 3. Give .height, width, 3"
