@@ -100,7 +100,7 @@ def test_cache_removes_partial_files_on_sigterm(tmp_path):
         "cache", "digits", "--grayscale", "--image-size", "400", "--out", str(tmp_path / "cache")
     )
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".*")) and process.poll() is None:
+        while not list(tmp_path.glob(".*/new/*")) and process.poll() is None:
             time.sleep(0.01)
         process.terminate()
         _, error = process.communicate(timeout=60)
