@@ -15,7 +15,10 @@ import math
 import os
 import re
 import stat
+import types
 import typing
+
+from focalnets.names import unknown_name
 
 LARGEST_FILE = 2**24  # bytes. The names of 22,000 classes take 2**20.
 _DEEPEST = 32  # levels of lists and objects. The files of focalnets have 4.
@@ -126,6 +129,62 @@ def check_fields(record):
                 expected = _described(msgspec.inspect.type_info(kind))
             shown = repr(value[:60]) if isinstance(value, str) else _shown(value)
             raise ValueError(_printable(f"{name} must be {expected}; got {shown}."))
+
+
+def read_changes(texts, kinds, noun):
+    """Read texts NAME=VALUE, such as the words of `--set`.
+
+    Args:
+        texts: iterable of str. Sequences are separated by commas, None is written as "none".
+        kinds: dict of name to type: bool, int, float, str, a `Literal`, or a tuple of these, with None or
+            without.
+        noun: str. What a name is, in the singular, for errors.
+
+    Returns:
+        dict of name to value.
+
+    Raises:
+        ValueError: if a name is unknown, or a text is not a value of its type.
+
+    >>> from focalnets.schema import read_changes
+    >>> read_changes(["epochs=5", "mean=0.5,0.25"], {"epochs": int, "mean": tuple[float, ...]}, "field")
+    {'epochs': 5, 'mean': (0.5, 0.25)}
+    """
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"Expected NAME=VALUE; got {text!r}.")
+        if name not in kinds:
+            raise ValueError(unknown_name(noun, name, kinds))
+        try:
+            values[name] = _parsed(kinds[name], value)
+        except ValueError as error:
+            raise ValueError(f"{name} must be {error}; got {value!r}.") from error
+    return values
+
+
+def _parsed(kind, text):
+    """Convert text to a type. The ValueError names what was expected."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        if text.lower() == "none":
+            return None
+        return _parsed(next(part for part in arguments if part is not type(None)), text)
+    if origin is tuple:
+        return tuple(_parsed(arguments[0], part) for part in text.split(","))
+    if origin is typing.Literal and text not in arguments:
+        raise ValueError(" or ".join(arguments))
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return text.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            raise ValueError("a whole number" if kind is int else "a number") from None
+    return text
 
 
 _TOO_DEEP = f"lists and objects are nested more than {_DEEPEST} levels deep"

@@ -1,10 +1,12 @@
 """Options of `focalnets convert`. Free of Keras."""
 
+from typing import Literal
+
 from focalnets.conversion.architecture import CONFIG_OVERRIDES
 from focalnets.conversion.foreign import THEIR_ACTIVATION
 from focalnets.files import expanded
-from focalnets.names import did_you_mean
 from focalnets.output.paths import file_suffix, output_path
+from focalnets.schema import read_changes
 
 # How to write files that `convert` does not write, by suffix.
 _ELSEWHERE = {
@@ -12,11 +14,13 @@ _ELSEWHERE = {
     ".h5": "The preset directory holds the weights as model.weights.h5.",
     ".onnx": "focalnets export {source} DIRECTORY writes model.onnx, its preprocessing and its labels.",
 }
-# Values of `--set` by name.
-_CHOICES = {
-    "norm_placement": {name: name for name in ("pre", "post", "mlp_only")},
-    "activation": {name: name for name in THEIR_ACTIVATION},
-    "normalize_modulator": {"true": True, "false": False},
+# Names of `--set`, a type each.
+_KINDS = {
+    **dict.fromkeys(CONFIG_OVERRIDES, float),
+    "stem_padding": int,
+    "normalize_modulator": bool,
+    "norm_placement": Literal["pre", "post", "mlp_only"],
+    "activation": Literal[tuple(THEIR_ACTIVATION)],
 }
 _CHECKPOINTS = (".pth", ".safetensors", ".pt", ".bin", ".ckpt", ".tar")
 
@@ -46,25 +50,7 @@ def read_config_overrides(texts):
     >>> read_config_overrides(["normalize_modulator=true", "norm_placement=post"])
     {'normalize_modulator': True, 'norm_placement': 'post'}
     """
-    config_overrides = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in CONFIG_OVERRIDES:
-            raise ValueError(
-                f"--set takes NAME=VALUE with one of the names {', '.join(CONFIG_OVERRIDES)}; got {text!r}."
-                f"{did_you_mean(name, CONFIG_OVERRIDES)}"
-            )
-        if name in _CHOICES:
-            value = value.lower() if name == "normalize_modulator" else value
-            if value not in _CHOICES[name]:
-                raise ValueError(f"{name} must be one of {', '.join(_CHOICES[name])}; got {value!r}.")
-            config_overrides[name] = _CHOICES[name][value]
-        else:
-            try:
-                config_overrides[name] = int(value) if name == "stem_padding" else float(value)
-            except ValueError:
-                raise ValueError(f"{name} must be a number; got {value!r}.") from None
-    return config_overrides
+    return read_changes(texts, _KINDS, "setting")
 
 
 def checked_out(source, out, to):

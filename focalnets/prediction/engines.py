@@ -115,8 +115,11 @@ class KerasEngine:
 
     @classmethod
     def load(cls, source):
-        from focalnets.conversion.open import local_preset  # imports Keras
-        from focalnets.presets.load import load_preset
+        from focalnets.presets.load import load_preset  # imports Keras
+
+        if source.kind == "preset":
+            return cls(load_preset(source.place))
+        from focalnets.conversion.open import local_preset
 
         return cls(load_preset(local_preset(source)))
 

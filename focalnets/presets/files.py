@@ -150,8 +150,8 @@ def read_preset_files(directory):
         checked(preprocessing, Preprocessing, path, _HINT)
     if LABELS in config["files"]:
         names = read_record(directory / LABELS, list[_Text], _HINT)
-        if twice := repeated(names):
-            path = directory / LABELS
+        if len(set(names)) < len(names):
+            path, twice = directory / LABELS, repeated(names)
             raise ValueError(
                 f"{path} holds {twice[0]!r} twice; expected different names. Rename one of them."
             )

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import pathlib
 import traceback
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -16,13 +15,14 @@ from msgspec import Meta
 from focalnets.files import expanded
 from focalnets.images.augment import Augmentation
 from focalnets.names import did_you_mean, sibling_names, unknown_name
-from focalnets.schema import check_fields
+from focalnets.schema import check_fields, read_changes
 from focalnets.training.recipes import recipe_names
 
 # Upper limits reject damaged and hostile files. Lower limits are in `Recipe.__post_init__`.
 _Count = Annotated[int, Meta(le=1_000_000)]
 _Number = Annotated[float, Meta(le=1e38)]
 _Text = Annotated[str, Meta(max_length=10_000)]
+_INNER = "augmentation."
 _Channels = Annotated[tuple[float, ...], Meta(max_length=1024)]
 
 
@@ -250,7 +250,7 @@ def change(recipe, changes):
 
     Args:
         recipe: `Recipe`.
-        changes: list of str. Each is "field=value", such as "epochs=5", "augmentation.mixup=0.2",
+        changes: list of str. Each is "NAME=VALUE", such as "epochs=5", "augmentation.mixup=0.2",
             "mean=0.5,0.5,0.5" or "drop_path_rate=none".
 
     Returns:
@@ -263,49 +263,13 @@ def change(recipe, changes):
     >>> change(load_recipe("digits"), ["epochs=5", "augmentation.flip=true"]).augmentation.flip
     True
     """
-    outer, inner = {}, {}
-    for text in changes:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ValueError(f"Expected field=value; got {text!r}.")
-        if name.startswith("augmentation."):
-            name = name.removeprefix("augmentation.")
-            inner[name] = _value(recipe.augmentation, name, value)
-        else:
-            outer[name] = _value(recipe, name, value)
+    kinds = typing.get_type_hints(Recipe)
+    inner = typing.get_type_hints(kinds.pop("augmentation"))
+    kinds |= {_INNER + name: kind for name, kind in inner.items()}
+    values = read_changes(changes, kinds, "recipe field")
+    inner = {name: values.pop(name) for name in list(values) if name.startswith(_INNER)}
     # All fields at once: intermediate combinations may be invalid.
     if inner:
-        outer["augmentation"] = dataclasses.replace(recipe.augmentation, **inner)
-    return dataclasses.replace(recipe, **outer)
-
-
-def _value(record, name, text):
-    """Convert text to the type of a field."""
-    kinds = typing.get_type_hints(type(record))
-    if name not in kinds or dataclasses.is_dataclass(kinds[name]):
-        names = [f"{key}.<field>" if dataclasses.is_dataclass(kind) else key for key, kind in kinds.items()]
-        raise ValueError(unknown_name(f"{type(record).__name__.lower()} field", name, names))
-    try:
-        return _parsed(kinds[name], text)
-    except ValueError as error:
-        raise ValueError(f"{name} must be {error}; got {text!r}.") from error
-
-
-def _parsed(kind, text):
-    """Convert text to a type. The ValueError names what was expected."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        if text.lower() == "none":
-            return None
-        return _parsed(next(part for part in typing.get_args(kind) if part is not type(None)), text)
-    if typing.get_origin(kind) is tuple:
-        return tuple(_parsed(typing.get_args(kind)[0], part) for part in text.split(","))
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError("true or false")
-        return text.lower() == "true"
-    if kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            raise ValueError("a whole number" if kind is int else "a number") from None
-    return text
+        inner = {name.removeprefix(_INNER): value for name, value in inner.items()}
+        values["augmentation"] = dataclasses.replace(recipe.augmentation, **inner)
+    return dataclasses.replace(recipe, **values)

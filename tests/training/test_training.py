@@ -477,10 +477,10 @@ def test_change_parses_text_by_field_type():
     assert change(changed, ["drop_path_rate=none"]).drop_path_rate is None
     for text, words in (
         ("epoch=3", "Unknown recipe field 'epoch'. Available recipe fields: name"),
-        ("augmentation.mix=1", "Unknown augmentation field 'mix'"),
+        ("augmentation.mix=1", "Unknown recipe field 'augmentation.mix'"),
         ("epochs=few", "epochs must be a whole number; got 'few'"),
-        ("augmentation.flip=yes", "flip must be true or false; got 'yes'"),
-        ("epochs", "Expected field=value; got 'epochs'"),
+        ("augmentation.flip=yes", "augmentation.flip must be true or false; got 'yes'"),
+        ("epochs", "Expected NAME=VALUE; got 'epochs'"),
         ("precision=float16", "precision must be float32 or bfloat16 or auto"),
     ):
         with pytest.raises(ValueError, match=words):
