@@ -130,7 +130,7 @@ def _locked_folder(parent, tag):
                 if (folder / LOCK).is_file():
                     return folder, lock
                 lock.lock.release()
-        except BaseException:  # a request to stop, too
+        except BaseException:  # also a signal to stop
             shutil.rmtree(folder, ignore_errors=True)
             raise
 

@@ -583,7 +583,7 @@ def test_force_deletes_no_directory_of_others(tmp_path, capsys):
     for option in ([], ["--half"], ["--to", "transformers"]):
         command = ["convert", preset, str(keep.parent), "--force", *option]
         assert main(command) == 2
-        assert "will not be replaced" in capsys.readouterr().err
+        assert "cannot be replaced: it has no .focalnets-files.json" in capsys.readouterr().err
         assert keep.read_text() == "mine"
         keep.unlink()
         for _ in range(2):  # an empty directory, and what the first time has written

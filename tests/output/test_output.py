@@ -929,7 +929,7 @@ def test_write_cache_raises_on_full_disk_and_leaves_nothing(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(OSError, match="images of train take 368,128 bytes"):
+        with pytest.raises(OSError, match="Cannot reserve 368,128 bytes for the images of train"):
             write_image_cache(dataset, tmp_path / "cache")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
