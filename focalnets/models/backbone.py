@@ -15,6 +15,7 @@ from focalnets.layers.geometry import per_stage, stem_kernel_size
 from focalnets.layers.patch_embedding import PatchEmbedding
 from focalnets.layers.seeds import child_seed, resolve_seed
 from focalnets.models.guarded import GuardedModel, in_h5_files
+from focalnets.models.presets_property import Presets
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -79,6 +80,8 @@ class FocalNetBackbone(GuardedModel):
     >>> sorted(net.pyramid_outputs)
     ['P2', 'P3']
     """
+
+    presets = Presets()
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from focalnets.models.compiling import (
 )
 from focalnets.models.guarded import GuardedModel, in_h5_files, sample, warn_user
 from focalnets.models.layers_in_front import scale_in_front
+from focalnets.models.presets_property import Presets
 from focalnets.names import repeated
 from focalnets.pixel_range import range_problem
 
@@ -64,6 +65,7 @@ class FocalNetImageClassifier(GuardedModel):
     (2, 10)
     """
 
+    presets = Presets()
     _checked_outer_model = None  # (id of a model that contains this one, id of its loss)
 
     def __init__(self, backbone, num_classes, image_converter=None, class_names=None, dtype=None, name=None):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
+from focalnets import CHECKPOINTS, FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.presets.overrides import CHANGE_WEIGHTS, KEEP_WEIGHTS
 
@@ -205,3 +205,9 @@ def test_channels_are_converted_by_good_advice(preset):
         net.predict(gray, verbose=0)
     assert net.predict(np.repeat(gray, 3, axis=-1), verbose=0).shape == (2, 3)
     assert net.predict(net.preprocess(gray), verbose=0).shape == (2, 3)
+
+
+def test_presets_lists_published_names():
+    for model in (FocalNetBackbone, FocalNetImageClassifier):
+        assert set(model.presets) == set(CHECKPOINTS)
+        assert model.presets["focalnet_base_lrf_imagenet1k"]["architecture"] == "focalnet_base_lrf"
