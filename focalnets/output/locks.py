@@ -107,7 +107,10 @@ def _locked(directory, path, on_acquired=None):
     except OSError as error:
         if not isinstance(error, filelock.Timeout) or not path.is_file():
             raise _unwritable(directory, error) from error
-    found = re.fullmatch(rb" (\d+ on [\w.-]+)", path.read_bytes()[:300])
+    content = b""
+    with contextlib.suppress(OSError):  # the holder has just removed it
+        content = path.read_bytes()[:300]
+    found = re.fullmatch(rb" (\d+ on [\w.-]+)", content)
     who = f"process {found[1].decode()}" if found else "another process"
     raise FileExistsError(
         f"{directory} is being written by {who}. Wait until it ends, stop it, or choose another directory."
