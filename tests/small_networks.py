@@ -1,4 +1,4 @@
-"""Small networks with every option and depth pattern of the published ones."""
+"""Small networks with the options and numbers of stages of the published ones."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from focalnets import ARCHITECTURES
 
 
 def shrunk(name):
-    """A published architecture with few channels, blocks and classes."""
+    """An architecture of `ARCHITECTURES` with few channels, blocks and classes."""
     row = ARCHITECTURES[name]
     depths = tuple(min(depth, 2) for depth in row.backbone["depths"])
     backbone = {**row.backbone, "embed_dim": 8, "depths": depths}

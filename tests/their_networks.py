@@ -1,4 +1,4 @@
-"""Tiny networks of transformers with random weights of order 1, and what they compute; torch only."""
+"""Small networks of other libraries with random weights, and their outputs. torch only."""
 
 import itertools
 
@@ -51,12 +51,12 @@ def their_net(flags, kind="FocalNetForImageClassification"):
 
 
 def their_image():
-    """Odd, non-square: transformers pads like we do."""
+    """Images with odd, different sides. transformers pads as focalnets does."""
     return np.random.default_rng(1).normal(size=(2, 27, 38, 3)).astype("float32")
 
 
 def their_outputs(net, image):
-    """The logits, and the map of the stem and of each stage, channels last, after its down-sampling."""
+    """Logits, and the channels-last maps of the stem and of each stage including its down-sampling."""
     import torch
 
     with torch.no_grad():
@@ -69,14 +69,14 @@ def their_outputs(net, image):
 
 
 def detector_outputs(state, image, padding, post_norm, normalizes):
-    """Normed map of each stage of an upstream detection backbone with an overlapping stem, channels last.
+    """Normalized channels-last maps of the stages of upstream's detection backbone with overlapping stem.
 
     Args:
-        state: key -> array, as upstream names them; every stage has a norm.
-        image: (B, H, W, 3), of sides that all strides divide.
-        padding: of the stem.
-        post_norm: whether the norms of a block stand behind its branches.
-        normalizes: whether the modulator is divided by the number of gates.
+        state: dict of upstream's keys -> array. Every stage has a norm.
+        image: array (B, H, W, 3). All strides divide H and W.
+        padding: int. Padding of the stem.
+        post_norm: bool. Whether norms follow the branches of a block.
+        normalizes: bool. Whether the modulator is divided by the number of gates.
     """
     import torch
     import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Random weights for checkpoints of other libraries, the same on every machine and backend."""
+"""Random weights for checkpoints of other libraries, equal on every machine and backend."""
 
 import json
 import pathlib
@@ -10,7 +10,7 @@ FIXTURES = pathlib.Path(__file__).parent / "fixtures"
 
 
 def drawn(shapes, seed=0):
-    """key -> float32 array of order 1 (kernels over the root of their fan-in), drawn in order of the keys."""
+    """Dict of key -> random float32 array of order 1. Kernels are divided by the root of their fan-in."""
     generator, arrays = np.random.default_rng(seed), {}
     for key in sorted(shapes):
         values = generator.standard_normal(shapes[key])
@@ -20,14 +20,14 @@ def drawn(shapes, seed=0):
 
 
 def known_shapes(name):
-    """Keys and shapes of a tiny network of another library, from `keys.json`."""
+    """Dict of key -> shape of a small network of another library, from `keys.json`."""
     return {
         key: tuple(shape) for key, shape in json.loads((FIXTURES / "keys.json").read_text())[name].items()
     }
 
 
 def our_flags(flags):
-    """transformers' flags as those of ours that have no weights."""
+    """The values of `config_overrides` for flags of transformers."""
     return {
         "norm_placement": "post" if flags["use_post_layernorm"] else "pre",
         "normalize_modulator": flags["normalize_modulator"],
@@ -35,11 +35,11 @@ def our_flags(flags):
 
 
 def our_outputs(classifier, image):
-    """Logits and maps under the same names as transformers' (normalized input)."""
+    """Logits and maps for normalized images, with the names of `their_outputs`."""
     net = classifier.backbone
     outputs = {"logits": classifier.classify(net.output), "stage 0": net.get_layer("stem").output}
     for stage in range(1, len(net.depths)):
         outputs[f"stage {stage}"] = net.get_layer(f"stage{stage}_downsample").output
-    # transformers' last map is before the final norm.
+    # The last map of transformers comes before the final norm.
     outputs[f"stage {len(net.depths)}"] = net.blocks[-1].output
     return keras.Model(net.inputs, outputs).predict(image, verbose=0)

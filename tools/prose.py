@@ -60,7 +60,7 @@ IGNORED = (
     "tests/test_prose.py",
 )
 ALLOWED = re.compile(
-    r"HOUSE|`[^`]*`|https?://\S+|\bAs many as\b|colour_jitter|backbone__colour|\"pictures?\"|'pictures?'"
+    r"HOUSE|`[^`]*`|https?://\S+|\bAs many as\b|colour_jitter|backbone__colour|[\"'](pictures?|net)[\"']"
 )
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them: under wrappers, from detectors, damaged, hostile, with settings beside."""
+"""Checkpoints in the wild: under wrappers, from detectors, with settings beside them, damaged and hostile."""
 
 import argparse
 import collections
@@ -32,7 +32,7 @@ from focalnets.presets.preprocessing import converter_for
 from focalnets.presets.resolve import is_checkpoint_name
 
 TORCH = keras.backend.backend() == "torch"
-torch_only = pytest.mark.skipif(not TORCH, reason="the files are torch's")
+torch_only = pytest.mark.skipif(not TORCH, reason="reads files of torch")
 BLOCK = "layers.0.blocks.0.modulation.f.weight"
 
 
@@ -75,7 +75,7 @@ PREFIXES = [
 
 @pytest.mark.parametrize("library", ["official plain", "timm plain", "transformers"])
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_keys_are_found_under_any_prefix(prefix, library):
+def test_from_tensors_finds_keys_under_any_prefix(prefix, library):
     if library == "transformers":
         net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3)
         tensors = to_tensors(net, library)
@@ -87,7 +87,7 @@ def test_keys_are_found_under_any_prefix(prefix, library):
     assert all(np.array_equal(again[key], value) for key, value in tensors.items())
 
 
-CONTENTS = {  # what training scripts save, of the weights `own` and their average `mean`
+CONTENTS = {  # files of training scripts with the weights `own` and their average `mean`
     "net": lambda own, mean: {"net": own, "acc": 93.1, "epoch": 3},
     "params": lambda own, mean: {"params": own},
     "timm": lambda own, mean: {
@@ -117,7 +117,7 @@ CONTENTS = {  # what training scripts save, of the weights `own` and their avera
 
 @torch_only
 @pytest.mark.parametrize("name", CONTENTS)
-def test_trained_weights_are_taken_and_averages_on_request(tmp_path, weights, name):
+def test_read_source_prefers_trained_weights_and_selects_averages_by_entry(tmp_path, weights, name):
     average = {key: value + 1 for key, value in weights.items()}
     file = torch_file(tmp_path / "net.pth", CONTENTS[name](weights, average))
     found = read_source(file)
@@ -136,7 +136,7 @@ def test_trained_weights_are_taken_and_averages_on_request(tmp_path, weights, na
 
 @torch_only
 @pytest.mark.parametrize("name", ["model_ema", "state_dict_ema", "ema_model", "teacher"])
-def test_an_average_alone_is_taken_and_reported(tmp_path, weights, name):
+def test_read_source_reports_weights_that_are_an_average(tmp_path, weights, name):
     found = read_source(torch_file(tmp_path / "net.pth", {name: {"module": weights}, "epoch": 3}))
     assert set(found.tensors) == set(weights)
     assert found.notes == [
@@ -145,7 +145,7 @@ def test_an_average_alone_is_taken_and_reported(tmp_path, weights, name):
     ]
 
 
-def test_several_sets_of_weights_have_to_be_chosen_from(weights):
+def test_from_tensors_requires_entry_for_several_sets_of_weights(weights):
     both = {**prefixed("online.", weights), **prefixed("second.", weights)}
     with pytest.raises(ValueError, match=r"several sets of weights: 'online', 'second'. Select one with"):
         from_tensors(both)
@@ -154,7 +154,7 @@ def test_several_sets_of_weights_have_to_be_chosen_from(weights):
 
 
 @torch_only
-def test_the_command_line_takes_an_entry(tmp_path, weights, capsys):
+def test_convert_accepts_entry(tmp_path, weights, capsys):
     content = {"model": weights, "model_ema": {key: value + 1 for key, value in weights.items()}}
     file = str(torch_file(tmp_path / "best.pth.tar", content))
     assert main(["convert", file, str(tmp_path / "plain")]) == 0
@@ -168,7 +168,7 @@ def test_the_command_line_takes_an_entry(tmp_path, weights, capsys):
 
 
 @torch_only
-def test_a_model_pickled_whole_is_read_without_its_code(tmp_path):
+def test_read_pickle_reads_pickled_model_without_its_code(tmp_path):
     import torch
 
     class Block(torch.nn.Module):
@@ -192,8 +192,8 @@ def test_a_model_pickled_whole_is_read_without_its_code(tmp_path):
 
 @torch_only
 @pytest.mark.parametrize("zipped", [True, False])
-def test_objects_beside_the_weights_are_read_as_data(tmp_path, weights, zipped, monkeypatch):
-    """As timm, yacs, mmengine and Lightning store them; their packages are not needed."""
+def test_read_source_reads_objects_beside_weights_as_data(tmp_path, weights, zipped, monkeypatch):
+    """timm, yacs, mmengine and Lightning store such objects. Their packages are not required."""
     import torch
 
     class CfgNode(dict):
@@ -227,8 +227,8 @@ def test_objects_beside_the_weights_are_read_as_data(tmp_path, weights, zipped, 
 
 
 @torch_only
-def test_the_hint_for_python_objects_suits_the_file(tmp_path, weights):
-    """The printed statement is run, and what it writes is converted."""
+def test_read_source_suggests_working_statement_for_python_objects(tmp_path, weights):
+    """Runs the printed statement and reads the file that it writes."""
 
     class Acts:
         def __reduce__(self):
@@ -248,13 +248,13 @@ def test_the_hint_for_python_objects_suits_the_file(tmp_path, weights):
         statement = str(error.value).split("save only the tensors: ")[1].removesuffix(".")
         statement = statement.replace(f"'{name}.pth'", repr(str(tmp_path / f"{name}.pth")))
         statement = statement.replace("'weights.pth'", repr(str(tmp_path / "weights.pth")))
-        exec(statement, {"torch": torch})  # what the message tells the user to run
+        exec(statement, {"torch": torch})  # the statement for the user
         if name != "flat":
             assert set(read_source(tmp_path / "weights.pth").tensors) == set(weights)
 
 
 @torch_only
-def test_weights_in_several_files(tmp_path, weights):
+def test_read_source_reads_weights_in_several_files(tmp_path, weights):
     import safetensors.numpy
 
     keys = sorted(weights)
@@ -277,7 +277,7 @@ def test_weights_in_several_files(tmp_path, weights):
             read_source(tmp_path)
 
 
-def test_names_of_checkpoints():
+def test_is_checkpoint_name_accepts_weight_suffixes():
     names = {"x.pth": True, "x.pth.tar": True, "x.ckpt": True, "X.SAFETENSORS": True, "x.tar": False}
     assert {name: is_checkpoint_name(name) for name in names} == names
 
@@ -286,7 +286,7 @@ def test_names_of_checkpoints():
 
 
 def detector(width, levels):
-    """Upstream's keys of an overlapping detection backbone of two stages with layer scale."""
+    """State dict of upstream's detection backbone with two stages, overlapping stem and layer scale."""
     arguments = {"embed_dim": width, "depths": (1, 1), "focal_levels": levels, "overlap_embed": True}
     norm = width == 352
     net = FocalNetBackbone(
@@ -301,7 +301,7 @@ def detector(width, levels):
 
 
 DETR = {"transformer.level_embed": np.ones(3, "f4"), "class_embed.0.bias": np.ones(3, "f4")}
-DETECTORS = {  # width, levels, wrapper, the rest of the file -> padding, post-norm, normalized, assumed
+DETECTORS = {  # width, levels, wrapper, other content -> (padding, post-norm, normalized, assumed)
     "dino L fl3": (192, 3, "backbone.0.", DETR, (2, True, False, False)),
     "dino L fl4": (192, 4, "module.backbone.0.", DETR, (2, True, True, False)),
     "mmdetection L": (192, 4, "backbone.", {"neck.conv.bias": np.ones(3, "f4")}, (3, False, False, False)),
@@ -313,7 +313,7 @@ DETECTORS = {  # width, levels, wrapper, the rest of the file -> padding, post-n
 
 @torch_only
 @pytest.mark.parametrize("name", DETECTORS)
-def test_a_detector_computes_what_its_publisher_does(name):
+def test_detector_backbone_equals_code_of_publisher(name):
     width, levels, prefix, rest, (padding, post_norm, normalizes, assumed) = DETECTORS[name]
     state = detector(width, levels)
     found = from_tensors({**prefixed(prefix, state), **rest})
@@ -331,8 +331,8 @@ def test_a_detector_computes_what_its_publisher_does(name):
 
 
 @pytest.mark.parametrize(("kept", "added"), [((1,), ["stage1_norm"]), ((0,), ["norm"])])
-def test_norms_of_some_stages_alone(kept, added):
-    """A detector with `out_indices`: what its own model gives out is the same."""
+def test_from_tensors_initializes_norms_of_unused_stages(kept, added):
+    """A detector with `out_indices` has norms only for the stages that it uses."""
     whole = detector(16, 2)
     part = {key: value for key, value in whole.items() if key[4] in map(str, kept) or key[:4] != "norm"}
     found, full = from_tensors(part), from_tensors(whole)
@@ -346,8 +346,8 @@ def test_norms_of_some_stages_alone(kept, added):
             )
 
 
-def test_base_iso_as_upstream_builds_it(monkeypatch):
-    """Without a norm in the modulation; post-norm, which the code says and no weight tells."""
+def test_from_tensors_accepts_base_iso_without_modulation_norm(monkeypatch):
+    """Upstream's code builds the variant without this norm. Weights do not determine the post-norm."""
     import dataclasses
 
     row = ARCHITECTURES["focalnet_base_iso"]
@@ -362,7 +362,7 @@ def test_base_iso_as_upstream_builds_it(monkeypatch):
     assert ARCHITECTURES["focalnet_base_iso"].backbone["norm_after_modulation"]
 
 
-def test_timm_decides_about_its_own_networks(monkeypatch):
+def test_from_tensors_follows_timm_for_timm_checkpoints(monkeypatch):
     import dataclasses
 
     row = ARCHITECTURES["focalnet_large_fl4"]
@@ -385,7 +385,7 @@ def test_timm_decides_about_its_own_networks(monkeypatch):
     assert from_tensors(LoadedCheckpoint(tensors, stored=stored)).network.backbone.normalize_modulator
 
 
-def test_features_only_of_timm():
+def test_from_tensors_accepts_timm_features_only():
     tensors = drawn(known_shapes("timm plain"))
     features = {
         re.sub(r"^layers\.", "layers_", key): value
@@ -403,7 +403,7 @@ def test_features_only_of_timm():
     )
 
 
-def test_masked_image_modeling_gives_its_backbone():
+def test_from_tensors_ignores_decoder_of_masked_image_modeling():
     tensors = to_tensors(FocalNetBackbone(8, (1, 1)), "transformers")
     masked = {
         **tensors,
@@ -423,7 +423,7 @@ def test_masked_image_modeling_gives_its_backbone():
 
 @torch_only
 @pytest.mark.parametrize("name", ["relu", "silu", "gelu_new", "gelu"])
-def test_activation_of_transformers(name):
+def test_activation_equals_transformers(name):
     import torch
     import transformers
     from their_networks import their_image
@@ -445,15 +445,15 @@ def test_activation_of_transformers(name):
 
 
 @torch_only
-def test_what_is_written_for_transformers_is_true_there(tmp_path):
+def test_transformers_config_describes_the_exported_network(tmp_path):
     import transformers
 
     net = FocalNetImageClassifier(
         FocalNetBackbone(8, (1, 1, 1), focal_window=(3, 5, 3), activation="silu"), 4
     )
     randomize(net)
-    net.save_to_preset(tmp_path / "net")
-    assert main(["convert", str(tmp_path / "net"), str(tmp_path / "out"), "--to", "transformers"]) == 0
+    net.save_to_preset(tmp_path / "preset")
+    assert main(["convert", str(tmp_path / "preset"), str(tmp_path / "out"), "--to", "transformers"]) == 0
     theirs = transformers.FocalNetBackbone.from_pretrained(
         tmp_path / "out", out_features=["stem", "stage1", "stage2", "stage3"]
     ).eval()
@@ -491,8 +491,8 @@ FIELDS = [
 ]
 
 
-def test_settings_of_any_type_are_used_or_refused_in_words():
-    """Every field with every kind of wrong value: nothing but a network or a ValueError comes of it."""
+def test_settings_of_wrong_types_raise_only_value_errors():
+    """Every field is tested with values of every wrong kind."""
     tensors, refused = drawn(known_shapes("timm plain")), []
     theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     timm = [
@@ -541,7 +541,7 @@ def test_settings_of_any_type_are_used_or_refused_in_words():
             )
             checked_preprocessing(config, preprocessing)
             converter_for(None, None, 3, config, preprocessing)
-            if index % 7 == 0:  # to build a network takes longest
+            if index % 7 == 0:  # building a network takes the most time
                 from_tensors(LoadedCheckpoint(arrays, config, preprocessing))
         except ValueError as error:
             refused.append(str(error))
@@ -549,7 +549,7 @@ def test_settings_of_any_type_are_used_or_refused_in_words():
     assert max(map(len, refused)) < 600
 
 
-def test_settings_of_another_network_are_refused():
+def test_from_tensors_refuses_settings_of_another_network():
     theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     for settings, words in (
         ({"embed_dim": 96}, "have embed_dim = 96, but the weights have 8"),
@@ -566,7 +566,7 @@ def test_settings_of_another_network_are_refused():
     assert "unused model_args of timm: norm_layer" in found.notes
 
 
-def test_rescaling_of_transformers_is_used():
+def test_converter_for_applies_rescaling_of_transformers():
     theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     settings = {"do_resize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     for more, mean, std in (
@@ -584,7 +584,7 @@ def test_rescaling_of_transformers_is_used():
 # --- damaged and hostile files ---
 
 
-def test_indices_in_the_billions_are_refused_at_once(weights):
+def test_from_tensors_refuses_huge_indices(weights):
     for key, words in (
         ("layers.0.blocks.4000000000.norm1.weight", "has block 4000000001 of stage 1, but not block 2"),
         ("layers.4000000000.blocks.0.norm1.weight", "has blocks in stage 4000000001, but not in stage 3"),
@@ -596,8 +596,8 @@ def test_indices_in_the_billions_are_refused_at_once(weights):
             from_tensors({**weights, key: value})
 
 
-def test_expected_shapes_are_those_of_the_networks():
-    """Weights are held against these before a network is built."""
+def test_variable_shapes_equal_built_network():
+    """Weights are compared with these shapes before a network is built."""
     for row in (
         {},
         {"overlap_embed": True, "pyramid_norm": True, "layer_scale_init": 0.1, "mlp_ratio": 2.0},
@@ -614,8 +614,8 @@ def test_expected_shapes_are_those_of_the_networks():
         assert variable_shapes(arguments, 3, 5) == expected
 
 
-def test_sizes_are_checked_before_a_network_is_built(weights):
-    """Forty stages of one block would need terabytes."""
+def test_from_tensors_checks_sizes_before_building(weights):
+    """A network of forty stages would need terabytes."""
     many = dict(weights)
     for stage in range(2, 40):
         many |= {
@@ -628,14 +628,14 @@ def test_sizes_are_checked_before_a_network_is_built(weights):
 
 
 @torch_only
-@pytest.mark.filterwarnings("ignore")  # torch's own, while the files are made
-def test_tensors_that_numpy_cannot_hold(tmp_path, weights):
+@pytest.mark.filterwarnings("ignore")  # warnings of torch while writing the files
+def test_read_source_converts_or_refuses_special_torch_tensors(tmp_path, weights):
     import torch
 
     plain = {key: torch.from_numpy(value) for key, value in weights.items()}
     tensor = plain[BLOCK]
     complex_view = torch.complex(torch.zeros_like(tensor), -tensor).conj()
-    read = {  # -> how much the numbers may differ
+    read = {  # (tensor, largest relative difference)
         "bfloat16": (tensor.bfloat16(), 0.01),
         "float16": (tensor.half(), 1e-3),
         "float8": (tensor.to(torch.float8_e4m3fn), 0.1),
@@ -670,7 +670,7 @@ def test_tensors_that_numpy_cannot_hold(tmp_path, weights):
 
 
 @torch_only
-def test_small_formats_in_safetensors(tmp_path, weights):
+def test_read_source_reads_bfloat16_and_float8_safetensors(tmp_path, weights):
     import safetensors.torch
     import torch
 
@@ -694,7 +694,7 @@ def test_small_formats_in_safetensors(tmp_path, weights):
 @torch_only
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
-def test_cut_and_flipped_files_are_refused_in_words(tmp_path, weights, kind):
+def test_read_source_refuses_truncated_and_flipped_files(tmp_path, weights, kind):
     import safetensors.numpy
     import torch
 
@@ -722,13 +722,13 @@ def test_cut_and_flipped_files_are_refused_in_words(tmp_path, weights, kind):
             read_source(file)
         except ValueError as error:
             refused.append(str(error))
-    assert len(refused) > 80, "every cut file at least"
+    assert len(refused) > 80, "at least the truncated files"
     assert all(str(file) in text for text in refused)
 
 
 @torch_only
 @pytest.mark.parametrize("words", ["posix system", "builtins eval", "io open", "subprocess run", "os popen"])
-def test_functions_of_python_are_refused_and_not_run(tmp_path, words):
+def test_read_source_refuses_functions_without_running_them(tmp_path, words):
     name = words.replace(" ", "\n")
     (tmp_path / "evil.pth").write_bytes(
         b"\x80\x02}X\x05\x00\x00\x00modelc"
@@ -742,7 +742,7 @@ def test_functions_of_python_are_refused_and_not_run(tmp_path, words):
 
 
 @torch_only
-def test_other_files_called_pth(tmp_path):
+def test_read_source_refuses_other_files_named_pth(tmp_path):
     import tarfile
 
     import torch
@@ -761,11 +761,11 @@ def test_other_files_called_pth(tmp_path):
 
 
 @torch_only
-def test_settings_beside_the_weights_make_a_new_conversion(tmp_path, monkeypatch):
+def test_from_preset_converts_again_after_settings_change(tmp_path, monkeypatch):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
     import safetensors.numpy
 
-    folder = tmp_path / "theirs"
+    folder = tmp_path / "checkpoint"
     folder.mkdir()
     theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     safetensors.numpy.save_file(theirs, folder / "model.safetensors")
@@ -775,7 +775,7 @@ def test_settings_beside_the_weights_make_a_new_conversion(tmp_path, monkeypatch
         assert FocalNetImageClassifier.from_preset(folder / "model.safetensors").backbone.activation == act
 
 
-def test_patch_norm_false_and_video_networks_are_refused(weights):
+def test_from_tensors_refuses_patch_norm_false_and_video_networks(weights):
     bare = {key: value for key, value in weights.items() if not key.startswith("patch_embed.norm")}
     with pytest.raises(ValueError, match=r"lacks weights of the recognized network: .*patch_embed.norm"):
         from_tensors(bare)
@@ -784,7 +784,7 @@ def test_patch_norm_false_and_video_networks_are_refused(weights):
         from_tensors(video)
 
 
-def test_set_takes_an_activation(tmp_path, weights, capsys):
+def test_convert_accepts_activation(tmp_path, weights, capsys):
     convert_checkpoint(LoadedCheckpoint(weights), tmp_path / "relu", config_overrides={"activation": "relu"})
     assert FocalNetBackbone.from_preset(tmp_path / "relu").activation == "relu"
     assert main(["convert", "x.pth", str(tmp_path / "out"), "--set", "activation=mish"]) == 2

@@ -1,4 +1,4 @@
-"""Weights of other libraries: in, out, exact, and what is refused."""
+"""Conversion of weights of other libraries in both directions, and published weights by name."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ POST = {"norm_placement": "post", "normalize_modulator": True}
 
 
 def small(name):
-    """A published architecture with its flags, an eighth of its width, fewer blocks and classes."""
+    """A published architecture with its options, an eighth of its width, and fewer blocks and classes."""
     row = ARCHITECTURES[name]
     depths = tuple(1 if depth == 2 else depth // 3 for depth in row.backbone["depths"])
     backbone = {**row.backbone, "embed_dim": row.backbone["embed_dim"] // 8, "depths": depths}
@@ -48,18 +48,18 @@ def small(name):
 
 @pytest.fixture
 def small_published(monkeypatch):
-    """All published variants, small enough to be built in a test, under their names."""
+    """Replaces all published variants in `ARCHITECTURES` by small ones."""
     for name in PUBLISHED:
         monkeypatch.setitem(ARCHITECTURES, name, small(name))
 
 
-# --- equal numbers ---
+# --- outputs ---
 
 
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["00000", "10000", "01000", "00100", "00010", "00001", "11111"])
-def test_equals_what_transformers_computed(name):
-    """Each flag alone, none, all; test_transformers.py holds the stored numbers against the library."""
+def test_network_equals_stored_outputs_of_transformers(name):
+    """Each flag alone, none, and all. test_transformers.py compares the stored outputs with the library."""
     names = (
         "use_conv_embed",
         "use_layerscale",
@@ -89,8 +89,8 @@ def test_equals_what_transformers_computed(name):
 
 
 @pytest.mark.all_backends
-def test_a_detection_backbone_equals_the_reference():
-    """What transformers lacks: a norm for each stage and the padding of upstream's detection code."""
+def test_detection_backbone_equals_reference():
+    """Covers what transformers lacks: stage norms and the stem padding of upstream's detection code."""
     net = from_tensors(drawn(known_shapes("official detection"))).network
     assert isinstance(net, FocalNetBackbone)
     assert (net.pyramid_norm, net.stem_padding) == (True, 3)
@@ -109,8 +109,8 @@ def test_a_detection_backbone_equals_the_reference():
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["plain", "everything"])
 @pytest.mark.parametrize("library", ["official", "timm"])
-def test_keys_are_those_of_their_own_classes(library, name):
-    """Keys and shapes were listed from the classes of microsoft/FocalNet and timm themselves."""
+def test_to_tensors_writes_keys_of_original_classes(library, name):
+    """The expected keys and shapes were listed from the classes of microsoft/FocalNet and timm."""
     theirs = drawn(known_shapes(f"{library} {name}"))
     found = from_tensors(theirs, config_overrides=None if name == "plain" else {"norm_placement": "post"})
     assert found.source == library
@@ -120,7 +120,7 @@ def test_keys_are_those_of_their_own_classes(library, name):
         np.testing.assert_array_equal(again[key], value)
 
 
-def test_keys_of_detection_backbones():
+def test_to_tensors_writes_keys_of_detection_backbones():
     theirs = drawn(known_shapes("official detection"))
     again = to_tensors(from_tensors(theirs).network, "official")
     assert set(again) == set(theirs)
@@ -130,16 +130,16 @@ def test_keys_of_detection_backbones():
     assert any("weights found under 'backbone.'; ignored: neck" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)  # names and NumPy: no backend has a part in it
-def test_there_and_back(small_published, name):
-    """Every published variant: recognized by its shapes, flags from the table, tensors equal to the bit."""
+@pytest.mark.parametrize("name", PUBLISHED)  # only names and NumPy, independent of the backend
+def test_published_variants_round_trip(small_published, name):
+    """Variant, options and all weights survive the round trip."""
     net = build_architecture(ARCHITECTURES[name])
     randomize(net)
     for library in FORMATS:
-        _there_and_back(net, name, library)
+        _check_round_trip(net, name, library)
 
 
-def _there_and_back(net, name, library):
+def _check_round_trip(net, name, library):
     if library == "timm" and name.endswith("iso"):
         with pytest.raises(
             ValueError, match=r"timm cannot represent this network: its patch_size is 16, but must be 4"
@@ -147,7 +147,7 @@ def _there_and_back(net, name, library):
             to_tensors(net, library)
         return
     theirs = to_tensors(net, library)
-    found = from_tensors(theirs, published=library == "timm")  # timm's own networks do not normalize
+    found = from_tensors(theirs, published=library == "timm")  # timm itself does not normalize
     assert found.variant == name
     config, expected = found.network.backbone.get_config(), net.backbone.get_config()
     for key in ("seed", "layer_scale_init", "name"):
@@ -161,7 +161,7 @@ def _there_and_back(net, name, library):
         np.testing.assert_array_equal(variable, right)
 
 
-def test_what_weights_cannot_tell_is_said(small_published):
+def test_from_tensors_reports_origin_of_settings(small_published):
     theirs = to_tensors(build_architecture(ARCHITECTURES["focalnet_large_fl4"]), "official")
     notes = from_tensors(theirs).notes
     assert "normalize_modulator = True: as in focalnet_large_fl4" in notes
@@ -184,7 +184,7 @@ def test_what_weights_cannot_tell_is_said(small_published):
     assert "focalnet_large_fl4 has True" in note
 
 
-def test_nets_that_differ_by_a_norm_are_told_apart():
+def test_recognize_distinguishes_networks_by_norms():
     for name in ("tutorial", "tutorial_fixed"):
         weights = build_architecture(ARCHITECTURES[name]).weights
         shapes = {variable.path: tuple(variable.shape) for variable in weights}
@@ -193,7 +193,7 @@ def test_nets_that_differ_by_a_norm_are_told_apart():
         recognize(shapes, variant="tutorial")
 
 
-def test_preprocessing_is_that_of_published_weights_alone(small_published):
+def test_from_tensors_uses_published_preprocessing_only_for_published_heads(small_published):
     published = build_architecture(ARCHITECTURES["focalnet_tiny_srf"])
     assert from_tensors(to_tensors(published, "official")).image_converter.image_size == (224, 224)
     found = from_tensors(to_tensors(FocalNetImageClassifier(published.backbone, 3), "official"))
@@ -202,7 +202,7 @@ def test_preprocessing_is_that_of_published_weights_alone(small_published):
     assert any("normalization ASSUMED" in note for note in found.notes)
 
 
-def test_what_others_cannot_hold_is_refused_or_said():
+def test_to_tensors_refuses_or_reports_differences():
     with pytest.raises(ValueError, match="its focal_factor is 4, but must be 2"):
         to_tensors(FocalNetBackbone(embed_dim=8, depths=(1,), focal_factor=4), "transformers")
     for library, epsilons, words in (
@@ -226,7 +226,7 @@ def weights():
 
 
 def save(path, tensors):
-    """As those libraries write them."""
+    """Write a file as these libraries do."""
     if path.suffix == ".pth":
         import torch
 
@@ -243,8 +243,8 @@ SUFFIXES = [".safetensors", *([".pth"] if TORCH else [])]
 
 @pytest.mark.all_backends
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_becomes_a_preset_and_a_file_again(tmp_path, weights, suffix, capsys):
-    file = save(tmp_path / f"net{suffix}", weights)
+def test_convert_round_trip_of_file_and_preset(tmp_path, weights, suffix, capsys):
+    file = save(tmp_path / f"checkpoint{suffix}", weights)
     command = ["convert", str(file), str(tmp_path / "preset"), "--set", "norm_placement=post"]
     assert main(command) == 0
     text = capsys.readouterr().out
@@ -267,16 +267,16 @@ def test_a_file_becomes_a_preset_and_a_file_again(tmp_path, weights, suffix, cap
     assert main([*command, "--force"]) == 0
 
 
-def test_from_preset_takes_files_and_directories(tmp_path, weights, monkeypatch):
+def test_from_preset_accepts_files_and_directories(tmp_path, weights, monkeypatch):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "theirs"
+    folder = tmp_path / "checkpoint"
     folder.mkdir()
     file = save(folder / "model.safetensors", weights)
     net = FocalNetImageClassifier.from_preset(file)
     (made,) = [path for path in (tmp_path / "cache" / "presets").iterdir() if path.is_dir()]
     before = (made / "config.json").stat().st_mtime_ns
     again = FocalNetImageClassifier.from_preset(str(folder))
-    assert (made / "config.json").stat().st_mtime_ns == before, "converted once"
+    assert (made / "config.json").stat().st_mtime_ns == before, "converted only once"
     for value, other in zip(net.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(value, other)
     tuned = FocalNetImageClassifier.from_preset(file, num_classes=3)
@@ -285,7 +285,7 @@ def test_from_preset_takes_files_and_directories(tmp_path, weights, monkeypatch)
     assert FocalNetBackbone.from_preset(file).depths == (1, 2)
 
 
-def test_files_beside_the_weights_are_heard(tmp_path, weights):
+def test_from_tensors_uses_settings_beside_weights(tmp_path, weights):
     save(tmp_path / "model.safetensors", {**drawn(known_shapes("timm plain"))})
     config = {
         "architecture": "focalnet_tiny_srf",
@@ -313,15 +313,15 @@ def test_files_beside_the_weights_are_heard(tmp_path, weights):
     converter = from_tensors(read_source(tmp_path)).image_converter
     assert (converter.image_size, converter.crop_fraction) == ((48, 48), 0.75)
     assert converter.interpolation == "bilinear"
-    preprocessing["size"]["shortest_edge"] = 59  # 48 / (48 / 59) is less than that
+    preprocessing["size"]["shortest_edge"] = 59  # 48 / (48 / 59) is less than 59 in floating point
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(preprocessing))
     converter = from_tensors(read_source(tmp_path)).image_converter
     corners = np.zeros((59, 59, 3), "uint8")
-    corners[5:54, 5:54] = 255  # resized to 59 it is itself, and the crop leaves 5 or 6 pixels
+    corners[5:54, 5:54] = 255  # resizing to 59 keeps the image, and the crop removes 5 or 6 pixels
     assert converter.prepare(corners).min() == 255
 
 
-def test_a_backbone_without_head_is_a_preset_too(tmp_path):
+def test_convert_checkpoint_accepts_backbone_without_head(tmp_path):
     file = save(tmp_path / "det.safetensors", drawn(known_shapes("official detection")))
     convert_checkpoint(file, tmp_path / "preset")
     with pytest.raises(ValueError, match=r"backbone without a head\. Give num_classes"):
@@ -335,7 +335,7 @@ def test_a_backbone_without_head_is_a_preset_too(tmp_path):
 
 
 class Malice:
-    """Unpickled freely, it would make a file."""
+    """Creates a file when it is unpickled without restrictions."""
 
     def __init__(self, path):
         self.path = path
@@ -344,8 +344,8 @@ class Malice:
         return open, (str(self.path), "w")
 
 
-def _bad_files(folder, weights):
-    """(file, words of its message)."""
+def _invalid_files(folder, weights):
+    """Yield (file, text of the error)."""
 
     def altered(name, change):
         tensors = dict(weights)
@@ -396,8 +396,8 @@ def _bad_files(folder, weights):
 
 
 @pytest.mark.all_backends
-def test_bad_files_are_refused_and_nothing_is_left(tmp_path, weights, capsys):
-    for file, words in _bad_files(tmp_path, weights):
+def test_convert_refuses_invalid_files_and_writes_nothing(tmp_path, weights, capsys):
+    for file, words in _invalid_files(tmp_path, weights):
         before = {path.name for path in tmp_path.iterdir()}
         assert main(["convert", str(file), str(tmp_path / "out")]) == 2, file.name
         text = capsys.readouterr().err
@@ -406,7 +406,7 @@ def test_bad_files_are_refused_and_nothing_is_left(tmp_path, weights, capsys):
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_wrong_variant_is_refused(tmp_path, weights, capsys):
+def test_convert_refuses_wrong_options(tmp_path, weights, capsys):
     file = save(tmp_path / "net.safetensors", weights)
     assert main(["convert", str(file), str(tmp_path / "out"), "--variant", "focalnet_tiny_srf"]) == 2
     text = capsys.readouterr().err
@@ -421,8 +421,8 @@ def test_a_wrong_variant_is_refused(tmp_path, weights, capsys):
     assert "a .pth or .safetensors file" in capsys.readouterr().err
 
 
-def test_a_preset_that_was_not_written_faithfully_does_not_exist(tmp_path, weights, monkeypatch):
-    """One weight goes wrong on its way to the disk."""
+def test_convert_checkpoint_discards_preset_that_differs(tmp_path, weights, monkeypatch):
+    """One weight changes while it is written."""
     file, saved = save(tmp_path / "net.safetensors", weights), FocalNetImageClassifier.save_weights
 
     def wrong(self, path):
@@ -438,7 +438,7 @@ def test_a_preset_that_was_not_written_faithfully_does_not_exist(tmp_path, weigh
 # --- labels ---
 
 
-def test_labels(tmp_path):
+def test_read_labels_and_class_names_for(tmp_path):
     names = tuple(imagenet_names().values())
     assert len(set(names)) == 1000
     assert (names[0], names[850], names[999]) == ("tench", "teddy bear", "toilet tissue")
@@ -450,7 +450,7 @@ def test_labels(tmp_path):
     assert class_names_for(2, {"id2label": {"0": "cat", "1": "dog"}})[0] == ("cat", "dog")
     assert class_names_for(2, {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}})[0] is None
     file = tmp_path / "labels.txt"
-    file.write_text("n01440764\t0\nn99999999\t2\n")  # upstream's form; number 1 has no line
+    file.write_text("n01440764\t0\nn99999999\t2\n")  # upstream's format; class 1 has no line
     assert read_labels(file, 3) == ("tench", "class 1, without a name", "n99999999")
     file.write_text("cat\ndog\n")
     assert read_labels(file, 2) == ("cat", "dog")
@@ -458,11 +458,11 @@ def test_labels(tmp_path):
         read_labels(file, 3)
 
 
-# --- growing ---
+# --- expansion ---
 
 
 @pytest.mark.all_backends
-def test_larger_windows_compute_the_same():
+def test_expand_focal_windows_keeps_function_for_larger_windows():
     net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1), focal_window=(3, 5)), 4)
     randomize(net)
     image = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
@@ -472,7 +472,7 @@ def test_larger_windows_compute_the_same():
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_more_levels_change_the_global_average_alone(normalized):
+def test_expand_focal_windows_changes_only_global_average_for_more_levels(normalized):
     net = FocalNetBackbone(embed_dim=8, depths=(1, 1), normalize_modulator=normalized)
     randomize(net)
     image = np.random.default_rng(0).normal(size=(2, 29, 41, 3)).astype("float32")
@@ -491,9 +491,11 @@ def test_more_levels_change_the_global_average_alone(normalized):
         expand_focal_windows(net, focal_levels=1)
 
 
-def test_the_command_line_grows(tmp_path, capsys):
-    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
-    assert main(["convert", str(tmp_path / "net"), str(tmp_path / "large"), "--window", "7"]) == 0
+def test_convert_accepts_window(tmp_path, capsys):
+    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(
+        tmp_path / "preset"
+    )
+    assert main(["convert", str(tmp_path / "preset"), str(tmp_path / "large"), "--window", "7"]) == 0
     assert FocalNetImageClassifier.from_preset(tmp_path / "large").backbone.focal_window == (7, 7)
 
 
@@ -502,7 +504,7 @@ def test_the_command_line_grows(tmp_path, capsys):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch, small_published):
-    """(name, directory) of a server on this machine in the place of the hub."""
+    """(name, directory) of published weights, served by a local server instead of the hub."""
     folder = tmp_path / "release"
     folder.mkdir()
     handler = functools.partial(_Quiet, directory=str(folder))
@@ -523,8 +525,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
-def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
+@pytest.mark.skipif(not TORCH, reason="reads files of torch")
+def test_from_preset_loads_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     name, folder = published
     net = build_architecture(ARCHITECTURES["focalnet_large_fl4"])
     randomize(net)
@@ -542,7 +544,7 @@ def test_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     assert "as in focalnet_large_fl4" in capsys.readouterr().out
 
 
-def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
+def test_convert_copies_preset_and_refuses_options_for_it(tmp_path, capsys):
     out = tmp_path / "nano"
     assert main(["convert", "focalnet_nano_cifar10", str(out)]) == 0
     found = FocalNetImageClassifier.from_preset(out).get_weights()
@@ -567,7 +569,7 @@ def test_a_preset_is_copied_and_takes_no_options(tmp_path, capsys):
     assert "was not written by focalnets" in capsys.readouterr().err
 
 
-def test_force_deletes_no_directory_of_others(tmp_path, capsys):
+def test_convert_force_keeps_files_of_others(tmp_path, capsys):
     preset = str(tmp_path / "preset")
     FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2).save_to_preset(
         preset
@@ -575,7 +577,7 @@ def test_force_deletes_no_directory_of_others(tmp_path, capsys):
     keep = tmp_path / "mine" / "keep.txt"
     keep.parent.mkdir()
     keep.write_text("mine")
-    theirs = tmp_path / "theirs" / "config.json"
+    theirs = tmp_path / "checkpoint" / "config.json"
     theirs.parent.mkdir()
     theirs.write_text('{"model_type": "focalnet"}')
     assert main(["convert", preset, str(theirs.parent), "--force"]) == 2
@@ -583,10 +585,10 @@ def test_force_deletes_no_directory_of_others(tmp_path, capsys):
     for option in ([], ["--half"], ["--to", "transformers"]):
         command = ["convert", preset, str(keep.parent), "--force", *option]
         assert main(command) == 2
-        assert "cannot be replaced: it has no .focalnets-files.json" in capsys.readouterr().err
+        assert f"{keep.parent} cannot be replaced: it has no .focalnets-files.json" in capsys.readouterr().err
         assert keep.read_text() == "mine"
         keep.unlink()
-        for _ in range(2):  # an empty directory, and what the first time has written
+        for _ in range(2):  # first an empty directory, then the output of the first run
             assert main(command) == 0
         assert not keep.exists()
         for path in keep.parent.iterdir():
@@ -594,8 +596,8 @@ def test_force_deletes_no_directory_of_others(tmp_path, capsys):
         keep.write_text("mine")
 
 
-@pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
-def test_options_count_for_a_published_name(published, tmp_path):
+@pytest.mark.skipif(not TORCH, reason="reads files of torch")
+def test_convert_applies_options_to_published_name(published, tmp_path):
     name, folder = published
     net = build_architecture(ARCHITECTURES["focalnet_large_fl4"])
     save(folder / "focalnet_large_lrf_384_fl4.pth", to_tensors(net, "official"))
@@ -607,8 +609,8 @@ def test_options_count_for_a_published_name(published, tmp_path):
     assert found.class_names == tuple("abcdefg")
 
 
-@pytest.mark.skipif(not TORCH, reason="upstream's files are torch's")
-def test_another_network_under_a_published_name(published, capsys, tmp_path):
+@pytest.mark.skipif(not TORCH, reason="reads files of torch")
+def test_from_preset_refuses_another_network_under_published_name(published, capsys, tmp_path):
     name, folder = published
     other = build_architecture(ARCHITECTURES["focalnet_large_fl3"])
     save(folder / "focalnet_large_lrf_384_fl4.pth", to_tensors(other, "official"))
@@ -617,7 +619,7 @@ def test_another_network_under_a_published_name(published, capsys, tmp_path):
     assert not list((tmp_path / "cache" / "presets").glob("[!.]*"))
 
 
-def test_names_without_weights(published, capsys):
+def test_from_preset_refuses_names_without_weights(published, capsys):
     name, _ = published
     assert FocalNetImageClassifier.from_preset(name, load_weights=False).num_classes == 7
     with pytest.raises(ValueError, match=r"authors removed the weights of focalnet_tiny_iso_imagenet1k"):
@@ -636,13 +638,13 @@ def test_names_without_weights(published, capsys):
 # --- evaluation as published ---
 
 
-def test_evaluation_on_folders_with_wordnet_names(tmp_path, capsys):
-    """A net of 22k-like labels on some classes of ImageNet-1k, whose folders are named by identifier."""
+def test_evaluate_restrict_compares_only_classes_of_the_data(tmp_path, capsys):
+    """The network has more classes than the data, whose folders are named by WordNet identifiers."""
     names = (*tuple(imagenet_names().values())[:4], "other a", "other b")
     backbone = FocalNetBackbone(embed_dim=8, depths=(1, 1))
     net = FocalNetImageClassifier(backbone, 6, FocalNetImageConverter(32), names)
     randomize(net)
-    net.save_to_preset(tmp_path / "net")
+    net.save_to_preset(tmp_path / "preset")
     generator, identifiers = np.random.default_rng(0), list(imagenet_names())[:3]
     for identifier in identifiers:
         folder = tmp_path / "data" / "val" / identifier
@@ -651,7 +653,7 @@ def test_evaluation_on_folders_with_wordnet_names(tmp_path, capsys):
             Image.fromarray(generator.integers(0, 256, (40, 36, 3), "uint8")).save(folder / f"{index}.png")
     command = [
         "evaluate",
-        str(tmp_path / "net"),
+        str(tmp_path / "preset"),
         "--data",
         str(tmp_path / "data"),
         "--split",

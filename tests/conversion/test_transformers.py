@@ -1,6 +1,6 @@
-"""Parity with tiny random networks of transformers, for every flag that it has; torch only.
+"""Parity with small random networks of transformers, for every flag. torch only.
 
-`transformers.npz`, by which the other backends are tested in test_convert.py, is held against it, too.
+Also compares transformers with `transformers.npz`, which tests the other backends in test_convert.py.
 """
 
 import json
@@ -18,12 +18,12 @@ from focalnets.conversion.convert import transformers_config
 from focalnets.conversion.tensors import from_tensors, to_tensors
 from focalnets.presets.preprocessing import transformers_preprocessing
 
-torch = pytest.importorskip("torch", reason="transformers' FocalNet is torch only")
-import transformers  # noqa: E402  `make setup` installs it beside torch: its absence is a failure
+torch = pytest.importorskip("torch", reason="transformers' FocalNet needs torch")
+import transformers  # noqa: E402  `make setup` installs it with torch, so its absence is a failure
 
 
 def errors(theirs, flags):
-    """Relative error of the logits, of every block's output and of every stage."""
+    """Relative errors of the logits and of the outputs of all blocks and stages."""
     image, seen = their_image(), {}
     for stage, blocks in enumerate(theirs.focalnet.encoder.stages, start=1):
         for index, block in enumerate(blocks.layers, start=1):
@@ -41,13 +41,13 @@ def errors(theirs, flags):
 
 
 @pytest.mark.parametrize("flags", COMBINATIONS, ids=name_of)
-def test_equals_transformers(flags):
+def test_network_equals_transformers_for_all_flags(flags):
     found = errors(their_net(flags), flags)
     worst = max(found, key=found.get)
     assert found[worst] <= 1e-5, f"{worst}: {found[worst]:.1e}"
 
 
-def test_a_broken_variant_is_noticed():
+def test_errors_detect_wrong_flag_and_wrong_gelu():
     flags = COMBINATIONS[0]
     broken = {**flags, "normalize_modulator": True}
     assert max(errors(their_net(broken), flags).values()) > 1e-3
@@ -59,8 +59,8 @@ def test_a_broken_variant_is_noticed():
 
 
 @pytest.mark.parametrize("kind", ["FocalNetModel", "FocalNetBackbone"])
-def test_networks_without_a_head(kind):
-    """The bare model, whose keys lack a prefix, and the backbone of detectors."""
+def test_headless_network_equals_transformers(kind):
+    """Covers the bare model, whose keys have no prefix, and the backbone of detectors."""
     flags = COMBINATIONS[-1]
     theirs = their_net(flags, kind)
     state = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
@@ -78,8 +78,8 @@ def test_networks_without_a_head(kind):
         assert relative_error(found, expected.permute(0, 2, 3, 1)) <= 1e-5
 
 
-def test_the_way_back_is_loaded_by_transformers_itself():
-    """Its own strict loading, from our config.json; the same logits come out."""
+def test_to_tensors_loads_strictly_in_transformers():
+    """The logits are equal after strict loading with the written config.json."""
     flags = COMBINATIONS[-1]
     theirs = their_net(flags)
     state = {key: tensor.numpy() for key, tensor in theirs.state_dict().items()}
@@ -95,7 +95,7 @@ def test_the_way_back_is_loaded_by_transformers_itself():
 
 
 @pytest.mark.parametrize(("fraction", "channels"), [(0.875, 3), (1.0, 3), (0.875, 1)])
-def test_its_image_processor_reads_our_preprocessing(fraction, channels, tmp_path):
+def test_transformers_preprocessing_equals_image_processor(fraction, channels, tmp_path):
     mean, std = (0.1, 0.2, 0.3)[:channels], (0.4, 0.5, 0.6)[:channels]
     converter = FocalNetImageConverter((28, 28), fraction, mean=mean, std=std)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(transformers_preprocessing(converter)))
@@ -108,7 +108,7 @@ def test_its_image_processor_reads_our_preprocessing(fraction, channels, tmp_pat
     np.testing.assert_allclose(theirs.transpose(0, 2, 3, 1), ours, atol=1e-5)
 
 
-def test_the_fixture_is_what_transformers_computes():
+def test_fixture_equals_transformers():
     with np.load(FIXTURES / "transformers.npz") as stored:
         for flags in STORED:
             name, theirs = name_of(flags), their_net(flags)

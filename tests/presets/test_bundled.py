@@ -1,4 +1,4 @@
-"""The weights that come with focalnets: they are there, small, and what their card says."""
+"""The weights that ship with the package: size, accuracy, model card, and use as default preset."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ def offline(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_weights_are_in_the_package_and_small(name):
+def test_bundled_weights_are_in_package_and_small(name):
     directory = bundled_directory(name)
     assert directory.is_relative_to(pathlib.Path(focalnets.__file__).parent)
     assert sum(path.stat().st_size for path in directory.iterdir()) < 8e6
@@ -41,7 +41,7 @@ def test_the_weights_are_in_the_package_and_small(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_and_the_table_state_what_was_measured(name):
+def test_model_card_and_table_equal_evaluation(name):
     directory = bundled_directory(name)
     record = json.loads((directory / "evaluation.json").read_text())
     assert record["split"] == "test"
@@ -50,22 +50,22 @@ def test_the_card_and_the_table_state_what_was_measured(name):
     card = (directory / "README.md").read_text()
     assert f"**{record['top1']:.2%}**" in card
     assert f"{record['ece']:.2%}" in card
-    for label, share in record["per_class"].items():
-        assert re.search(rf"\| {label} \| {share:.1%} \|", card), label
-    for corruption, shares in record["corruptions"].items():
+    for label, accuracy in record["per_class"].items():
+        assert re.search(rf"\| {label} \| {accuracy:.1%} \|", card), label
+    for corruption, accuracies in record["corruptions"].items():
         assert (
-            f"| {corruption.replace('_', ' ')} | {' | '.join(f'{share:.1%}' for share in shares)} |" in card
+            f"| {corruption.replace('_', ' ')} | {' | '.join(f'{one:.1%}' for one in accuracies)} |" in card
         )
     confusion = np.array(record["confusion"])
     assert np.trace(confusion) == round(record["top1"] * 10_000)
 
 
-def test_the_default_is_in_the_box():
+def test_default_preset_is_bundled():
     assert DEFAULT in NAMES
 
 
-def test_images_are_recognized_without_naming_a_preset(capsys, caplog):
-    """The first test image of each class."""
+def test_predict_uses_default_preset(capsys, caplog):
+    """Classifies the first test image of each class."""
     assert main(["predict", str(IMAGES), "--json", "--engine", "keras"]) == 0
     rows = json.loads(capsys.readouterr().out)
     found = {pathlib.Path(row["image"]).stem: row["classes"][0]["name"] for row in rows}
@@ -74,7 +74,7 @@ def test_images_are_recognized_without_naming_a_preset(capsys, caplog):
     assert f"No preset given. Using {DEFAULT}, trained on CIFAR-10." in caplog.text
 
 
-def test_which_word_is_the_preset(tmp_path):
+def test_preset_and_images_distinguishes_preset_from_image(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     (tmp_path / "run").mkdir()
@@ -87,9 +87,10 @@ def test_which_word_is_the_preset(tmp_path):
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="trainings are tested elsewhere; this compiles"
+    keras.backend.backend() != "torch",
+    reason="compiles on other backends, where other tests train",
 )
-def test_explaining_and_finetuning_start_from_them(tmp_path, capsys):
+def test_explain_and_finetune_use_default_preset(tmp_path, capsys):
     assert main(["explain", str(IMAGES / "cat.jpg"), "--out", str(tmp_path / "explained")]) == 0
     assert list((tmp_path / "explained").glob("cat.stage*.png"))
     digits = focalnets.open_dataset("digits", channels=1)
@@ -105,4 +106,4 @@ def test_explaining_and_finetuning_start_from_them(tmp_path, capsys):
     assert tuned.class_names[0] == "class 0"
     start = FocalNetImageClassifier.from_preset(DEFAULT)
     stem, other = (net.backbone.get_layer("stem").get_weights()[0] for net in (start, tuned))
-    np.testing.assert_array_equal(stem, other, "it would have joined in after the last epoch")
+    np.testing.assert_array_equal(stem, other, "the stem stays frozen in the only epoch")

@@ -1,4 +1,4 @@
-"""Arguments of `from_preset`, and what is said to people who know other libraries."""
+"""Arguments of `from_preset`, and errors for arguments of other libraries."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ def preset(tmp_path_factory):
     return path
 
 
-def test_every_argument_of_the_backbone_is_sorted():
+def test_overrides_list_every_argument_of_backbone():
     backbone = FocalNetBackbone(4, (1,), 1)
     assert {*KEEP_WEIGHTS, *CHANGE_WEIGHTS, "name", "trainable"} == set(backbone.get_config())
 
 
-def test_arguments_that_keep_the_weights(preset):
+def test_from_preset_accepts_arguments_that_keep_weights(preset):
     plain = FocalNetImageClassifier.from_preset(preset)
     net = FocalNetImageClassifier.from_preset(
         preset,
@@ -52,12 +52,12 @@ def test_arguments_that_keep_the_weights(preset):
         ({}, ("a", "b", "c"), True),
         ({"num_classes": 3}, ("a", "b", "c"), True),
         ({"class_names": ["a", "b", "c"]}, ("a", "b", "c"), True),
-        ({"class_names": ["x", "y", "z"]}, ("x", "y", "z"), False),  # another task
+        ({"class_names": ["x", "y", "z"]}, ("x", "y", "z"), False),  # same number, other classes
         ({"class_names": ["x", "y"]}, ("x", "y"), False),
         ({"num_classes": 2}, None, False),
     ],
 )
-def test_a_head_for_other_classes_is_new(preset, arguments, names, same_head):
+def test_from_preset_makes_new_head_for_other_classes(preset, arguments, names, same_head):
     old = FocalNetImageClassifier.from_preset(preset)
     net = FocalNetImageClassifier.from_preset(preset, **arguments)
     assert net.class_names == names
@@ -68,7 +68,7 @@ def test_a_head_for_other_classes_is_new(preset, arguments, names, same_head):
     np.testing.assert_array_equal(net.backbone.get_weights()[3], old.backbone.get_weights()[3])
 
 
-def test_random_weights_take_every_argument():
+def test_from_preset_without_weights_accepts_every_argument():
     net = FocalNetImageClassifier.from_preset(
         "focalnet_pico", load_weights=False, class_names=["a", "b"], embed_dim=8, image_shape=(None, None, 3)
     )
@@ -91,8 +91,8 @@ def test_random_weights_take_every_argument():
         ({"drop_path": 0.1}, "Did you mean 'drop_path_rate'"),
     ],
 )
-def test_words_of_other_libraries_are_translated(preset, arguments, words):
-    for source in (preset, "https://example.invalid/never-asked.pth"):  # before anything is downloaded
+def test_from_preset_explains_arguments_of_other_libraries(preset, arguments, words):
+    for source in (preset, "https://example.invalid/never-asked.pth"):  # raises before a download
         with pytest.raises(TypeError, match=words):
             FocalNetImageClassifier.from_preset(source, **arguments)
 
@@ -119,13 +119,13 @@ def test_words_of_other_libraries_are_translated(preset, arguments, words):
         (lambda net: FocalNetImageClassifier(None, 2), "backbone must be a FocalNetBackbone; got None"),
     ],
 )
-def test_constructors_translate_words_of_other_libraries(preset, build, words):
+def test_constructors_explain_arguments_of_other_libraries(preset, build, words):
     with pytest.raises(TypeError) as caught:
         build(FocalNetImageClassifier.from_preset(preset))
     assert words in str(caught.value)
 
 
-def test_paths_that_are_none_are_refused_in_words(preset):
+def test_presets_refuse_none_as_path(preset):
     net = FocalNetImageClassifier.from_preset(preset)
     for call in (net.save_to_preset, net.backbone.save_to_preset, FocalNetImageClassifier.from_preset):
         with pytest.raises(TypeError, match=r"A path must be a str or os.PathLike; got None\."):
@@ -140,7 +140,7 @@ def test_paths_that_are_none_are_refused_in_words(preset):
         ("abc", "class_names is the string 'abc'; expected a list of 3 names"),
     ],
 )
-def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, names, words):
+def test_class_names_must_differ(preset, tmp_path, names, words):
     net = FocalNetImageClassifier.from_preset(preset)
     with pytest.raises(ValueError, match=words):
         net.class_names = names
@@ -155,7 +155,7 @@ def test_class_names_that_cannot_be_told_apart_are_refused(preset, tmp_path, nam
     assert FocalNetImageClassifier.from_preset(tmp_path / "numbers").class_names == ("7", "8", "9")
 
 
-def test_arguments_that_do_not_fit_are_refused(preset):
+def test_from_preset_refuses_arguments_that_do_not_fit(preset):
     words = r"depths=.*which the weights of the preset determine\. Remove it, or write load_weights=False"
     with pytest.raises(ValueError, match=words):
         FocalNetImageClassifier.from_preset(preset, depths=(2, 2))
@@ -184,7 +184,7 @@ def test_arguments_that_do_not_fit_are_refused(preset):
         ("x.onnx", "is an exported network, not a preset"),
     ],
 )
-def test_files_that_are_no_presets_are_called_by_their_name(tmp_path, capsys, name, words):
+def test_from_preset_names_kind_of_other_files(tmp_path, capsys, name, words):
     (tmp_path / name).write_bytes(b"")
     image = tmp_path / "image.png"
     image.write_bytes(b"")
@@ -196,7 +196,7 @@ def test_files_that_are_no_presets_are_called_by_their_name(tmp_path, capsys, na
         FocalNetImageClassifier.from_preset(tmp_path / name)
 
 
-def test_channels_are_converted_by_good_advice(preset):
+def test_predict_explains_how_to_convert_channels(preset):
     net = FocalNetImageClassifier.from_preset(preset)
     gray = np.zeros((2, 8, 8, 1), "uint8")
     with pytest.raises(

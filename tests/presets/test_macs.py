@@ -1,4 +1,4 @@
-"""The closed formula for multiply-accumulates against torch's own counter; torch only."""
+"""`count_macs` against the operation counter of torch. torch only."""
 
 import numpy as np
 import pytest
@@ -8,19 +8,19 @@ from focalnets import ARCHITECTURES, count_macs
 from focalnets.ops import dispatch
 from focalnets.presets.load import build_architecture
 
-torch = pytest.importorskip("torch", reason="counts the operations that torch runs")
+torch = pytest.importorskip("torch", reason="uses the operation counter of torch")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_formula_equals_what_runs(name, monkeypatch):
-    monkeypatch.setattr(dispatch, "_setting", False)  # oneDNN's products are not counted
+def test_count_macs_equals_counter_of_torch(name, monkeypatch):
+    monkeypatch.setattr(dispatch, "_setting", False)  # matrix multiplications of oneDNN are not counted
     row = shrunk(name)
     net = build_architecture(row)
     x = np.zeros((1, row.image_size, row.image_size, row.channels), "float32")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x)
-    gating = 0  # elementwise, so torch does not count it: L + 1 gates and the product with the query
+    gating = 0  # torch does not count elementwise operations: L + 1 gates, and query * modulator
     size, channels = -(-row.image_size // net.backbone.patch_size), 8
     for depth, levels in zip(net.backbone.depths, net.backbone.focal_levels, strict=True):
         gating += depth * size * size * channels * (levels + 2)

@@ -1,4 +1,4 @@
-"""The table of architectures, its closed formulas, and the preset directory."""
+"""The table of architectures, counts of parameters and MACs, and preset directories."""
 
 import json
 
@@ -22,7 +22,7 @@ from focalnets.presets.load import build_architecture
 
 pytestmark = pytest.mark.all_backends
 
-# Parameters in millions and "GFLOPs" in 10^9 multiply-accumulates, as published.
+# Published parameters in millions, and "GFLOPs" in 10^9 multiply-accumulates.
 PUBLISHED = {
     "tiny_srf": ("28.427", "4.4"),
     "tiny_lrf": ("28.648", "4.5"),
@@ -43,7 +43,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_numbers_to_the_digit(name):
+def test_counts_equal_published_numbers(name):
     parameters, gmacs = PUBLISHED[name]
     row = ARCHITECTURES[f"focalnet_{name}"]
     assert f"{count_parameters(row) / 1e6:.3f}" == parameters
@@ -51,16 +51,16 @@ def test_published_numbers_to_the_digit(name):
         assert f"{count_macs(row) / 1e9:.1f}" == gmacs
 
 
-def test_the_tutorial_net_has_its_39_023_903_parameters():
+def test_count_parameters_of_tutorial_network():
     assert count_parameters(ARCHITECTURES["tutorial"]) == 39_023_903
 
 
-# The formula knows no backend, and JAX compiles for every shape of a large network.
+# The counts do not depend on the backend, and JAX compiles for every shape of a large network.
 BUILT = ARCHITECTURES if keras.backend.backend() == "torch" else ["focalnet_pico", "focalnet_tiny_srf"]
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_formula_equals_built_net(name):
+def test_count_parameters_equals_built_network(name):
     row = shrunk(name)
     net = build_architecture(row)
     built = sum(int(np.prod(weight.shape)) for weight in net.trainable_weights)
@@ -69,7 +69,7 @@ def test_formula_equals_built_net(name):
     assert net.input_shape[-1] == ARCHITECTURES[name].channels
 
 
-def test_preset_directory_round_trip(tmp_path):
+def test_save_to_preset_round_trip(tmp_path):
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), layer_scale_init=0.1, seed=1)
     converter = FocalNetImageConverter((16, 20), crop_fraction=0.9, interpolation="lanczos")
     net = FocalNetImageClassifier(backbone, 3, converter, class_names=("猫", "dog", "bird"))
@@ -97,7 +97,7 @@ def test_preset_directory_round_trip(tmp_path):
     ]
 
 
-def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp_path):
+def test_save_to_preset_omits_optimizer_and_keeps_it_for_fit(tmp_path):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "before")
     net.compile()
@@ -110,7 +110,7 @@ def test_a_preset_holds_no_optimiser_and_training_goes_on_after_it_was_saved(tmp
     assert int(net.optimizer.iterations) == 2
 
 
-def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys):
+def test_convert_half_rounds_weights_to_float16(tmp_path, capsys):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "whole")
     assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "half"), "--half"]) == 0
@@ -132,7 +132,7 @@ def test_weights_in_half_the_size_give_nearly_the_same_numbers(tmp_path, capsys)
     assert main(["convert", str(tmp_path / "whole"), str(tmp_path / "n"), "--half", "--levels", "3"]) == 2
 
 
-def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+def test_save_to_preset_leaves_no_files_after_failure(tmp_path, monkeypatch):
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 3)
 
     def disk_full(path):
@@ -144,20 +144,22 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_its_own_files_belong_to_a_preset(tmp_path):
-    """An archive from elsewhere must not make us copy what it likes."""
-    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(tmp_path / "net")
+def test_config_may_list_only_files_of_a_preset(tmp_path):
+    """Otherwise a downloaded preset could make `convert` copy any file."""
+    FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(
+        tmp_path / "preset"
+    )
     (tmp_path / "other").write_text("")
-    path = tmp_path / "net" / "config.json"
+    path = tmp_path / "preset" / "config.json"
     whole = json.loads(path.read_text())
     for change in ({"files": [*whole["files"], "../other"]}, {"backbone": None}):
         config = {key: value for key, value in {**whole, **change}.items() if value is not None}
         path.write_text(json.dumps(config))
         with pytest.raises(ValueError, match=r"config\.json is damaged; expected the fields files"):
-            FocalNetImageClassifier.from_preset(tmp_path / "net")
+            FocalNetImageClassifier.from_preset(tmp_path / "preset")
 
 
-def test_an_architecture_goes_before_a_directory_of_its_name(tmp_path, monkeypatch):
+def test_from_preset_resolves_architecture_and_directory_of_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3).save_to_preset("focalnet_pico")
     assert FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).num_classes == 10
@@ -166,16 +168,16 @@ def test_an_architecture_goes_before_a_directory_of_its_name(tmp_path, monkeypat
     assert FocalNetImageClassifier.from_preset("focalnet_pico").num_classes == 3
 
 
-def test_a_quantised_network_is_not_kept(tmp_path):
+def test_save_to_preset_refuses_quantized_network(tmp_path):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
-    for block in net.backbone.blocks:  # the whole net, too, can be quantized; Keras then warns of what cannot
+    for block in net.backbone.blocks:  # only parts, because Keras warns about layers that it cannot quantize
         block.fc1.quantize("int8")
     with pytest.raises(ValueError, match="A quantized network cannot be stored in a preset"):
-        net.save_to_preset(tmp_path / "net")
-    assert not (tmp_path / "net").exists()
+        net.save_to_preset(tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
 
 
-def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
+def test_from_preset_refuses_incomplete_or_damaged_preset(tmp_path):
     net = FocalNetImageClassifier(
         FocalNetBackbone(8, (1,)), 2, FocalNetImageConverter(), class_names=("a", "b")
     )
@@ -195,7 +197,7 @@ def test_an_incomplete_or_damaged_preset_is_refused(tmp_path):
             load(tmp_path / "preset")
 
 
-def test_wrong_presets_are_explained(tmp_path):
+def test_from_preset_explains_wrong_presets(tmp_path):
     load = FocalNetImageClassifier.from_preset
     with pytest.raises(ValueError, match="no trained weights"):
         load("focalnet_tiny_srf")
@@ -216,15 +218,15 @@ def test_wrong_presets_are_explained(tmp_path):
         load(tmp_path)
 
 
-def test_one_weights_file_gives_the_reference_numbers_on_this_backend(fixture_preset):
-    """The fixture was written on one backend; its logits and gates were computed in float64."""
+def test_fixture_preset_equals_reference_on_this_backend(fixture_preset):
+    """The fixture was written on one backend. The reference computed its logits and gates in float64."""
     directory, expected = fixture_preset
     net = FocalNetImageClassifier.from_preset(directory)
     outputs = modulation_model(net).predict(expected["images"], verbose=0)
     assert relative_error(outputs["logits"], expected["logits"]) <= 1e-5
     for name, gates in outputs["gates"].items():
         assert relative_error(gates, expected[f"gates {name}"]) <= 1e-5
-    # The stored numbers are the reference's, not an earlier run's of the package.
+    # The stored outputs are those of the reference, not of an earlier version of the package.
     logits, _ = Reference().classifier(net, expected["images"])
     np.testing.assert_allclose(logits, expected["logits"], rtol=1e-6)
     wrong, _ = Reference("tanh gelu").classifier(net, expected["images"])

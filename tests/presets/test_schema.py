@@ -1,4 +1,4 @@
-"""What is refused in files that somebody else may have written, before anything is built of them."""
+"""Limits of the JSON, HDF5 and NumPy files that can come from an untrusted source."""
 
 import contextlib
 import inspect
@@ -28,7 +28,7 @@ WEIGHTS = files.WEIGHTS
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A small preset with every file."""
+    """Directory of a small preset with all files."""
     directory = tmp_path_factory.mktemp("schema") / "preset"
     backbone = FocalNetBackbone(8, (1, 1), image_shape=(None, None, 3), seed=0)
     net = FocalNetImageClassifier(backbone, 3, FocalNetImageConverter((16, 16)), class_names=("a", "b", "c"))
@@ -42,7 +42,7 @@ def preset(whole, tmp_path):
 
 
 def change(path, **changes):
-    """Change values of a JSON file; names with two underscores are paths."""
+    """Change values of a JSON file. Two underscores in a name separate the keys of a path."""
     content = json.loads(path.read_text())
     for name, value in changes.items():
         *outer, last = name.split("__")
@@ -56,7 +56,7 @@ def change(path, **changes):
 # Limits of single values
 
 
-def test_records_have_the_arguments_of_the_constructors():
+def test_records_have_arguments_of_constructors():
     not_stored = {"self", "name", "dtype", "kwargs"}
     for record, constructor in (
         (files.Backbone, FocalNetBackbone),
@@ -66,7 +66,7 @@ def test_records_have_the_arguments_of_the_constructors():
         assert set(record.__struct_fields__) == arguments
 
 
-def test_every_published_architecture_is_within_the_limits():
+def test_limits_allow_every_published_architecture():
     from focalnets import ARCHITECTURES
 
     for row in ARCHITECTURES.values():
@@ -117,7 +117,7 @@ def test_every_published_architecture_is_within_the_limits():
     ],
     ids=str,
 )
-def test_config_out_of_limits_is_refused_by_name(preset, changes, words):
+def test_from_preset_names_config_field_out_of_limits(preset, changes, words):
     change(preset / "config.json", **changes)
     with pytest.raises(ValueError, match=words) as caught:
         FocalNetImageClassifier.from_preset(preset)
@@ -138,13 +138,13 @@ def test_config_out_of_limits_is_refused_by_name(preset, changes, words):
     ],
     ids=str,
 )
-def test_preprocessing_out_of_limits_is_refused_by_name(preset, changes, words):
+def test_from_preset_names_preprocessing_field_out_of_limits(preset, changes, words):
     change(preset / "preprocessing.json", **changes)
     with pytest.raises(ValueError, match=words):
         FocalNetImageClassifier.from_preset(preset)
 
 
-def test_a_giant_is_built_where_it_is_allowed(preset, monkeypatch):
+def test_environment_variable_sets_limit_of_parameters(preset, monkeypatch):
     monkeypatch.setenv("FOCALNETS_MAX_PARAMETERS", "1000")
     with pytest.raises(ValueError, match=r"more than the limit of 1,000\. .* FOCALNETS_MAX_PARAMETERS"):
         FocalNetImageClassifier.from_preset(preset, load_weights=False)
@@ -166,14 +166,14 @@ def test_a_giant_is_built_where_it_is_allowed(preset, monkeypatch):
     ],
     ids=lambda text: text[:12],
 )
-def test_strict_json(text, words):
+def test_parse_json_is_strict(text, words):
     with pytest.raises(ValueError, match=words):
         parse_json(text, "x.json")
 
 
-def test_only_regular_files_of_limited_size_are_read(tmp_path):
+def test_read_json_accepts_only_regular_files_of_limited_size(tmp_path):
     path = tmp_path / "x.json"
-    path.write_bytes(b"\xef\xbb\xbf[1]")  # a byte order mark, as editors on Windows write it
+    path.write_bytes(b"\xef\xbb\xbf[1]")  # the byte order mark of editors on Windows
     assert read_json(path) == [1]
     with pytest.raises(ValueError, match="larger than 4 bytes"):
         read_json(path, limit=4)
@@ -240,7 +240,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("deep", [False, True])
-def test_hdf5_that_reads_other_files_is_refused_in_every_verb(preset, tmp_path, capsys, make, deep):
+def test_verbs_refuse_hdf5_that_reads_other_files(preset, tmp_path, capsys, make, deep):
     secret = tmp_path / "secret"
     secret.write_bytes(b"PRIVATE!" * 4)
     with h5py.File(preset / WEIGHTS, "a") as root:
@@ -262,8 +262,8 @@ def test_hdf5_that_reads_other_files_is_refused_in_every_verb(preset, tmp_path, 
     assert not pathlib.Path(out).exists()
 
 
-def test_cut_or_flipped_weights_give_one_clear_error(preset):
-    """A flipped bit in a value itself cannot be seen; everywhere else it must not end in a traceback."""
+def test_check_hdf5_refuses_truncated_and_flipped_files(preset):
+    """A flipped bit in a value cannot be detected. All other errors must be of the type ValueError."""
     path = preset / WEIGHTS
     content = path.read_bytes()
     generator = np.random.default_rng(0)
@@ -279,7 +279,7 @@ def test_cut_or_flipped_weights_give_one_clear_error(preset):
         path.write_bytes(flipped)
         with contextlib.suppress(ValueError):
             check_hdf5(path)
-            if number % 20 == 0:  # Keras takes a seventh of a second for each
+            if number % 20 == 0:  # Keras takes 0.14 s for each file
                 _load_weights(net, path)
             continue
         refused += 1
@@ -290,13 +290,13 @@ def test_cut_or_flipped_weights_give_one_clear_error(preset):
 
 
 def _npz(path, header, content=b""):
-    """An .npz whose one member has that header of NumPy's format."""
+    """Write an .npz file whose only member has this header of NumPy's format."""
     text = repr(header).encode().ljust(117) + b"\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("00000.npy", b"\x93NUMPY\x01\x00v\x00" + text + content)
 
 
-def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path, monkeypatch):
+def test_read_npz_refuses_arrays_larger_than_file(tmp_path, monkeypatch):
     path = tmp_path / "last.npz"
     _npz(path, {"descr": "<f4", "fortran_order": False, "shape": (2,)}, bytes(8))
     assert read_npz(path)["00000"].tolist() == [0, 0]
@@ -325,7 +325,7 @@ def test_arrays_that_declare_more_than_their_file_holds_are_refused(tmp_path, mo
     ],
     ids=str,
 )  # fmt: skip
-def test_a_tampered_snapshot_is_refused(tmp_path, change):
+def test_read_snapshot_refuses_tampered_metadata(tmp_path, change):
     path = tmp_path / "last.npz"
     row = {"epoch": 1, "val_loss": float("nan"), "val_accuracy": 0.5}
     meta = {"epoch": 1, "batch": 0, "rows": [row], "minutes": 0.1, "names": ["a"]}
@@ -336,7 +336,7 @@ def test_a_tampered_snapshot_is_refused(tmp_path, change):
         read_snapshot(path)
 
 
-def test_a_cache_whose_arrays_are_damaged_is_refused(tmp_path):
+def test_open_cache_refuses_damaged_arrays(tmp_path):
     directory = tmp_path / "cache"
     directory.mkdir()
     index = {"focalnets_cache": 1, "class_names": ["a"], "images": {"train": 2}}
@@ -361,7 +361,7 @@ def test_a_cache_whose_arrays_are_damaged_is_refused(tmp_path):
         open_cache(directory)
 
 
-def test_recipes_have_limits_wherever_they_come_from():
+def test_recipes_have_limits_from_every_source():
     from focalnets.images.augment import Augmentation
     from focalnets.training.recipe import Recipe, change, load_recipe, recipe_from_json
 

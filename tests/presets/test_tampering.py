@@ -1,7 +1,7 @@
-"""Damaged and hostile JSON at every door: only ValueError may come out, and never a traceback or a wait.
+"""Damaged and hostile JSON files: every reader must raise a ValueError, without another error or a long wait.
 
-A seeded mutator changes one value, one key or some bytes of each file that others may write. `--debug` makes
-the command line raise what it caught, so that its safety net hides nothing.
+A seeded mutator changes one value, one key or some bytes of each file that can come from another source.
+`--debug` makes the command line raise the errors that it would otherwise print.
 """
 
 import collections
@@ -41,7 +41,7 @@ HOSTILE = [
 
 
 def places(value, path=()):
-    """All paths to values inside a JSON value."""
+    """Yield the paths of all values inside a JSON value."""
     yield path
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, one in inner:
@@ -49,7 +49,7 @@ def places(value, path=()):
 
 
 def tampered(text, draw):
-    """A text of JSON with one thing wrong."""
+    """A JSON text with one random defect."""
     kind = draw.choice(["value"] * 6 + ["delete", "add", "deep", "bytes", "cut", "nan"])
     content = json.loads(text)
     path = draw.choice([path for path in places(content) if path] or [()])
@@ -79,7 +79,7 @@ def tampered(text, draw):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A preset, a stopped run, a cache, an export and an image; all small."""
+    """Directory with a small preset, stopped run, cache, export and image."""
     root = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (24, 8, 8, 3)).astype("uint8"), np.arange(24) % 2
@@ -102,12 +102,14 @@ def world(tmp_path_factory):
     )
     train(recipe, str(root / "data.npz"), root / "run", max_minutes=1e-9, monitor_every=0, verbose=0)
     run = json.loads((root / "run" / "run.json").read_text())
-    (root / "run" / "run.json").write_text(json.dumps({**run, "fingerprint": "other"}))  # or it would train
+    (root / "run" / "run.json").write_text(
+        json.dumps({**run, "fingerprint": "other"})
+    )  # otherwise it would train
     return root
 
 
-def doors(root, name):
-    """Functions (directory) that read a file, by turns."""
+def readers(root, name):
+    """List of functions that read a directory. They are used in turn."""
     image, data = str(root / "image.png"), str(root / "data.npz")
 
     def verb(*words):
@@ -156,7 +158,7 @@ ROUNDS = {
 
 
 @pytest.mark.parametrize("name", ROUNDS)
-def test_tampered_json_is_refused_with_a_value_error(world, tmp_path, monkeypatch, capsys, name):
+def test_tampered_json_raises_only_value_errors(world, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "downloads"))
     draw = random.Random(f"focalnets {name}")
     folder, _, file = name.partition("/")
@@ -166,10 +168,10 @@ def test_tampered_json_is_refused_with_a_value_error(world, tmp_path, monkeypatc
     for number in range(ROUNDS[name]):
         changed = tampered(text, draw)
         (directory / file).write_text(changed, encoding="utf-8", errors="surrogatepass")
-        choices = doors(world, name)
-        door, start = choices[number % len(choices)], time.perf_counter()
+        choices = readers(world, name)
+        read, start = choices[number % len(choices)], time.perf_counter()
         try:
-            door(directory)
+            read(directory)
             outcomes["harmless"] += 1
         except ValueError as error:
             outcomes["refused"] += 1
