@@ -1,7 +1,6 @@
 """`convert`: checkpoints of other libraries to presets, and presets to such checkpoints."""
 
 import pathlib
-import shutil
 import tempfile
 from dataclasses import dataclass
 
@@ -94,28 +93,22 @@ def convert(
     job = _Job(source, variant, config_overrides or {}, entry, labels)
     check_combinations(half, to, focal_window, focal_levels)
     out = checked_out(source, out, to)
+    sizes = {"focal_window": focal_window, "focal_levels": focal_levels}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        if half:
-            preset = job.as_preset(folder / "preset")
-            with new_directory(out, "preset", force, job.inputs) as partial:
-                halve(preset, partial)
-            notes = ["weights written as float16"]
-        elif (focal_window, focal_levels) != (None, None):
-            preset = _expanded(
-                job.as_preset(folder / "preset"), folder / "expanded", focal_window, focal_levels
-            )
-            sizes = {"focal_window": focal_window, "focal_levels": focal_levels}
-            notes = [f"expanded: {name} = {size}" for name, size in sizes.items() if size is not None]
-            if to is None:
-                with new_directory(out, "preset", force, job.inputs) as partial:
-                    shutil.copytree(preset, partial, dirs_exist_ok=True)
-            else:
-                notes = export_checkpoint(preset, out, to, force, job.inputs)
-        elif to is None:
-            notes = job.to_preset(out, force)
+        if not sizes and not half and to is None:
+            return Conversion(out, tuple(job.to_preset(out, force)))
+        preset = job.as_preset(folder / "preset")
+        if sizes:
+            preset = _expanded(preset, folder / "expanded", sizes)
+        if to is not None:
+            notes = export_checkpoint(preset, out, to, force, job.inputs)
         else:
-            notes = export_checkpoint(job.as_preset(folder / "preset"), out, to, force, job.inputs)
+            with new_directory(out, "preset", force, job.inputs) as partial:
+                (halve if half else copy_preset)(preset, partial)
+            notes = [f"expanded: {name} = {size}" for name, size in sizes.items()]
+            notes += ["weights written as float16"] if half else []
     return Conversion(out, tuple(notes))
 
 
@@ -173,9 +166,9 @@ class _Job:
         return ready
 
 
-def _expanded(preset, folder, focal_window, focal_levels):
+def _expanded(preset, folder, sizes):
+    """The directory `folder` with the expanded network of a preset."""
     _, preprocessing, _ = read_preset_files(preset)
-    image_converter = make_converter(preprocessing, preset)
-    network = expand_focal_windows(load_any(preset), focal_window, focal_levels)
-    save_preset(network, folder, image_converter=image_converter)
+    network = expand_focal_windows(load_any(preset), **sizes)
+    save_preset(network, folder, image_converter=make_converter(preprocessing, preset))
     return folder

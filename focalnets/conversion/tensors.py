@@ -74,7 +74,7 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
     source = _unwrapped(
         source if isinstance(source, LoadedCheckpoint) else LoadedCheckpoint(dict(source)), entry
     )
-    library, arrays, keys, notes = _our_arrays(source.tensors)
+    library, arrays, keys, notes = our_arrays(source.tensors)
     shapes = {path: array.shape for path, array in arrays.items()}
 
     def claims(found, channels, num_classes):
@@ -122,16 +122,11 @@ def our_arrays(tensors):
         tensors: dict of key -> array.
 
     Returns:
-        (library, dict of path -> array).
+        (library, dict of path -> array, list of the original keys, list of notes).
 
     Raises:
         ValueError: if a key is unknown.
     """
-    return _our_arrays(tensors)[:2]
-
-
-def _our_arrays(tensors):
-    """(library, arrays by path, keys of the library, notes)."""
     library, tensors, keys, notes = _standard_keys(tensors)
     arrays, unknown = {}, []
     for key, tensor in tensors.items():

@@ -67,6 +67,13 @@ def _large(embed_dim, focal_levels, focal_window, image_size=384, **backbone):
     return Architecture(backbone, image_size=image_size, num_classes=21842)
 
 
+def _small_images(embed_dim, depths, drop_path_rate):
+    """A network with overlapping patches of 2 x 2, for the 10 classes of CIFAR-10."""
+    backbone = {"embed_dim": embed_dim, "depths": depths, "drop_path_rate": drop_path_rate}
+    backbone |= {"mlp_ratio": 2.0, "patch_size": 2, "overlap_embed": True}
+    return Architecture(backbone, image_size=32, num_classes=10)
+
+
 _TINY, _SMALL, _ISO = (2, 2, 6, 2), (2, 2, 18, 2), (12,)
 
 ARCHITECTURES = {
@@ -124,42 +131,9 @@ ARCHITECTURES = {
         num_classes=10,
         channels=1,
     ),
-    "focalnet_nano": Architecture(
-        {
-            "embed_dim": 64,
-            "depths": (1, 3, 2),
-            "mlp_ratio": 2.0,
-            "patch_size": 2,
-            "overlap_embed": True,
-            "drop_path_rate": 0.05,
-        },
-        image_size=32,
-        num_classes=10,
-    ),
-    "focalnet_micro": Architecture(
-        {
-            "embed_dim": 96,
-            "depths": (3, 3),
-            "mlp_ratio": 2.0,
-            "patch_size": 2,
-            "overlap_embed": True,
-            "drop_path_rate": 0.05,
-        },
-        image_size=32,
-        num_classes=10,
-    ),
-    "focalnet_mini": Architecture(
-        {
-            "embed_dim": 128,
-            "depths": (4, 6),
-            "mlp_ratio": 2.0,
-            "patch_size": 2,
-            "overlap_embed": True,
-            "drop_path_rate": 0.1,
-        },
-        image_size=32,
-        num_classes=10,
-    ),
+    "focalnet_nano": _small_images(64, (1, 3, 2), 0.05),
+    "focalnet_micro": _small_images(96, (3, 3), 0.05),
+    "focalnet_mini": _small_images(128, (4, 6), 0.1),
 }
 
 

@@ -4,71 +4,38 @@ from focalnets.names import did_you_mean
 
 # Arguments of the backbone that do not affect its weights.
 KEEP_WEIGHTS = (
-    "dtype",
-    "drop_path_rate",
-    "dropout_rate",
-    "mlp_hidden_dropout_rate",
-    "rematerialize",
-    "seed",
+    *("dtype", "drop_path_rate", "dropout_rate", "mlp_hidden_dropout_rate", "rematerialize", "seed"),
     "image_shape",
 )
 
 # Arguments of the backbone that determine its weights or the use of them.
 CHANGE_WEIGHTS = (
-    "embed_dim",
-    "depths",
-    "focal_levels",
-    "focal_window",
-    "focal_factor",
-    "normalize_modulator",
-    "norm_after_modulation",
-    "patch_size",
-    "overlap_embed",
-    "stem_padding",
-    "mlp_ratio",
-    "activation",
-    "norm_placement",
-    "layer_scale_init",
-    "norm_epsilon",
-    "embedding_norm_epsilon",
-    "pyramid_norm",
+    *("embed_dim", "depths", "focal_levels", "focal_window", "focal_factor", "normalize_modulator"),
+    *("norm_after_modulation", "patch_size", "overlap_embed", "stem_padding", "mlp_ratio", "activation"),
+    *("norm_placement", "layer_scale_init", "norm_epsilon", "embedding_norm_epsilon", "pyramid_norm"),
     "kernel_initializer",
 )
 
 _OF_CLASSIFIERS = ("num_classes", "image_converter", "class_names")
 
-# Argument in another library -> advice.
+# Arguments of other libraries, with advice.
 _IN_OTHER_LIBRARIES = {
-    **dict.fromkeys(
-        ("weights", "pretrained"),
-        "from_preset loads trained weights. Write load_weights=False for random weights.",
-    ),
+    "weights pretrained": "from_preset loads trained weights. Write load_weights=False for random weights.",
     "include_top": "Write FocalNetBackbone.from_preset(preset) for the network without its head, or "
     "num_classes=N for a new head.",
-    **dict.fromkeys(("classes", "num_labels", "nb_classes"), "Write num_classes=N."),
-    **dict.fromkeys(("labels", "id2label", "classes_names"), "Write class_names=[...]."),
-    **dict.fromkeys(
-        ("input_shape", "img_size", "image_size"), "Write image_shape=(height, width, channels)."
-    ),
-    **dict.fromkeys(
-        ("in_chans", "channels"),
-        "The number of channels of a preset is fixed. classifier.preprocess(images) converts images to it.",
-    ),
-    **dict.fromkeys(
-        ("classifier_activation",),
-        "The classifier returns logits. keras.Sequential([classifier, keras.layers.Softmax()]) returns "
-        "probabilities.",
-    ),
-    **dict.fromkeys(
-        ("preprocessor", "image_converter"),
-        "The preset has its own preprocessing. For another one, use FocalNetImageClassifier(FocalNetBackbone."
-        "from_preset(preset), num_classes, image_converter=FocalNetImageConverter(...)).",
-    ),
-    **dict.fromkeys(
-        ("pooling", "head_dtype", "input_tensor", "dropout"),
-        "For a head or inputs of your own, build a keras.Model on FocalNetBackbone.from_preset(preset).",
-    ),
-    **dict.fromkeys(("drop_rate", "dropout_prob"), "Write dropout_rate=P."),
+    "classes num_labels nb_classes": "Write num_classes=N.",
+    "labels id2label classes_names": "Write class_names=[...].",
+    "input_shape img_size image_size": "Write image_shape=(height, width, channels).",
+    "in_chans channels": "The number of channels of a preset is fixed. classifier.preprocess(images) "
+    "converts images to it.",
+    "classifier_activation": "The classifier returns logits. keras.Sequential([classifier, "
+    "keras.layers.Softmax()]) returns probabilities.",
+    "preprocessor image_converter": "The preset has its own preprocessing. For another one, use "
+    "FocalNetImageClassifier(FocalNetBackbone.from_preset(preset), num_classes, "
+    "image_converter=FocalNetImageConverter(...)).",
+    "pooling head_dtype input_tensor dropout": "For a head or inputs of your own, build a keras.Model on "
+    "FocalNetBackbone.from_preset(preset).",
+    "drop_rate dropout_prob": "Write dropout_rate=P.",
     "trainable": "Set classifier.backbone.trainable afterwards.",
 }
 
@@ -122,8 +89,7 @@ backbone: FocalNetBackbone(depths=...).'
     elif function != "from_preset" and name in _OF_CLASSIFIERS:
         arguments = ", ".join(_OF_CLASSIFIERS)
         fix = f"It is an argument of the classifier: FocalNetImageClassifier(backbone, {arguments})."
-    elif name in _IN_OTHER_LIBRARIES:
-        fix = _IN_OTHER_LIBRARIES[name]
     else:
-        fix = f"Available arguments: {', '.join(known)}.{did_you_mean(name, known)}"
+        advice = [text for names, text in _IN_OTHER_LIBRARIES.items() if name in names.split()]
+        fix = advice[0] if advice else f"Available arguments: {', '.join(known)}.{did_you_mean(name, known)}"
     return f"{function}() has no argument {name} (got {name}={value!r:.60}). {fix}"

@@ -193,7 +193,7 @@ def test_keras_file_loads_without_custom_objects_in_new_process(tmp_path):
     code = (
         "import focalnets, keras, numpy as np\n"
         "model = keras.saving.load_model('model.keras')\n"
-        "y = net.predict(np.load('x.npy'), verbose=0)\n"
+        "y = model.predict(np.load('x.npy'), verbose=0)\n"
         "np.testing.assert_allclose(y, np.load('y.npy'), rtol=1e-6)\n"
         "print(type(model).__name__, model.class_names)"
     )
