@@ -218,7 +218,7 @@ def _torch_array(key, tensor, path):
     strided = tensor.layout is torch.strided
     stored = max(tensor.untyped_storage().nbytes(), 2**24) if strided else _MOST_NUMBERS
     if tensor.numel() > stored:  # an expanded view, or a sparse tensor that is nearly empty
-        raise refused(f"larger than the file: {tuple(tensor.shape)}", "Save a contiguous copy.")
+        raise refused(f"of shape {tuple(tensor.shape)} but stores fewer values", "Save a contiguous copy.")
     try:
         if tensor.is_quantized:
             tensor = tensor.dequantize()

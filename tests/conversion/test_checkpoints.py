@@ -660,8 +660,8 @@ def test_read_source_converts_or_refuses_special_torch_tensors(tmp_path, weights
         ),
         "conjugate": (complex_view, "a tensor of complex numbers"),
         "integers": (tensor.int(), "expected floating-point numbers"),
-        "expanded": (torch.ones(1).expand(10**5, 10**5), "larger than the file"),
-        "empty sparse": (torch.sparse_coo_tensor(size=(10**5, 10**5)), "larger than the file"),
+        "expanded": (torch.ones(1).expand(10**5, 10**5), "but stores fewer values"),
+        "empty sparse": (torch.sparse_coo_tensor(size=(10**5, 10**5)), "but stores fewer values"),
     }
     for value, words in refused.values():
         torch.save({"model": {**plain, BLOCK: value}}, tmp_path / "net.pth")
