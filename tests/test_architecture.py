@@ -3,6 +3,8 @@
 import ast
 import pathlib
 
+import pytest
+
 import focalnets
 
 ROOT = pathlib.Path(focalnets.__file__).parent
@@ -76,6 +78,7 @@ def imports(path):
             yield name, node in tree.body
 
 
+@pytest.mark.slow
 def test_parts_import_only_earlier_parts():
     files = list(ROOT.rglob("*.py"))
     assert {part(path) for path in files} == set(ALLOWED), "a new part needs a row in ALLOWED"
@@ -94,6 +97,7 @@ def test_parts_import_only_earlier_parts():
             assert fine, f"{path.relative_to(ROOT)} imports {name}"
 
 
+@pytest.mark.slow
 def test_foreign_modules_are_imported_only_in_their_parts():
     free_of_keras = {*BASE, "hub", "cli", "__main__", "__init__"}
     for path in ROOT.rglob("*.py"):

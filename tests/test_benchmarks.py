@@ -47,6 +47,7 @@ def assert_times(rows):
         assert 0 < float(row["min_s"]) <= float(row["median_s"]) <= float(row["max_s"]), row
 
 
+@pytest.mark.slow
 def test_bench_ops_writes_rows(run):
     printed, tables = run("bench_ops.py", "--rounds", 1, "--backends", "torch", "--shapes", "2,5,7,8,2")
     rows = tables["ops"]
@@ -57,6 +58,7 @@ def test_bench_ops_writes_rows(run):
     assert "left out" not in printed
 
 
+@pytest.mark.slow
 def test_bench_models_compares_contenders(run):
     names = ("focalnets-torch", "plain-keras-torch", "tutorial-tensorflow")
     small = ("--network", "focalnet_pico", "--batch", 2, "--rounds", 1)
@@ -74,6 +76,7 @@ def test_bench_models_compares_contenders(run):
     assert "left out: tutorial-tensorflow (supports only the network tutorial)" in printed
 
 
+@pytest.mark.slow
 def test_bench_scaling_fits_exponents(run, tmp_path):
     small = ("--sides", 8, 16, "--channels", 32, "--rounds", 1, "--directions", "forward")
     _, tables = run("bench_scaling.py", *small)
@@ -91,6 +94,7 @@ def scripts(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
 
 
+@pytest.mark.slow
 def test_interleave_reports_contenders_that_fail(scripts, tmp_path):
     import measure
 
@@ -121,6 +125,7 @@ def test_interleave_reports_contenders_that_fail(scripts, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux can reset the peak")
 def test_interleave_measures_memory_of_steps(scripts, tmp_path):
     """Memory that was freed before the first step does not count."""
@@ -160,6 +165,7 @@ def in_order_of_use(network):
         yield from variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["focalnet_tiny_lrf", "focalnet_small_iso", "focalnet_nano", "tutorial"])
 def test_plain_keras_equals_focalnets(scripts, name):
     """With equal weights, the logits are equal."""
@@ -188,6 +194,7 @@ def test_table_of_recipes_matches_stored_runs(keep_run):
     assert text.split(keep_run.BEGIN)[1].split(keep_run.END)[0] == keep_run.table()
 
 
+@pytest.mark.slow
 def test_keep_run_stores_records(keep_run, monkeypatch, tmp_path):
     monkeypatch.setattr(keep_run.measure, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
@@ -220,6 +227,7 @@ def gpu_session(monkeypatch):
     return importlib.import_module("gpu_session")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part", ["ceilings", "correctness", "train_step", "depthwise", "speed", "kernel_speed"]
 )

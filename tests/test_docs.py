@@ -25,6 +25,7 @@ MODULES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["focalnets", *MODULES])
 def test_docstring_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # examples remove nothing
@@ -84,6 +85,7 @@ def run_block(language, text):
         assert main(words[1:]) == 0, words
 
 
+@pytest.mark.slow
 def test_pages_run_block_by_block(tmp_path, monkeypatch):
     """In one directory, in the order of the pages and blocks."""
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ def test_train_stops_at_a_time_limit_and_resume_completes_the_run(tmp_path):
     options = {"epochs": 1, "monitor_every": 0, "verbose": 0}
     stopped = focalnets.train("digits", out=tmp_path / "run", max_minutes=1e-6, **options)
     assert not stopped.complete
-    assert "focalnets.resume continues it" in repr(stopped)
+    assert "Use focalnets.resume to continue" in repr(stopped)
     resumed = focalnets.resume(tmp_path / "run", verbose=0)
     assert resumed.complete
     assert f"test accuracy        {resumed.test_accuracy:.2%}" in repr(resumed)
@@ -45,6 +45,7 @@ def test_predict_returns_classes_and_probabilities(run, image, capsys):
     assert capsys.readouterr().out == f"{predictions!r}\n"
 
 
+@pytest.mark.slow
 def test_evaluate_measures_accuracy(run, tmp_path, capsys):
     evaluation = focalnets.evaluate(run, "digits")
     assert evaluation.images == 359
@@ -57,6 +58,7 @@ def test_evaluate_measures_accuracy(run, tmp_path, capsys):
     assert f"top-1 accuracy: {evaluation.top1:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_explain_returns_gates_and_modulators(run, image, tmp_path):
     explanations = focalnets.explain(run, image)
     gates = explanations[0].blocks["stage2_block2"].gates
@@ -70,6 +72,7 @@ def test_explain_returns_gates_and_modulators(run, image, tmp_path):
         np.testing.assert_array_equal(arrays["stage2_block2.gates"], gates[0])
 
 
+@pytest.mark.slow
 def test_convert_writes_a_preset_that_predicts_the_same(run, image, tmp_path):
     pytest.importorskip("torch", reason="writes a .pth file")
     conversion = focalnets.convert(run, tmp_path / "net.pth", to="official")
@@ -80,6 +83,7 @@ def test_convert_writes_a_preset_that_predicts_the_same(run, image, tmp_path):
     assert (tmp_path / "half" / "model.weights.h5").is_file()
 
 
+@pytest.mark.slow
 def test_export_runs_without_keras(run, image, tmp_path, capsys):
     pytest.importorskip("onnx", reason="writes an ONNX graph")
     exported = focalnets.export(run, tmp_path / "exported")

@@ -50,7 +50,7 @@ def read_config_overrides(texts):
     >>> read_config_overrides(["normalize_modulator=true", "norm_placement=post"])
     {'normalize_modulator': True, 'norm_placement': 'post'}
     """
-    return read_changes(texts, _KINDS, "setting")
+    return read_changes(texts, _KINDS, "--set name")
 
 
 def checked_out(source, out, to):

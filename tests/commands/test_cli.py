@@ -31,6 +31,7 @@ def preset(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)])
 def test_help_imports_no_backend(argv):
     code = (
@@ -60,6 +61,7 @@ def test_presets_lists_every_architecture(capsys):
     assert "39,023,903" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
@@ -166,6 +168,7 @@ def test_recipes_copy_does_not_overwrite_files(tmp_path, capsys):
     assert main(["recipes", "copy", "digits", str(tmp_path / "mine.txt")]) == 2
 
 
+@pytest.mark.slow
 def test_train_prints_test_accuracy_last(tmp_path):
     ran = run("train", "--out", str(tmp_path / "run"), "--epochs", "1")
     assert ran.returncode == 0, ran.stderr

@@ -100,6 +100,7 @@ def read_until(terminal, text, seconds=60):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", SHELLS)
 def test_completion_in_interactive_shell(shell, folder, capsys):
     if shutil.which(shell) is None:

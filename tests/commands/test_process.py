@@ -40,6 +40,7 @@ def run_into_closed_pipe(*argv, stderr=subprocess.PIPE):
         os.close(writer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [["presets"], ["recipes", "list"], ["predict", CAT, "--csv"], ["train", "--help"], ["--help"]],
@@ -52,6 +53,7 @@ def test_printing_verbs_exit_quietly_on_closed_pipe(argv):
     assert "Exception" not in ran.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("both", [False, True], ids=["stdout", "stdout and stderr"])
 def test_cache_completes_on_closed_pipe(both, tmp_path):
     argv = ["cache", "digits", "--grayscale", "--image-size", "8", "--out", str(tmp_path / "cache")]
@@ -60,6 +62,7 @@ def test_cache_completes_on_closed_pipe(both, tmp_path):
     assert (tmp_path / "cache" / "cache.json").is_file()
 
 
+@pytest.mark.slow
 def test_train_completes_on_closed_pipe(tmp_path):
     options = ["--recipe", "digits", "--epochs", "1", "--monitor-every", "0"]
     ran = run_into_closed_pipe("train", *options, "--out", str(tmp_path / "run"), stderr=None)
@@ -67,6 +70,7 @@ def test_train_completes_on_closed_pipe(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "code"),
     [(["presets"], 0), (["predict", "-"], 2), (["train", "--help"], 0), (["train", "--epochs", "0"], 2)],
@@ -76,6 +80,7 @@ def test_main_works_with_closed_standard_streams(argv, code):
     assert ran.returncode == code
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_main_reports_full_disk_on_standard_output():
     with open("/dev/full", "w") as full:
@@ -84,6 +89,7 @@ def test_main_reports_full_disk_on_standard_output():
     assert ran.stderr == "focalnets: No space left on device.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_signal_stops_verb_with_exit_code_of_shell(name, code):
     command = focalnets("predict", "-")
@@ -95,6 +101,7 @@ def test_signal_stops_verb_with_exit_code_of_shell(name, code):
     assert error == "focalnets: stopped.\n"
 
 
+@pytest.mark.slow
 def test_cache_removes_partial_files_on_sigterm(tmp_path):
     command = focalnets(
         "cache", "digits", "--grayscale", "--image-size", "400", "--out", str(tmp_path / "cache")
@@ -109,6 +116,7 @@ def test_cache_removes_partial_files_on_sigterm(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_ignored_sighup_stays_ignored():
     """`nohup focalnets ... &` ignores SIGHUP."""
     command = focalnets("predict", "-", "--json")
@@ -166,6 +174,7 @@ def control_characters(text):
     ]
 
 
+@pytest.mark.slow
 def test_predict_escapes_control_characters(hostile_preset, hostile_folder, capfd, monkeypatch):
     monkeypatch.chdir(hostile_folder)
     assert main(["predict", str(hostile_preset), ".", "--top", "10"]) == 0
@@ -215,6 +224,7 @@ def test_errors_escape_control_characters(hostile_preset, hostile_folder, capfd)
     assert r"new\nline.jpg" in error
 
 
+@pytest.mark.slow
 def test_warnings_escape_control_characters(tmp_path):
     for folder in ("train/a", "test/a", "train/b", "test/b", "\x1b[2Jother/b"):
         (tmp_path / "data" / folder).mkdir(parents=True)
@@ -227,6 +237,7 @@ def test_warnings_escape_control_characters(tmp_path):
     assert not control_characters(ran.stderr)
 
 
+@pytest.mark.slow
 def test_confusion_csv_escapes_formulas(tmp_path):
     names = ["=1+2", "-x", *(f"class {index}" for index in range(99))]
     write_evaluation(tmp_path, evaluate_logits(np.eye(101), np.arange(101), names))

@@ -73,6 +73,7 @@ PREFIXES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["official plain", "timm plain", "transformers"])
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_from_tensors_finds_keys_under_any_prefix(prefix, library):
@@ -115,6 +116,7 @@ CONTENTS = {  # files of training scripts with the weights `own` and their avera
 }
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.parametrize("name", CONTENTS)
 def test_read_source_prefers_trained_weights_and_selects_averages_by_entry(tmp_path, weights, name):
@@ -153,6 +155,7 @@ def test_from_tensors_requires_entry_for_several_sets_of_weights(weights):
     assert from_tensors(both, entry="second").source == "official"
 
 
+@pytest.mark.slow
 @torch_only
 def test_convert_accepts_entry(tmp_path, weights, capsys):
     content = {"model": weights, "model_ema": {key: value + 1 for key, value in weights.items()}}
@@ -311,6 +314,7 @@ DETECTORS = {  # width, levels, wrapper, other content -> (padding, post-norm, n
 }
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detector_backbone_equals_code_of_publisher(name):
@@ -330,6 +334,7 @@ def test_detector_backbone_equals_code_of_publisher(name):
     assert ("ASSUMED" in line) == assumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kept", "added"), [((1,), ["stage1_norm"]), ((0,), ["norm"])])
 def test_from_tensors_initializes_norms_of_unused_stages(kept, added):
     """A detector with `out_indices` has norms only for the stages that it uses."""
@@ -362,6 +367,7 @@ def test_from_tensors_accepts_base_iso_without_modulation_norm(monkeypatch):
     assert ARCHITECTURES["focalnet_base_iso"].backbone["norm_after_modulation"]
 
 
+@pytest.mark.slow
 def test_from_tensors_follows_timm_for_timm_checkpoints(monkeypatch):
     import dataclasses
 
@@ -421,6 +427,7 @@ def test_from_tensors_ignores_decoder_of_masked_image_modeling():
 # --- settings of other libraries ---
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.parametrize("name", ["relu", "silu", "gelu_new", "gelu"])
 def test_activation_equals_transformers(name):
@@ -444,6 +451,7 @@ def test_activation_equals_transformers(name):
     assert note.endswith("from the checkpoint")
 
 
+@pytest.mark.slow
 @torch_only
 def test_transformers_config_describes_the_exported_network(tmp_path):
     import transformers
@@ -491,6 +499,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.slow
 def test_settings_of_wrong_types_raise_only_value_errors():
     """Every field is tested with values of every wrong kind."""
     tensors, refused = drawn(known_shapes("timm plain")), []
@@ -566,6 +575,7 @@ def test_from_tensors_refuses_settings_of_another_network():
     assert "unused model_args of timm: norm_layer" in found.notes
 
 
+@pytest.mark.slow
 def test_converter_for_applies_rescaling_of_transformers():
     theirs = to_tensors(FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3), "transformers")
     settings = {"do_resize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -596,6 +606,7 @@ def test_from_tensors_refuses_huge_indices(weights):
             from_tensors({**weights, key: value})
 
 
+@pytest.mark.slow
 def test_variable_shapes_equal_built_network():
     """Weights are compared with these shapes before a network is built."""
     for row in (
@@ -627,6 +638,7 @@ def test_from_tensors_checks_sizes_before_building(weights):
         from_tensors(many)
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.filterwarnings("ignore")  # warnings of torch while writing the files
 def test_read_source_converts_or_refuses_special_torch_tensors(tmp_path, weights):
@@ -691,6 +703,7 @@ def test_read_source_reads_bfloat16_and_float8_safetensors(tmp_path, weights):
         np.testing.assert_array_equal(found["norm.weight"], weights["norm.weight"])
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
@@ -760,6 +773,7 @@ def test_read_source_refuses_other_files_named_pth(tmp_path):
             read_source(tmp_path / f"{name}.pth")
 
 
+@pytest.mark.slow
 @torch_only
 def test_from_preset_converts_again_after_settings_change(tmp_path, monkeypatch):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
@@ -784,6 +798,7 @@ def test_from_tensors_refuses_patch_norm_false_and_video_networks(weights):
         from_tensors(video)
 
 
+@pytest.mark.slow
 def test_convert_accepts_activation(tmp_path, weights, capsys):
     convert_checkpoint(LoadedCheckpoint(weights), tmp_path / "relu", config_overrides={"activation": "relu"})
     assert FocalNetBackbone.from_preset(tmp_path / "relu").activation == "relu"

@@ -56,6 +56,7 @@ def small_published(monkeypatch):
 # --- outputs ---
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["00000", "10000", "01000", "00100", "00010", "00001", "11111"])
 def test_network_equals_stored_outputs_of_transformers(name):
@@ -106,6 +107,7 @@ def test_detection_backbone_equals_reference():
 # --- names ---
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["plain", "everything"])
 @pytest.mark.parametrize("library", ["official", "timm"])
@@ -130,6 +132,7 @@ def test_to_tensors_writes_keys_of_detection_backbones():
     assert any("weights found under 'backbone.'; ignored: neck" in note for note in found.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)  # only names and NumPy, independent of the backend
 def test_published_variants_round_trip(small_published, name):
     """Variant, options and all weights survive the round trip."""
@@ -161,6 +164,7 @@ def _check_round_trip(net, name, library):
         np.testing.assert_array_equal(variable, right)
 
 
+@pytest.mark.slow
 def test_from_tensors_reports_origin_of_settings(small_published):
     theirs = to_tensors(build_architecture(ARCHITECTURES["focalnet_large_fl4"]), "official")
     notes = from_tensors(theirs).notes
@@ -184,6 +188,7 @@ def test_from_tensors_reports_origin_of_settings(small_published):
     assert "focalnet_large_fl4 has True" in note
 
 
+@pytest.mark.slow
 def test_recognize_distinguishes_networks_by_norms():
     for name in ("tutorial", "tutorial_fixed"):
         weights = build_architecture(ARCHITECTURES[name]).weights
@@ -193,6 +198,7 @@ def test_recognize_distinguishes_networks_by_norms():
         recognize(shapes, variant="tutorial")
 
 
+@pytest.mark.slow
 def test_from_tensors_uses_published_preprocessing_only_for_published_heads(small_published):
     published = build_architecture(ARCHITECTURES["focalnet_tiny_srf"])
     assert from_tensors(to_tensors(published, "official")).image_converter.image_size == (224, 224)
@@ -241,6 +247,7 @@ def save(path, tensors):
 SUFFIXES = [".safetensors", *([".pth"] if TORCH else [])]
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_convert_round_trip_of_file_and_preset(tmp_path, weights, suffix, capsys):
@@ -267,6 +274,7 @@ def test_convert_round_trip_of_file_and_preset(tmp_path, weights, suffix, capsys
     assert main([*command, "--force"]) == 0
 
 
+@pytest.mark.slow
 def test_from_preset_accepts_files_and_directories(tmp_path, weights, monkeypatch):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "checkpoint"
@@ -285,6 +293,7 @@ def test_from_preset_accepts_files_and_directories(tmp_path, weights, monkeypatc
     assert FocalNetBackbone.from_preset(file).depths == (1, 2)
 
 
+@pytest.mark.slow
 def test_from_tensors_uses_settings_beside_weights(tmp_path, weights):
     save(tmp_path / "model.safetensors", {**drawn(known_shapes("timm plain"))})
     config = {
@@ -321,6 +330,7 @@ def test_from_tensors_uses_settings_beside_weights(tmp_path, weights):
     assert converter.prepare(corners).min() == 255
 
 
+@pytest.mark.slow
 def test_convert_checkpoint_accepts_backbone_without_head(tmp_path):
     file = save(tmp_path / "det.safetensors", drawn(known_shapes("official detection")))
     convert_checkpoint(file, tmp_path / "preset")
@@ -406,13 +416,14 @@ def test_convert_refuses_invalid_files_and_writes_nothing(tmp_path, weights, cap
     assert not (tmp_path / "was-here").exists()
 
 
+@pytest.mark.slow
 def test_convert_refuses_wrong_options(tmp_path, weights, capsys):
     file = save(tmp_path / "net.safetensors", weights)
     assert main(["convert", str(file), str(tmp_path / "out"), "--variant", "focalnet_tiny_srf"]) == 2
     text = capsys.readouterr().err
     assert "is not focalnet_tiny_srf: embed_dim is 8, not 96; depths is (1, 2), not (2, 2, 6, 2)" in text
     assert main(["convert", str(file), str(tmp_path / "out"), "--set", "color=red"]) == 2
-    assert "Unknown setting 'color'. Available settings: normalize_modulator" in capsys.readouterr().err
+    assert "Unknown --set name 'color'. Available --set names: normalize_modulator" in capsys.readouterr().err
     net = tmp_path / "preset"
     FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(net)
     assert main(["convert", str(net), str(tmp_path / "out.pth"), "--to", "timm"]) == 2
@@ -421,6 +432,7 @@ def test_convert_refuses_wrong_options(tmp_path, weights, capsys):
     assert "a .pth or .safetensors file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_convert_checkpoint_discards_preset_that_differs(tmp_path, weights, monkeypatch):
     """One weight changes while it is written."""
     file, saved = save(tmp_path / "net.safetensors", weights), FocalNetImageClassifier.save_weights
@@ -471,6 +483,7 @@ def test_expand_focal_windows_keeps_function_for_larger_windows():
     assert relative_error(expanded.predict(image, verbose=0), net.predict(image, verbose=0)) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalized", [False, True])
 def test_expand_focal_windows_changes_only_global_average_for_more_levels(normalized):
     net = FocalNetBackbone(embed_dim=8, depths=(1, 1), normalize_modulator=normalized)
@@ -491,6 +504,7 @@ def test_expand_focal_windows_changes_only_global_average_for_more_levels(normal
         expand_focal_windows(net, focal_levels=1)
 
 
+@pytest.mark.slow
 def test_convert_accepts_window(tmp_path, capsys):
     FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False).save_to_preset(
         tmp_path / "preset"
@@ -525,6 +539,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TORCH, reason="reads files of torch")
 def test_from_preset_loads_published_weights_by_name(published, tmp_path, capsys, monkeypatch):
     name, folder = published
@@ -544,6 +559,7 @@ def test_from_preset_loads_published_weights_by_name(published, tmp_path, capsys
     assert "as in focalnet_large_fl4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_convert_copies_preset_and_refuses_options_for_it(tmp_path, capsys):
     out = tmp_path / "nano"
     assert main(["convert", "focalnet_nano_cifar10", str(out)]) == 0
@@ -569,6 +585,7 @@ def test_convert_copies_preset_and_refuses_options_for_it(tmp_path, capsys):
     assert "was not written by focalnets" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_convert_force_keeps_files_of_others(tmp_path, capsys):
     preset = str(tmp_path / "preset")
     FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2).save_to_preset(
@@ -596,6 +613,7 @@ def test_convert_force_keeps_files_of_others(tmp_path, capsys):
         keep.write_text("mine")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TORCH, reason="reads files of torch")
 def test_convert_applies_options_to_published_name(published, tmp_path):
     name, folder = published
@@ -609,6 +627,7 @@ def test_convert_applies_options_to_published_name(published, tmp_path):
     assert found.class_names == tuple("abcdefg")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TORCH, reason="reads files of torch")
 def test_from_preset_refuses_another_network_under_published_name(published, capsys, tmp_path):
     name, folder = published
@@ -638,6 +657,7 @@ def test_from_preset_refuses_names_without_weights(published, capsys):
 # --- evaluation as published ---
 
 
+@pytest.mark.slow
 def test_evaluate_restrict_compares_only_classes_of_the_data(tmp_path, capsys):
     """The network has more classes than the data, whose folders are named by WordNet identifiers."""
     names = (*tuple(imagenet_names().values())[:4], "other a", "other b")

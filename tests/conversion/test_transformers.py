@@ -40,6 +40,7 @@ def errors(theirs, flags):
     return {name: relative_error(found[name], expected[name]) for name in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", COMBINATIONS, ids=name_of)
 def test_network_equals_transformers_for_all_flags(flags):
     found = errors(their_net(flags), flags)
@@ -47,6 +48,7 @@ def test_network_equals_transformers_for_all_flags(flags):
     assert found[worst] <= 1e-5, f"{worst}: {found[worst]:.1e}"
 
 
+@pytest.mark.slow
 def test_errors_detect_wrong_flag_and_wrong_gelu():
     flags = COMBINATIONS[0]
     broken = {**flags, "normalize_modulator": True}
@@ -58,6 +60,7 @@ def test_errors_detect_wrong_flag_and_wrong_gelu():
     assert max(errors(tanh, flags).values()) > 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FocalNetModel", "FocalNetBackbone"])
 def test_headless_network_equals_transformers(kind):
     """Covers the bare model, whose keys have no prefix, and the backbone of detectors."""

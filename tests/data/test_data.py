@@ -333,6 +333,7 @@ def test_open_dataset_reads_and_validates_tables_and_arrays(folder, tmp_path):
         open_dataset(str(tmp_path / "d.npz"))
 
 
+@pytest.mark.slow
 def test_open_dataset_reads_keras_cache(tmp_path):
     """The file is in Keras' cache, so the code of Keras runs without a download."""
     code = (

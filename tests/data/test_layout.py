@@ -179,6 +179,7 @@ def summarize(source):
     return dataset, ". ".join(["; ".join(texts), *(str(one).partition(":")[0] for one in dataset.left_out)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_open_dataset_reads_tree_equally_in_all_forms(layout, tmp_path):
     folder = tmp_path / "data"
@@ -205,6 +206,7 @@ def test_open_dataset_reads_tree_equally_in_all_forms(layout, tmp_path):
             np.testing.assert_array_equal(dataset.splits[name].images, split.images)
 
 
+@pytest.mark.slow
 def test_read_layout_uses_or_reports_every_image():
     """In 3,000 random trees, each image is in a row or counted as left out, or the layout is an error."""
     generator = random.Random(0)

@@ -36,6 +36,7 @@ def assert_apes_are_dark(dataset):
     assert sorted(red) == [10, 10, 250, 250]
 
 
+@pytest.mark.slow
 def test_hugging_face_reads_images_and_drops_rows_without_label(images, tmp_path, monkeypatch, caplog):
     datasets = pytest.importorskip("datasets")
     made = datasets.load_dataset("imagefolder", data_dir=str(images), cache_dir=str(tmp_path / "cache"))
@@ -60,6 +61,7 @@ def test_hugging_face_reads_images_and_drops_rows_without_label(images, tmp_path
         open_dataset(f"hf://{tmp_path / 'words'}")
 
 
+@pytest.mark.slow
 def test_hugging_face_reports_failed_connection_in_one_line(monkeypatch, tmp_path, capfd):
     datasets = pytest.importorskip("datasets")
     with socket.socket() as free:  # a port without a server
@@ -119,6 +121,7 @@ def test_hugging_face_drops_rows_without_image_and_refuses_untrusted_paths(
     ]
 
 
+@pytest.mark.slow
 def test_tensorflow_datasets_reads_images_and_reports_unknown_names(images, tmp_path, monkeypatch):
     tfds = pytest.importorskip("tensorflow_datasets")
 

@@ -111,6 +111,7 @@ def test_commands_accept_classes_with_one_image(verb, classes, preset, tmp_path,
         assert code == 0, captured.err
 
 
+@pytest.mark.slow
 def test_evaluate_reports_drawn_test_split(classes, preset, tmp_path, capsys, caplog):
     assert main(["evaluate", preset, "--data", str(classes), "--json"]) == 0
     captured = capsys.readouterr()
@@ -391,6 +392,7 @@ def zip_of(path, members, compression=zipfile.ZIP_DEFLATED):
     return str(path)
 
 
+@pytest.mark.slow
 def test_archive_rejects_oversized_members(tmp_path, monkeypatch):
     """120 MB exceed a limit of 50 MB, even if zip declares less, and in members and headers of a tar."""
     for name, method in (("deflate", 8), ("bz2", 12), ("lzma", 14)):

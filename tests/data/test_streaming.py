@@ -55,6 +55,7 @@ EVERYTHING = Augmentation(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "augmentation",
     [
@@ -131,6 +132,7 @@ def test_parallel_map_preserves_order_and_bounds_pending_results():
     assert threading.active_count() <= before  # threads of other tests may also end
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 def test_stream_lists_all_unreadable_images_at_first_failure(tmp_path, capsys):
     (tmp_path / "thing").mkdir()
@@ -240,6 +242,7 @@ def test_cache_stores_resized_images(photos, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the test reads /proc/self/statm, which only Linux has")
 def test_loader_streams_with_little_memory(tmp_path):
     """Decoding 400 images of 3 MB in an epoch needs less than a tenth of their total size.

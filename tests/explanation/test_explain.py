@@ -55,6 +55,7 @@ def test_upsample_with_stride_1_returns_values():
     np.testing.assert_array_equal(maps.upsample(values, (5, 6), stride=1), values)
 
 
+@pytest.mark.slow
 def test_draw_panels_shows_every_level_on_shared_scale(classifier, tmp_path, figures):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 48, 3)).astype("uint8")
     block = modulation_maps(classifier, images)["stage2_block2"]
@@ -84,6 +85,7 @@ def test_draw_panels_shows_every_level_on_shared_scale(classifier, tmp_path, fig
             assert np.any(np.all(np.abs(image - color) <= 2, axis=-1)), (name, end)
 
 
+@pytest.mark.slow
 def test_figures_anchor_scales_at_zero(tmp_path, figures):
     """Norms from 0.548 to 0.574 have similar colors. A gate of 0 is white, regardless of the other gates."""
     noise = np.random.default_rng(0).uniform(size=(1, 8, 8))

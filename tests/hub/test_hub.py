@@ -163,6 +163,7 @@ def test_download_removes_file_of_broken_connection(serve, tmp_path):
     assert download(server.url).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_download_gives_up_on_a_server_that_stalls(serve, monkeypatch, tmp_path):
     monkeypatch.setattr(urls, "STALL", 0.2)
     start = time.monotonic()
@@ -172,6 +173,7 @@ def test_download_gives_up_on_a_server_that_stalls(serve, monkeypatch, tmp_path)
     assert files(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_download_removes_partial_file_of_killed_process(serve, tmp_path):
     server = serve(file(cut=300_000, wait=True), file())
     killed = child("download(sys.argv[1])", server.url)
@@ -184,6 +186,7 @@ def test_download_removes_partial_file_of_killed_process(serve, tmp_path):
     assert files(tmp_path) == ["weights.pth"]
 
 
+@pytest.mark.slow
 def test_download_by_two_processes_sends_one_request(serve):
     server = serve(file(cut=300_000, wait=True))
     code = "print('here', flush=True); print(download(sys.argv[1]))"
@@ -197,6 +200,7 @@ def test_download_by_two_processes_sends_one_request(serve):
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_locked_logs_activity_of_the_other_process(tmp_path, caplog):
     entered = threading.Event()
 
@@ -364,6 +368,7 @@ def test_download_does_not_write_through_links(serve, tmp_path):
     assert not (tmp_path / "dangling").exists()
 
 
+@pytest.mark.slow
 def test_download_reports_a_full_disk(serve, tmp_path):
     server = serve(file(length=10**17))
     assert "Free disk space" in raised(OSError, download, server.url)
@@ -455,6 +460,7 @@ def test_hub_chooses_the_weights_of_a_repository(serve_hub, names, chosen, tmp_p
     assert path.is_relative_to(tmp_path / "cache" / "huggingface")
 
 
+@pytest.mark.slow
 def test_from_preset_builds_the_network_of_a_repository(serve_hub, tmp_path):
     pytest.importorskip("safetensors")
     backbone = focalnets.FocalNetBackbone(
@@ -572,6 +578,7 @@ def test_download_refuses_a_chunked_body(serve, monkeypatch, tmp_path):
     assert not list(tmp_path.rglob("weights.pth"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["url", "hub"])
 @pytest.mark.parametrize("verb", ["predict", "convert"])
 def test_cli_removes_damaged_download_from_the_cache(serve, monkeypatch, tmp_path, capsys, kind, verb):
@@ -643,6 +650,7 @@ def test_hub_offline_uses_the_cache(serve_hub, monkeypatch):
     assert server.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"])
 def test_hub_offline_in_a_new_process(tmp_path, variable):
     """In this process, the client may be imported already."""
@@ -656,6 +664,7 @@ def test_hub_offline_in_a_new_process(tmp_path, variable):
     assert f"No weights of hf://foo/bar in the cache {tmp_path / 'hub'}, and {variable} forbids" in line
 
 
+@pytest.mark.slow
 def test_hub_reports_a_server_that_does_not_exist(serve_hub, monkeypatch):
     serve_hub({}).stop()
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits half a minute in all
@@ -693,6 +702,7 @@ def test_cli_prints_download_error_on_one_line(serve, monkeypatch, capsys, answe
     assert printed.out == ""
 
 
+@pytest.mark.slow
 def test_hub_import_loads_no_heavy_modules():
     code = "print([name for name in ('keras', 'torch', 'huggingface_hub', 'rich') if name in sys.modules])"
     assert child(code).communicate()[0] == "[]\n"

@@ -165,6 +165,7 @@ def with_metadata():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "data", "ranges"), list(with_metadata()), ids=lambda value: str(value)[:12])
 def test_read_image_decodes_files_with_mutated_metadata(name, data, ranges):
     chance = random.Random(name)
@@ -223,6 +224,7 @@ def verdict(function, data, name):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged TIFF tags
 def test_read_image_raises_only_documented_error_for_fuzzed_files():
     chance, names = random.Random(20), sorted(SEEDS)
@@ -304,6 +306,7 @@ def test_read_image_opens_only_regular_files(not_files, name, text):
             function(not_files / name)
 
 
+@pytest.mark.slow
 def test_read_image_does_not_run_postscript(tmp_path, monkeypatch, capsys):
     endless = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n"
     (tmp_path / "cat.jpg").write_bytes(endless)
@@ -347,6 +350,7 @@ def test_read_image_limits_size_of_files_read_completely(monkeypatch):
 # === One damaged file of each kind in every command ===
 
 
+@pytest.mark.slow
 def test_every_command_lists_or_skips_damaged_images(tmp_path, capsys, caplog):
     avif = bytearray(by_pillow(RGB, "AVIF"))
     avif[-200:-100] = bytes(100)

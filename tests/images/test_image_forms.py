@@ -295,6 +295,7 @@ for bits in (8, 10, 12):
     same(f"rgb{bits}-alpha.heic", heic(np.dstack([RGB, ALPHA]), bits, "RGBA"), on_white(RGB), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_read_image_decodes_equal_pixels_from_every_form(name):
     data, expected, tolerance = FORMS[name]

@@ -53,6 +53,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cls", "arguments", "inputs", "outputs", "parameters"), CASES)
 def test_layer_fulfills_keras_contract(cls, arguments, inputs, outputs, parameters, tmp_path):
     layer = check_layer(cls, arguments, inputs, outputs, parameters)
@@ -211,6 +212,7 @@ def _step(rematerialize, rates, dtype="float32"):
     return [after - old for after, old in zip(model.get_weights(), before, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("mixed_bfloat16", 3e-2)])
 def test_rematerialize_preserves_gradients_with_dropout_and_drop_path(dtype, tolerance, monkeypatch):
     rates = {"drop_path_rate": 0.5, "dropout_rate": 0.3}

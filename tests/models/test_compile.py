@@ -18,6 +18,7 @@ def small(classes=2):
     return FocalNetImageClassifier(FocalNetBackbone(4, (1,), 1, patch_size=2), classes)
 
 
+@pytest.mark.slow
 def test_compile_defaults_learn_digits():
     """With a loss on probabilities, the accuracy is 12.8 % after the same number of epochs."""
     keras.utils.set_random_seed(0)
@@ -31,6 +32,7 @@ def test_compile_defaults_learn_digits():
     assert history["accuracy"][-1] > 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "labels", "names"),
     [
@@ -160,6 +162,7 @@ def test_compile_warns_once_at_line_of_user():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["keras", "h5"])
 def test_load_model_warns_once_about_loss(tmp_path, ending):
     net, path = small(), tmp_path / f"net.{ending}"
@@ -168,6 +171,7 @@ def test_load_model_warns_once_about_loss(tmp_path, ending):
     assert len(compile_warnings(lambda: keras.saving.load_model(path))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "verb", "warned"),
     [

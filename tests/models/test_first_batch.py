@@ -59,6 +59,7 @@ def warning_texts(call):
     return [str(one.message) for one in record if one.category is UserWarning]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "range_", "advice"),
     [
@@ -97,6 +98,7 @@ def test_predict_warns_about_range_of_values(net, change, range_, advice, images
         assert advice in texts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["fit", "evaluate", pytest.param("predict", marks=pytest.mark.all_backends), "predict_on_batch"]
 )
@@ -154,6 +156,7 @@ def backends_own(x, y=None):
     return Batches(*arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "verb"),
     some_on_all_backends(
@@ -237,6 +240,7 @@ def test_classifier_warns_about_preceding_rescaling(net, layers, warned):
     ] * warned
 
 
+@pytest.mark.slow
 def test_fit_stores_image_size(images, tmp_path):
     net = build(image_size=(8, 8))
     large = np.repeat(np.repeat(images, 2, 1), 3, 2)
@@ -431,6 +435,7 @@ def state(net):
     return [keras.ops.convert_to_numpy(v) for v in (*net.variables, *net.optimizer.variables)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "place"),
     some_on_all_backends(
@@ -480,6 +485,7 @@ def outer_model(form, net):
     return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(features)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "verb", "place"),
     some_on_all_backends(

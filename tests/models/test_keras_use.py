@@ -33,6 +33,7 @@ def data():
     return x.astype("uint8"), y
 
 
+@pytest.mark.slow
 def test_fit_learns_from_arrays(classifier, data):
     history = classifier.fit(*data, epochs=5, batch_size=16, validation_split=0.25, verbose=0).history
     assert history["val_accuracy"][-1] > 0.9
@@ -42,6 +43,7 @@ def test_fit_learns_from_arrays(classifier, data):
     )
 
 
+@pytest.mark.slow
 def test_fit_learns_from_data_loader_of_backend(classifier, data):
     backend = keras.backend.backend()
     if backend == "torch":
@@ -74,6 +76,7 @@ def test_fit_trains_only_head_with_frozen_backbone(classifier, data):
     assert np.any(classifier.head.get_weights()[0] != head[0])
 
 
+@pytest.mark.slow
 def test_pyramid_trains_segmentation_head(data):
     backbone = FocalNetBackbone(8, (1, 1), patch_size=2, image_shape=(8, 8, 3))
     levels = backbone.pyramid_outputs
@@ -87,6 +90,7 @@ def test_pyramid_trains_segmentation_head(data):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_keras_file_restores_optimizer(classifier, data, tmp_path):
     classifier.fit(*data, epochs=1, verbose=0)
     classifier.save(tmp_path / "net.keras")

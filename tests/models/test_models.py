@@ -64,6 +64,7 @@ def random_images(*shape):
     return np.random.default_rng(0).integers(0, 256, size=shape).astype("uint8")
 
 
+@pytest.mark.slow
 def test_config_restores_every_argument():
     check_config(FocalNetBackbone, {**BACKBONE, "dtype": "mixed_bfloat16"})
     check_config(FocalNetImageConverter, CONVERTER)
@@ -106,6 +107,7 @@ def test_models_reject_sequences_of_wrong_length():
         FocalNetImageClassifier(FocalNetBackbone(8, (1,)), 4, class_names=("a", "b", "c"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width", "channels"), [(32, 32, 3), (37, 50, 1), (9, 4, 5)])
 def test_models_accept_any_size_and_number_of_channels(height, width, channels):
     net = small_classifier(channels)
@@ -132,6 +134,7 @@ def test_equal_seeds_give_equal_weights():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_seed_gives_same_weights_on_every_backend():
     def sums(seed):
         keras.utils.set_random_seed(seed)
@@ -183,6 +186,7 @@ def test_initial_values_follow_original_code():
         assert values.max() > 0.95 * fan_in**-0.5
 
 
+@pytest.mark.slow
 def test_keras_file_loads_without_custom_objects_in_new_process(tmp_path):
     net = small_classifier()
     randomize(net)
@@ -214,6 +218,7 @@ def test_every_weight_has_a_gradient():
         assert np.any(keras.ops.convert_to_numpy(weight) != old), weight.path
 
 
+@pytest.mark.slow
 def test_classifier_learns_in_mixed_bfloat16():
     keras.config.set_dtype_policy("mixed_bfloat16")
     net = small_classifier(drop_path_rate=0.1, dropout_rate=0.1, layer_scale_init=0.1)
@@ -227,6 +232,7 @@ def test_classifier_learns_in_mixed_bfloat16():
     assert all(w.dtype == "float32" for w in net.trainable_weights)
 
 
+@pytest.mark.slow
 def test_keras_file_restores_frozen_backbone(tmp_path):
     net = small_classifier()
     net.backbone.trainable = False
@@ -235,6 +241,7 @@ def test_keras_file_restores_frozen_backbone(tmp_path):
         assert [w.path.split("/")[-2] for w in model.trainable_weights] == ["head", "head"]
 
 
+@pytest.mark.slow
 def test_classifier_ignores_channels_first_setting():
     x = random_images(2, 21, 30, 3)
     net = small_classifier()

@@ -61,6 +61,7 @@ def errors(found, net, x, broken=""):
     return {name: relative_error(found[name], expected[name]) for name in expected}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", TESTED, ids=lambda f: "-".join(str(v) for v in f.values()))
 def test_network_equals_float64_reference(flags):
     net, x = make_net(flags), images()
@@ -78,6 +79,7 @@ def test_network_with_other_epsilons_equals_reference():
     assert net.backbone.get_layer("stem").norm.epsilon == net.backbone.get_layer("norm").epsilon == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "silu"])
 def test_network_with_other_activations_equals_reference(activation):
     net, x = make_net({"activation": activation}), images()
@@ -94,6 +96,7 @@ def one_net(request):
     return net, x, computed(net, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", BREAKS)
 def test_errors_detect_broken_reference(broken, one_net):
     net, x, values = one_net

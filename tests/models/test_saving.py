@@ -64,6 +64,7 @@ def data():
     return x, np.arange(16) % 2
 
 
+@pytest.mark.slow
 def test_saved_models_continue_training_in_new_process(data, tmp_path):
     """Both formats restore the logits. A .keras file also gives the losses of an uninterrupted training.
 
@@ -99,6 +100,7 @@ def test_saved_models_continue_training_in_new_process(data, tmp_path):
             assert np.isfinite(found["loss"]).all(), file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [pytest.param("keras", marks=pytest.mark.all_backends), "h5"])
 @pytest.mark.parametrize("kind", ["classifier", "backbone", "modulation", "sequential", "functional"])
 def test_every_kind_of_model_can_be_saved_and_loaded(data, tmp_path, kind, ending):
@@ -119,6 +121,7 @@ def test_every_kind_of_model_can_be_saved_and_loaded(data, tmp_path, kind, endin
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 def test_default_optimizer_is_saved_independently_of_backend(data, tmp_path):
     """On torch, Keras saves its AdamW as keras.src.backend.torch.optimizers, which JAX cannot load."""
@@ -135,6 +138,7 @@ def test_default_optimizer_is_saved_independently_of_backend(data, tmp_path):
         np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (one, other)))
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 def test_weights_can_be_saved_and_loaded_separately(data, tmp_path):
     first, second = classifier(), classifier()
@@ -143,6 +147,7 @@ def test_weights_can_be_saved_and_loaded_separately(data, tmp_path):
     np.testing.assert_array_equal(*(net.predict(data[0], verbose=0) for net in (first, second)))
 
 
+@pytest.mark.slow
 def test_import_registers_every_serializable_class():
     """`import focalnets` alone registers every class that uses `register_keras_serializable`."""
     names = {
@@ -161,6 +166,7 @@ def test_import_registers_every_serializable_class():
     assert {name.removeprefix("focalnets>") for name in ran.stdout.split()} == names
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 @pytest.mark.parametrize("name", ["first_names.keras", "first_names.h5", "first_names_inside.keras"])
 def test_load_model_accepts_former_class_names(name, tmp_path):

@@ -58,6 +58,7 @@ def test_import_ignores_keras_json_with_default_values(tmp_path):
     assert chosen(tmp_path, keras_json="{") == INSTALLED[0]
 
 
+@pytest.mark.slow
 def test_keras_writes_keras_json_with_default_values(tmp_path):
     environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": keras.backend.backend()}
     code = "import keras"
@@ -75,6 +76,7 @@ def test_import_without_backend_reports_what_to_install(tmp_path):
     assert "pip install 'focalnets[torch]'" in ran.stderr
 
 
+@pytest.mark.slow
 def test_keras_uses_first_installed_backend_after_import(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "KERAS_BACKEND"}
     environment["KERAS_HOME"] = str(tmp_path)

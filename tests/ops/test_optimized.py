@@ -51,6 +51,7 @@ def trained(net, x, y, steps=2):
     return [after - old for after, old in zip(net.get_weights(), before, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(9, 13), (40, 56)], ids=["one chunk", "many chunks"])
 @pytest.mark.parametrize(
     "flags",
@@ -129,6 +130,7 @@ def test_depthwise_conv_gradient_of_large_kernels_equals_float64(setting, dtype,
         assert (one.double() - exact).abs().max() <= largest * (1e-6 if dtype is torch.float32 else 2**-8)
 
 
+@pytest.mark.slow
 @torch_only
 def test_bfloat16_training_uses_onednn_and_is_close_to_float32(setting):
     import torch
@@ -154,6 +156,7 @@ def test_bfloat16_training_uses_onednn_and_is_close_to_float32(setting):
         assert np.abs(rounded - exact).max() <= 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 @torch_only
 @pytest.mark.parametrize("policy", ["float16", "bfloat16"])
 def test_unsupported_16_bit_types_are_computed_in_float32(setting, monkeypatch, policy):
@@ -184,6 +187,7 @@ def test_unsupported_16_bit_types_are_computed_in_float32(setting, monkeypatch, 
         assert np.abs(rounded - exact).max() <= 0.1 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 @torch_only
 def test_exported_program_contains_plain_operations(setting):
     import torch
@@ -340,6 +344,7 @@ def test_dropout_mask_has_rate_and_differs_between_calls(setting):
     assert found[None].shape == found[False].shape
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the setting exists in glibc")
 def test_keep_freed_memory_avoids_page_faults():
     """Counts faults of the last 20 of 40 arrays of 64 MB, each of which is freed before the next."""

@@ -292,6 +292,7 @@ class _Compile:
         self.compiled.append((self.kernel.__name__, len(binary.asm["cubin"])))
 
 
+@pytest.mark.slow
 @compiles
 @pytest.mark.parametrize(
     ("shape", "sizes", "dtype"),
@@ -312,6 +313,7 @@ def test_kernels_compile_for_gpu(shape, sizes, dtype, monkeypatch):
     assert all(size > 1000 for _, size in compiled)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED, reason="runs in the interpreter already")
 def test_kernels_pass_in_interpreter():
     here = pathlib.Path(__file__)

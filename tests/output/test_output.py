@@ -426,6 +426,7 @@ def everything(folder):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arrange", ARRANGEMENTS, ids=lambda arrange: arrange.__name__)
 @pytest.mark.parametrize("verb", WRITERS)
 def test_force_keeps_files_of_others(verb, arrange, tmp_path, monkeypatch, caplog):
@@ -552,6 +553,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("foreign", [False, True])
 @pytest.mark.parametrize("exchanges", [True, False])
@@ -712,6 +714,7 @@ def test_force_refuses_similar_directory_without_manifest(resembling, verb, tmp_
         assert before.items() <= everything(tmp_path).items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o700, 0o750, 0o2770, 0o755])
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("verb", ["convert", "convert --to transformers", "cache"])
@@ -813,6 +816,7 @@ def test_force_refuses_file_edited_after_the_explanation_was_killed(tmp_path):
 # === Two processes ===
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", WRITERS)
 @pytest.mark.parametrize("in_place", [True, False])
 def test_outputs_refuse_directory_written_by_another_process(in_place, verb, tmp_path, monkeypatch):
@@ -892,6 +896,7 @@ with new_directory(out, "preset", True) if is_preset else directories.new_output
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["run", "preset"])
 def test_only_writer_reports_process_and_frees_lock_when_it_is_killed(kind, tmp_path):
     out = tmp_path / "out"
@@ -908,6 +913,7 @@ def test_only_writer_reports_process_and_frees_lock_when_it_is_killed(kind, tmp_
     assert not list(out.glob(".focalnets-work*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask", [0o077, 0o027, 0o022, 0o002])
 def test_outputs_have_permissions_of_umask(mask, tmp_path):
     previous = os.umask(mask)
@@ -986,6 +992,7 @@ def test_outputs_expand_home_directory(verb, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["home"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -1014,6 +1021,7 @@ def test_convert_refuses_names_of_files_it_cannot_write(name, words, more, tmp_p
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="writes a .pth file")
 def test_cli_expands_home_directory_and_obeys_umask(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -1022,9 +1030,9 @@ def test_cli_expands_home_directory_and_obeys_umask(tmp_path, monkeypatch, capsy
     try:
         assert main(["convert", "focalnet_micro_cifar10", "~/preset"]) == 0
         assert main(["convert", "~/preset", "~/again"]) == 0
-        net = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2)
-        net.save_to_preset("~/net")
-        assert main(["convert", "~/net", "~/mine.pth", "--to", "official"]) == 0
+        model = FocalNetImageClassifier(FocalNetBackbone(embed_dim=8, depths=(1, 1)), num_classes=2)
+        model.save_to_preset("~/model")
+        assert main(["convert", "~/model", "~/mine.pth", "--to", "official"]) == 0
         assert main(["recipes", "copy", "digits", "~/recipes/mine.py"]) == 0
         assert main(["cache", "digits", "--grayscale", "--image-size", "8", "--out=~/cache"]) == 0
     finally:

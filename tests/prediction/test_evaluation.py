@@ -138,6 +138,7 @@ def test_corrupt_rejects_unknown_name_and_severity(photographs):
         corrupt(photographs, "jpeg", 6)
 
 
+@pytest.mark.slow
 def test_tta_averages_probabilities(run):
     test = open_dataset("digits", channels=1).splits["test"].take(range(50))
     predictor = Predictor(run)
@@ -151,6 +152,7 @@ def test_tta_averages_probabilities(run):
     assert shifted(images, 1)[0, 1:, 1:].tolist() == images[0, :-1, :-1].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [3, 10, 17, 358])
 def test_evaluate_limit_takes_same_fraction_of_each_class(run, limit, capsys):
     assert main(["evaluate", str(run), "--data", "digits", "--limit", str(limit), "--json"]) == 0
@@ -160,6 +162,7 @@ def test_evaluate_limit_takes_same_fraction_of_each_class(run, limit, capsys):
     assert len(classes) == min(limit, 10)
 
 
+@pytest.mark.slow
 def test_confusion_csv_of_many_classes_has_no_zeros(tmp_path):
     names = tuple(f"class {i}" for i in range(150))
     logits = np.eye(150)[[0, 7, 7]]
@@ -174,6 +177,7 @@ def test_evaluate_logits_rejects_nan():
         evaluate_logits(np.array([[np.nan, 0.0]]), np.array([0]), ("a", "b"))
 
 
+@pytest.mark.slow
 def test_evaluate_force_replaces_earlier_figures(run, tmp_path):
     out = tmp_path / "out"
     with new_output_directory(out, "evaluation") as directory, filling(directory, "evaluation") as partial:
@@ -185,6 +189,7 @@ def test_evaluate_force_replaces_earlier_figures(run, tmp_path):
     assert not (out / "mistakes.png").exists() or (out / "mistakes.png").read_bytes() != b"old"
 
 
+@pytest.mark.slow
 def test_evaluate_html_page_has_all_results(run, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["evaluate", str(run), "--data", "digits", "--out", str(out), "--limit", "60"]

@@ -47,6 +47,7 @@ def net():
     return FocalNetImageClassifier.from_preset(BUNDLED)
 
 
+@pytest.mark.slow
 def test_predict_equals_command_line_exactly(folder, capsys):
     assert main(["predict", BUNDLED, str(folder), "--json", "--engine", "keras"]) == 0
     expected = json.loads(capsys.readouterr().out)
@@ -64,6 +65,7 @@ def test_predict_equals_command_line_exactly(folder, capsys):
     ] == expected
 
 
+@pytest.mark.slow
 def test_predict_gives_same_result_for_path_pil_and_array(folder, net):
     for path in sorted(folder.iterdir()):
         forms = [
@@ -210,6 +212,7 @@ def test_predict_rejects_or_skips_unreadable_images(folder, net, tmp_path, caplo
         focalnets.predict(net, files, engine="openvino")
 
 
+@pytest.mark.slow
 def test_predictions_repr_has_one_line_per_image(folder, net):
     found = focalnets.predict(net, [folder / "a.png", np.zeros((9, 9, 3), "uint8")], top=2)
     first, second = repr(found).splitlines()

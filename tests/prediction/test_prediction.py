@@ -79,6 +79,7 @@ def test_draw_confusion_handles_special_characters_in_names(tmp_path):
     assert np.asarray(Image.open(tmp_path / "c.png").convert("L")).std() > 10
 
 
+@pytest.mark.slow
 def test_figures_show_numbers_of_evaluation_and_history(tmp_path, figures):
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 60)
@@ -127,6 +128,7 @@ def test_predictor_keeps_order_of_images_of_different_sizes(tmp_path):
     assert set(predictions[0].classes) < {"class 0", "class 1", "class 2"}
 
 
+@pytest.mark.slow
 def test_predict_prints_table_json_and_csv(run, images, capsys, monkeypatch):
     command = ["predict", str(run.directory), str(images), "--top", "2"]
     assert main(command) == 0
@@ -144,6 +146,7 @@ def test_predict_prints_table_json_and_csv(run, images, capsys, monkeypatch):
     assert capsys.readouterr().out.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_evaluate_matches_accuracy_of_training(run, tmp_path, capsys):
     command = ["evaluate", str(run.directory), "--data", "digits"]
     assert main([*command, "--json", "--out", str(tmp_path / "out")]) == 0
@@ -161,6 +164,7 @@ def test_evaluate_matches_accuracy_of_training(run, tmp_path, capsys):
     assert "Available splits: train, test" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_rejects_unknown_classes(run, tmp_path, capsys):
     for label in ("cat", "dog"):
         (tmp_path / "pets" / label).mkdir(parents=True)
@@ -170,6 +174,7 @@ def test_evaluate_rejects_unknown_classes(run, tmp_path, capsys):
     assert "The data have classes that the preset lacks: cat, dog. It has: 0, 1, 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_accepts_subset_of_classes(run, tmp_path, capsys):
     digits = open_dataset("digits", channels=1).splits["test"]
     logits = Predictor(run.directory).logits(digits.images)
@@ -187,6 +192,7 @@ def test_evaluate_accepts_subset_of_classes(run, tmp_path, capsys):
     assert figures["per_class"]["4"] is None
 
 
+@pytest.mark.slow
 def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
     command = ["explain", str(run.directory), str(images / "wide.png"), str(images / "a.png")]
     out = tmp_path / "out"
@@ -213,6 +219,7 @@ def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_explain_lists_file_hashes_while_it_writes(run, images, tmp_path, monkeypatch):
     """If `explain` is killed, files that are edited later do not match their hashes."""
     found, draw = [], explain_job.draw_panels
@@ -252,6 +259,7 @@ def test_progress_shows_bar_after_two_seconds(monkeypatch):
     assert short.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_predict_stops_with_message_on_ctrl_c(run, images, monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -261,6 +269,7 @@ def test_predict_stops_with_message_on_ctrl_c(run, images, monkeypatch, capsys):
     assert capsys.readouterr().err == "focalnets: stopped.\n"
 
 
+@pytest.mark.slow
 def test_predict_fails_on_or_skips_unreadable_images(run, images, capsys, caplog):
     (images / "bad.png").write_text("words")
     command = ["predict", str(run.directory), str(images)]
@@ -271,6 +280,7 @@ def test_predict_fails_on_or_skips_unreadable_images(run, images, capsys, caplog
     assert "Skipped 1 unreadable image:" in caplog.text
 
 
+@pytest.mark.slow
 def test_commands_reject_presets_without_preprocessing(images, tmp_path, capsys):
     net = FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 2, class_names=("black", "white"))
     net.save_to_preset(tmp_path / "bare")
@@ -289,6 +299,7 @@ def test_commands_reject_presets_without_preprocessing(images, tmp_path, capsys)
     assert Predictor(bare).logits([np.zeros((9, 8, 3), "float32")] * 2).shape == (2, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
 def test_commands_accept_non_utf8_names_and_leading_tilde(run, images, capfd, monkeypatch):
     """Latin-1 names are not valid UTF-8. `~draft.png` is a file, not a home directory."""
@@ -325,6 +336,7 @@ def _output(capfd, command):
     return capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_resize_and_crop_handles_thin_images(run, tmp_path, capsys):
     strip = np.tile(np.arange(200, dtype="uint8").repeat(100), (1, 1))  # (1, 20000)
     Image.fromarray(strip).save(tmp_path / "strip.png")
@@ -347,6 +359,7 @@ def test_resize_and_crop_handles_thin_images(run, tmp_path, capsys):
             resize_and_crop(np.zeros(shape, "uint8"), None)
 
 
+@pytest.mark.slow
 def test_explain_uses_little_memory_for_thin_images(tmp_path, caplog):
     Image.new("1", (20_000, 20)).save(tmp_path / "strip.png")  # 128 bytes
     Image.effect_noise((320, 20), 60).save(tmp_path / "long.png")
@@ -359,6 +372,7 @@ def test_explain_uses_little_memory_for_thin_images(tmp_path, caplog):
     assert main(["predict", "focalnet_micro_cifar10", str(tmp_path / "strip.png")]) == 0
 
 
+@pytest.mark.slow
 def test_predictor_uses_smaller_batches_for_large_images(run, monkeypatch):
     predictor = Predictor(run.directory)
     monkeypatch.setattr("focalnets.prediction.predictor._MOST_PIXELS", 3 * 8 * 8)
@@ -369,6 +383,7 @@ def test_predictor_uses_smaller_batches_for_large_images(run, monkeypatch):
     assert sizes == [3, 3, 1]
 
 
+@pytest.mark.slow
 def test_predict_rejects_non_finite_logits(run, images, tmp_path, capsys):
     net = FocalNetImageClassifier.from_preset(run.directory)
     net.head.bias.assign(np.full(10, np.nan))
@@ -394,6 +409,7 @@ def test_tta_averages_probabilities_over_restricted_classes():
     np.testing.assert_allclose(np.exp(found[0]), expected)
 
 
+@pytest.mark.slow
 def test_evaluate_force_removes_earlier_files(run, tmp_path):
     command = [
         "evaluate",
@@ -416,6 +432,7 @@ def test_evaluate_force_removes_earlier_files(run, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_predict_result_does_not_depend_on_skipped_images(run, images, capsys):
     command = ["predict", str(run.directory), str(images), "--json", "--top", "10"]
     alone = json.loads(_output(capsys, command))
@@ -429,6 +446,7 @@ def test_predict_result_does_not_depend_on_skipped_images(run, images, capsys):
     np.testing.assert_allclose([found[str(digit)] for digit in range(10)], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_predict_prints_readable_images_before_error(run, images, capsys):
     (images / "bad.png").write_text("words")
     assert main(["predict", str(run.directory), str(images)]) == 2
@@ -437,6 +455,7 @@ def test_predict_prints_readable_images_before_error(run, images, capsys):
     assert "1 unreadable image:" in captured.err
 
 
+@pytest.mark.slow
 def test_explain_writes_separate_files_for_equal_names(run, images, tmp_path, capsys):
     (images / "most").mkdir()
     names = [images / "a.png", images / "more" / "a.png", images / "most" / "A.png"]

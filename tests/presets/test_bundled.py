@@ -27,6 +27,7 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_bundled_weights_are_in_package_and_small(name):
     directory = bundled_directory(name)
@@ -64,6 +65,7 @@ def test_default_preset_is_bundled():
     assert DEFAULT in NAMES
 
 
+@pytest.mark.slow
 def test_predict_uses_default_preset(capsys, caplog):
     """Classifies the first test image of each class."""
     assert main(["predict", str(IMAGES), "--json", "--engine", "keras"]) == 0
@@ -86,6 +88,7 @@ def test_preset_and_images_distinguishes_preset_from_image(tmp_path):
         assert preset_and_images(first, ("more.png",)) == (first, ("more.png",))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "torch",
     reason="compiles on other backends, where other tests train",

@@ -23,6 +23,7 @@ def test_overrides_list_every_argument_of_backbone():
     assert {*KEEP_WEIGHTS, *CHANGE_WEIGHTS, "name", "trainable"} == set(backbone.get_config())
 
 
+@pytest.mark.slow
 def test_from_preset_accepts_arguments_that_keep_weights(preset):
     plain = FocalNetImageClassifier.from_preset(preset)
     net = FocalNetImageClassifier.from_preset(
@@ -46,6 +47,7 @@ def test_from_preset_accepts_arguments_that_keep_weights(preset):
     np.testing.assert_array_equal(backbone.get_weights()[0], plain.backbone.get_weights()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "names", "same_head"),
     [
@@ -97,6 +99,7 @@ def test_from_preset_explains_arguments_of_other_libraries(preset, arguments, wo
             FocalNetImageClassifier.from_preset(source, **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "words"),
     [
@@ -132,6 +135,7 @@ def test_presets_refuse_none_as_path(preset):
             call(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "words"),
     [

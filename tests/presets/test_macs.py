@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="uses the operation counter of torch
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_count_macs_equals_counter_of_torch(name, monkeypatch):
     monkeypatch.setattr(dispatch, "_setting", False)  # matrix multiplications of oneDNN are not counted

@@ -59,6 +59,7 @@ def test_count_parameters_of_tutorial_network():
 BUILT = ARCHITECTURES if keras.backend.backend() == "torch" else ["focalnet_pico", "focalnet_tiny_srf"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT)
 def test_count_parameters_equals_built_network(name):
     row = shrunk(name)
@@ -69,6 +70,7 @@ def test_count_parameters_equals_built_network(name):
     assert net.input_shape[-1] == ARCHITECTURES[name].channels
 
 
+@pytest.mark.slow
 def test_save_to_preset_round_trip(tmp_path):
     backbone = FocalNetBackbone(8, (1, 2), focal_levels=(3, 2), layer_scale_init=0.1, seed=1)
     converter = FocalNetImageConverter((16, 20), crop_fraction=0.9, interpolation="lanczos")
@@ -97,6 +99,7 @@ def test_save_to_preset_round_trip(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_save_to_preset_omits_optimizer_and_keeps_it_for_fit(tmp_path):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "before")
@@ -110,6 +113,7 @@ def test_save_to_preset_omits_optimizer_and_keeps_it_for_fit(tmp_path):
     assert int(net.optimizer.iterations) == 2
 
 
+@pytest.mark.slow
 def test_convert_half_rounds_weights_to_float16(tmp_path, capsys):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     net.save_to_preset(tmp_path / "whole")
@@ -159,6 +163,7 @@ def test_config_may_list_only_files_of_a_preset(tmp_path):
             FocalNetImageClassifier.from_preset(tmp_path / "preset")
 
 
+@pytest.mark.slow
 def test_from_preset_resolves_architecture_and_directory_of_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     FocalNetImageClassifier(FocalNetBackbone(8, (1, 1)), 3).save_to_preset("focalnet_pico")
@@ -168,6 +173,7 @@ def test_from_preset_resolves_architecture_and_directory_of_same_name(tmp_path, 
     assert FocalNetImageClassifier.from_preset("focalnet_pico").num_classes == 3
 
 
+@pytest.mark.slow
 def test_save_to_preset_refuses_quantized_network(tmp_path):
     net = FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)
     for block in net.backbone.blocks:  # only parts, because Keras warns about layers that it cannot quantize
@@ -177,6 +183,7 @@ def test_save_to_preset_refuses_quantized_network(tmp_path):
     assert not (tmp_path / "preset").exists()
 
 
+@pytest.mark.slow
 def test_from_preset_refuses_incomplete_or_damaged_preset(tmp_path):
     net = FocalNetImageClassifier(
         FocalNetBackbone(8, (1,)), 2, FocalNetImageConverter(), class_names=("a", "b")
@@ -218,6 +225,7 @@ def test_from_preset_explains_wrong_presets(tmp_path):
         load(tmp_path)
 
 
+@pytest.mark.slow
 def test_fixture_preset_equals_reference_on_this_backend(fixture_preset):
     """The fixture was written on one backend. The reference computed its logits and gates in float64."""
     directory, expected = fixture_preset

@@ -238,6 +238,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", HOSTILE, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("deep", [False, True])
 def test_verbs_refuse_hdf5_that_reads_other_files(preset, tmp_path, capsys, make, deep):
@@ -262,6 +263,7 @@ def test_verbs_refuse_hdf5_that_reads_other_files(preset, tmp_path, capsys, make
     assert not pathlib.Path(out).exists()
 
 
+@pytest.mark.slow
 def test_check_hdf5_refuses_truncated_and_flipped_files(preset):
     """A flipped bit in a value cannot be detected. All other errors must be of the type ValueError."""
     path = preset / WEIGHTS

@@ -157,6 +157,7 @@ ROUNDS = {
 }  # 550 in all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUNDS)
 def test_tampered_json_raises_only_value_errors(world, tmp_path, monkeypatch, capsys, name):
     monkeypatch.setenv("FOCALNETS_CACHE", str(tmp_path / "downloads"))

@@ -33,6 +33,7 @@ def test_forecast_logs_duration_of_long_training_only(seconds, steps, words, mon
         assert messages[0].startswith("Training on 50,000 images for 10 epochs takes")
 
 
+@pytest.mark.slow
 def test_trainer_logs_forecast(tmp_path, monkeypatch, caplog):
     for name, value in {"LONG_MINUTES": -1.0, "_WARM_UP": 1, "_STEPS": 1}.items():
         monkeypatch.setattr(forecast, name, value)

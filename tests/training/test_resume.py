@@ -69,6 +69,7 @@ class KilledError(Exception):
     """Simulates a crash in a process that continues, so that the test can inspect the files."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [5, 16, 26])
 def test_resume_after_crash_within_epoch(whole, tmp_path, monkeypatch, last):
     """An epoch has 13 batches: the crash is in the first epoch, in the second, and in its last batch."""
@@ -90,6 +91,7 @@ def test_resume_after_crash_within_epoch(whole, tmp_path, monkeypatch, last):
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 @pytest.mark.all_backends
 def test_resume_after_time_limit_within_epoch(whole, tmp_path, monkeypatch):
     """Snapshots within an epoch include metrics, accumulated gradients and the batch."""
@@ -138,6 +140,7 @@ def send_in_batch(patch, last, *numbers):
     patch.setattr(run_recorder.RunRecorder, "on_train_batch_begin", begin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "last", "max_minutes", "state"),
     [
@@ -162,6 +165,7 @@ def test_train_writes_snapshot_on_signal(
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_train_stops_at_once_on_second_signal(tmp_path, monkeypatch, handlers):
     with monkeypatch.context() as patch:
         patch.setattr(signals, "_REPEATED_SECONDS", 0.0)
@@ -206,6 +210,7 @@ def test_held_signals_leaves_other_threads_and_ignored_signals_alone(handlers):
     assert held.received is None
 
 
+@pytest.mark.slow
 def test_train_continues_if_signal_handler_does_not_raise(tmp_path, monkeypatch, handlers):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
@@ -215,6 +220,7 @@ def test_train_continues_if_signal_handler_does_not_raise(tmp_path, monkeypatch,
     assert seen == [signal.SIGTERM]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not bfloat16_supported(), reason="150 times slower on this processor")
 def test_resume_in_mixed_precision(tmp_path):
     recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=300)
@@ -226,6 +232,7 @@ def test_resume_in_mixed_precision(tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.slow
 def test_resume_after_crash_while_writing_snapshot(whole, tmp_path, monkeypatch):
     replaced = os.replace
 
@@ -249,6 +256,7 @@ def test_resume_after_crash_while_writing_snapshot(whole, tmp_path, monkeypatch)
     assert not list((tmp_path / "run").glob(".focalnets-work-*"))
 
 
+@pytest.mark.slow
 def test_train_keeps_last_snapshot_on_full_disk(tmp_path, monkeypatch, capsys):
     saved = np.savez
 
@@ -265,6 +273,7 @@ def test_train_keeps_last_snapshot_on_full_disk(tmp_path, monkeypatch, capsys):
     assert not list((tmp_path / "run").glob(f"{PREFIX}*"))
 
 
+@pytest.mark.slow
 def test_resume_after_sigterm_and_sigkill_of_real_processes(tmp_path, capsys):
     """The first process gets SIGTERM, the second resumes and gets SIGKILL, the third resumes to the end."""
     run = tmp_path / "run"
@@ -305,6 +314,7 @@ def test_resume_after_sigterm_and_sigkill_of_real_processes(tmp_path, capsys):
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, done + 2))
 
 
+@pytest.mark.slow
 def test_resume_rejects_invalid_and_changed_runs(whole, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match="not a run that can be resumed"):
         resume(tmp_path)
@@ -331,6 +341,7 @@ def test_resume_rejects_invalid_and_changed_runs(whole, tmp_path, capsys, monkey
     assert "--epochs cannot be combined with --resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "cache_images"),
     [("folder", "memory"), ("folder", "stream"), ("zip", "stream"), ("csv", "stream")],
@@ -373,6 +384,7 @@ def test_resume_takes_moved_data_and_rejects_changed_data(form, cache_images, tm
     assert main(["train", "--resume", str(run)]) == 0
 
 
+@pytest.mark.slow
 def test_train_fails_when_loss_is_nan_or_infinite(tmp_path, capsys):
     command = ["train", "--out", str(tmp_path / "run"), "--learning-rate", "1e30"]
     command += ["--set", "warmup_fraction=0", "clip_norm=0", "--monitor-every", "0"]
@@ -382,6 +394,7 @@ def test_train_fails_when_loss_is_nan_or_infinite(tmp_path, capsys):
     assert "lower learning rate" in text
 
 
+@pytest.mark.slow
 def test_tensorboard_has_metrics_of_every_epoch(tmp_path):
     """Includes the epoch at the time limit. With one batch per epoch, every epoch ends at a time limit."""
     from tensorboardX.proto import event_pb2
@@ -404,6 +417,7 @@ def test_tensorboard_has_metrics_of_every_epoch(tmp_path):
             assert found[name, row["epoch"]] == pytest.approx(row[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [1, 2])
 def test_finetuning_starts_from_preset_weights(whole, tmp_path, frozen):
     """With other classes, the backbone has the weights of the preset, and the head is new."""

@@ -60,6 +60,7 @@ def write(form, tmp_path, width, height, color):
     return {"zip": write_zip, "csv": write_csv, "npz": write_npz}[form](folder, tmp_path / f"data.{form}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["folder", "zip", "csv", "npz"])
 @pytest.mark.parametrize(("width", "height", "color"), [(50, 40, True), (6, 7, False), (400, 300, False)])
 def test_survey_finds_size_and_color_in_all_layouts(width, height, color, form, tmp_path):
@@ -81,6 +82,7 @@ def test_survey_applies_exif_orientation(tmp_path):
     assert survey == Survey(4, 300, 200, color=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "width", "height", "color", "words"),
     [
@@ -105,6 +107,7 @@ def test_train_finetunes_own_images_in_color_at_32_pixels(
         assert word in misfits[0]
 
 
+@pytest.mark.slow
 def test_train_without_recipe_logs_choice_and_writes_color_network(tmp_path, capsys, caplog):
     data = write_images(tmp_path / "images", 300, 200, color=True)
     command = ["train", "--data", str(data), "--epochs", "1", "--monitor-every", "0"]
@@ -119,6 +122,7 @@ def test_train_without_recipe_logs_choice_and_writes_color_network(tmp_path, cap
     assert network.class_names == ("cat", "dog")
 
 
+@pytest.mark.slow
 def test_train_warns_of_digits_recipe_on_color_photographs(tmp_path, caplog):
     data = write_images(tmp_path / "images", 500, 375, color=True)
     focalnets.train("digits", data, tmp_path / "run", **QUIET)
@@ -149,6 +153,7 @@ def test_recipe_for_chooses_by_data_and_preset(data, preset, name):
     assert preset is None or recipe.preset == preset
 
 
+@pytest.mark.slow
 def test_preset_option_replaces_starting_weights(tmp_path, capsys, caplog):
     data = write_images(tmp_path / "images", 40, 40, color=True)
     command = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--max-minutes", "1e-9"]

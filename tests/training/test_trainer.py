@@ -20,6 +20,7 @@ def trainer(recipe, data="digits"):
     return Trainer(recipe, {**settings, "tensorboard": False})
 
 
+@pytest.mark.slow
 def test_trainer_compiles_recipe_fields(tmp_path):
     recipe = dataclasses.replace(
         SHORT,
@@ -44,6 +45,7 @@ def test_trainer_compiles_recipe_fields(tmp_path):
     assert {block.dropout_rate for block in made.classifier.backbone.blocks} == {0.0}
 
 
+@pytest.mark.slow
 def test_trainer_keeps_head_only_for_same_classes_in_same_order(tmp_path):
     backbone = FocalNetBackbone.from_preset("focalnet_pico", load_weights=False)
     converter = FocalNetImageConverter((8, 8), mean=(0.3,), std=(0.37,))
@@ -64,6 +66,7 @@ def test_trainer_keeps_head_only_for_same_classes_in_same_order(tmp_path):
         assert np.array_equal(*heads) == kept, names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keep_weights", "ema_decay"),
     [("best", 0.9), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
@@ -87,6 +90,7 @@ def test_train_saves_weights_of_the_reported_validation_loss(keep_weights, ema_d
     assert loss == pytest.approx(result.kept["val_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "validation", "changes", "words"),
     [

@@ -43,6 +43,7 @@ def run(tmp_path_factory):
     return train(recipe, out=tmp_path_factory.mktemp("runs") / "digits", verbose=0)
 
 
+@pytest.mark.slow
 def test_train_writes_all_files(run):
     names = {path.name for path in run.directory.iterdir()}
     assert names == {
@@ -79,6 +80,7 @@ def test_train_writes_all_files(run):
     assert (recipe["name"], recipe["epochs"], recipe["data"]) == ("digits", 2, "digits")
 
 
+@pytest.mark.slow
 def test_run_directory_is_preset_with_reported_accuracy(run):
     net = FocalNetImageClassifier.from_preset(run.directory)
     test = open_dataset("digits", channels=1).splits["test"]
@@ -87,6 +89,7 @@ def test_run_directory_is_preset_with_reported_accuracy(run):
     assert net.class_names == tuple("0123456789")
 
 
+@pytest.mark.slow
 def test_modulation_maps_of_trained_network_match_float64_reference(run):
     net = FocalNetImageClassifier.from_preset(run.directory)
     images = open_dataset("digits", channels=1).splits["test"].images[:3]
@@ -99,6 +102,7 @@ def test_modulation_maps_of_trained_network_match_float64_reference(run):
     assert set(modulation_model(net).output) == {"logits", "gates", "modulators"}
 
 
+@pytest.mark.slow
 def test_train_reads_batches_in_loader_order(tmp_path, monkeypatch):
     requested, batch = [], Loader.__getitem__
     monkeypatch.setattr(Loader, "__getitem__", lambda self, i: requested.append((self, i)) or batch(self, i))
@@ -131,6 +135,7 @@ def test_ema_works_in_plain_keras_fit():
     assert net.optimizer.averages[0] is not net.trainable_variables[0]
 
 
+@pytest.mark.slow
 def test_train_refuses_to_overwrite_runs_and_own_files(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     with pytest.raises(FileExistsError, match="--force"):
@@ -144,6 +149,7 @@ def test_train_refuses_to_overwrite_runs_and_own_files(run, tmp_path):
         train(recipe, data=str(tmp_path), out=tmp_path / "run")
 
 
+@pytest.mark.slow
 @on_torch
 def test_train_force_replaces_run_only_after_checks_pass(run, tmp_path):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
@@ -181,6 +187,7 @@ def test_learning_rate_schedule_at_first_peak_and_last_step(name):
     assert rates[total] == pytest.approx(final, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 4])
 @pytest.mark.parametrize(
     "name",
@@ -340,6 +347,7 @@ def test_orthogonalize_in_bfloat16_is_close_to_float32():
     assert np.all(np.abs(np.linalg.svd(rounded)[1] - 1) < 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faster", "precision"), [pytest.param(False, "float32", marks=on_torch), (True, "bfloat16")]
 )
