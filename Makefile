@@ -10,10 +10,9 @@ $(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
 endif
 export KERAS_BACKEND = $(BACKEND)
 
-# What goes into the environment. Parity with transformers, exports and the Triton kernels (in its
-# interpreter) are tested beside torch, other libraries' data sets beside TensorFlow, which is installed in
-# its CPU build, a third of the full one.
-EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,triton
+# What goes into the environment. Parity with transformers and exports are tested beside torch, data sets of
+# other libraries beside TensorFlow, which is installed in its CPU build, a third of the full one.
+EXTRAS_torch := torch,dev,parity,onnxruntime,openvino
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
@@ -22,7 +21,7 @@ TESTS_torch := tests -n 2 --dist loadfile
 TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
-.PHONY: help setup demo test test-fast test-all test-jax test-tensorflow lint bench docs clean
+.PHONY: help setup demo test test-fast test-triton test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,6 +42,10 @@ test: setup ## all tests on torch, or those marked all_backends with BACKEND=jax
 
 test-fast: setup ## the tests that take less than a second each, on torch: for the inner loop, less than a minute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -m "not slow" -n 2 --dist worksteal
+
+test-triton: setup ## the Triton kernels, which are not in the wheel, in Triton's interpreter (one to two minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[triton]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ops/test_triton.py
 
 test-all: ## the tests marked all_backends on JAX and TensorFlow, side by side: they mostly compile
 	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow
