@@ -22,19 +22,17 @@ _log = logging.getLogger("focalnets")
 def open_classifier(preset, load_weights=True, **arguments):
     """Implementation of `FocalNetImageClassifier.from_preset`."""
     check_arguments(arguments, load_weights, ("num_classes", "class_names", "name"))
-    source = resolve_weights(preset) if load_weights else resolve(preset)
-    if source.architecture and not load_weights:
-        return new_classifier(source.architecture, **arguments)
-    return load_preset(local_preset(source), load_weights, **arguments)
+    if not load_weights and (architecture := resolve(preset).architecture):
+        return new_classifier(architecture, **arguments)
+    return load_preset(preset_directory(preset), load_weights, **arguments)
 
 
 def open_backbone(preset, load_weights=True, **arguments):
     """Implementation of `FocalNetBackbone.from_preset`."""
     check_arguments(arguments, load_weights)
-    source = resolve_weights(preset) if load_weights else resolve(preset)
-    if source.architecture and not load_weights:
-        return new_classifier(source.architecture, **arguments).backbone
-    return load_backbone(local_preset(source), load_weights, **arguments)
+    if not load_weights and (architecture := resolve(preset).architecture):
+        return new_classifier(architecture, **arguments).backbone
+    return load_backbone(preset_directory(preset), load_weights, **arguments)
 
 
 def preset_directory(preset):

@@ -215,3 +215,11 @@ def test_presets_lists_published_names():
     for model in (FocalNetBackbone, FocalNetImageClassifier):
         assert set(model.presets) == set(CHECKPOINTS)
         assert model.presets["focalnet_base_lrf_imagenet1k"]["architecture"] == "focalnet_base_lrf"
+
+
+@pytest.mark.parametrize("load_weights", [True, False])
+def test_from_preset_refuses_an_export(load_weights, tmp_path):
+    (tmp_path / "export.json").write_text("{}")
+    for model in (FocalNetBackbone, FocalNetImageClassifier):
+        with pytest.raises(ValueError, match="is an exported network"):
+            model.from_preset(tmp_path, load_weights=load_weights)
