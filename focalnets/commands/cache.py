@@ -9,10 +9,10 @@ def run(arguments):
     dataset = cache(
         arguments.data,
         arguments.out,
-        arguments.image_size,
-        arguments.grayscale,
-        arguments.on_bad_image,
-        arguments.force,
+        image_size=arguments.image_size,
+        grayscale=arguments.grayscale,
+        on_bad_image=arguments.on_bad_image,
+        force=arguments.force,
     )
     for name, split in dataset.splits.items():
         print(f"{name}: {len(split)} {plural(len(split), 'image')}")

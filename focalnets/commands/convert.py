@@ -12,15 +12,15 @@ def run(arguments):
     done = convert(
         arguments.source,
         arguments.out,
-        arguments.to,
-        arguments.variant,
-        read_config_overrides(arguments.set),
-        arguments.entry,
-        arguments.labels,
-        arguments.window,
-        arguments.levels,
-        arguments.half,
-        arguments.force,
+        to=arguments.to,
+        variant=arguments.variant,
+        config_overrides=read_config_overrides(arguments.set),
+        entry=arguments.entry,
+        labels=arguments.labels,
+        focal_window=arguments.window,
+        focal_levels=arguments.levels,
+        half=arguments.half,
+        force=arguments.force,
     )
     for line in str(done).splitlines():
         say(line)

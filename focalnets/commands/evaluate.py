@@ -25,14 +25,14 @@ def run(arguments):
         found = evaluate(
             arguments.preset,
             arguments.data,
-            arguments.split,
-            arguments.restrict,
-            arguments.tta,
-            arguments.corruptions,
-            arguments.limit,
-            arguments.batch_size,
-            arguments.on_bad_image,
-            arguments.cache_images,
+            split=arguments.split,
+            restrict=arguments.restrict,
+            tta=arguments.tta,
+            corruptions=arguments.corruptions,
+            limit=arguments.limit,
+            batch_size=arguments.batch_size,
+            on_bad_image=arguments.on_bad_image,
+            cache_images=arguments.cache_images,
         )
         if directory is not None:
             fill(directory, found, arguments.html)

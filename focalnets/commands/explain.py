@@ -3,7 +3,7 @@
 import time
 
 from focalnets.commands.words import preset_and_images
-from focalnets.data.find import describe_bad, find_images, read_images, report_skipped
+from focalnets.data.find import describe_unreadable, find_images, read_images, report_skipped
 from focalnets.explanation.explain import Explainer
 from focalnets.explanation.file_names import free_name
 from focalnets.names import say
@@ -18,12 +18,12 @@ def run(arguments):
     explainer = Explainer(preset, arguments.block, arguments.stage, arguments.crop)
     files = find_images(images)
     # Images are read twice: unreadable ones are reported before anything is drawn, and no pixels are stored.
-    bad, stems, used = [], [], set()
+    unreadable, stems, used = [], [], set()
     for image in read_images(files, explainer.channels, explainer.prepare):
         stems.append(None if image.problem else free_name(image.name, used))
-        bad += [image.problem] if image.problem else []
-    if bad and arguments.on_bad_image == "error":
-        raise ValueError(describe_bad(bad))
+        unreadable += [image.problem] if image.problem else []
+    if unreadable and arguments.on_bad_image == "error":
+        raise ValueError(describe_unreadable(unreadable))
     ends = (".npz", *(f".{block}.png" for block in explainer.blocks))
     names = [f"{stem}{end}" for stem in stems if stem is not None for end in ends]
     inputs = [*paths_among([preset, *images]), *files]
@@ -32,7 +32,7 @@ def run(arguments):
             _write(directory, explainer, files, stems)
         finally:
             Manifest(directory).seal()
-    report_skipped(bad)
+    report_skipped(unreadable)
 
 
 def _write(directory, explainer, files, stems):

@@ -6,6 +6,6 @@ from focalnets.names import say
 
 def run(arguments):
     """Export a network and print the largest difference of the verification."""
-    done = export(arguments.preset, arguments.out, arguments.force)
+    done = export(arguments.preset, arguments.out, force=arguments.force)
     print(f"verified with {done.runtime}: largest difference of logits {done.difference:.1e}, relative")
     say(f"written: {done.directory}")

@@ -4,7 +4,7 @@ import csv
 import sys
 
 from focalnets.commands.words import preset_and_images
-from focalnets.data.find import describe_bad, find_images, report_skipped
+from focalnets.data.find import describe_unreadable, find_images, report_skipped
 from focalnets.names import csv_cell, json_text, printable
 from focalnets.prediction.predictor import Predictor
 
@@ -14,11 +14,11 @@ def run(arguments):
     preset, images = preset_and_images(arguments.preset, arguments.images)
     predictor = Predictor(preset, engine=_engine(arguments))
     files = find_images(images)
-    predictions, bad = predictor.predict_files(files, top=arguments.top)
+    predictions, unreadable = predictor.predict_files(files, top=arguments.top)
     _print(predictions, arguments)
-    if bad and arguments.on_bad_image == "error":
-        raise ValueError(describe_bad(bad))
-    report_skipped(bad)
+    if unreadable and arguments.on_bad_image == "error":
+        raise ValueError(describe_unreadable(unreadable))
+    report_skipped(unreadable)
 
 
 def _print(predictions, arguments):

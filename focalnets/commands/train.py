@@ -108,4 +108,4 @@ def _resume(arguments, verbose):
             os.environ["KERAS_BACKEND"] = backend  # before keras is imported
     from focalnets.training.train import resume
 
-    return resume(arguments.resume, arguments.max_minutes, verbose, arguments.data)
+    return resume(arguments.resume, max_minutes=arguments.max_minutes, verbose=verbose, data=arguments.data)

@@ -23,7 +23,7 @@ from focalnets.presets.preprocessing import converter_for
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertedNetwork:
     """A checkpoint as a network.
 
     Attributes:
@@ -59,7 +59,7 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
             what weights do not determine. Defaults to `False`.
 
     Returns:
-        `Conversion`.
+        `ConvertedNetwork`.
 
     Raises:
         ValueError: if arrays are missing, unknown, of another shape, or not finite.
@@ -98,7 +98,7 @@ def from_tensors(source, variant=None, config_overrides=None, labels=None, entry
     variables = {variable.path: variable for variable in network.weights}
     for path, array in arrays.items():
         variables[path].assign(np.asarray(array, "float32"))
-    return Conversion(network, image_converter, library, found.variant, notes, arrays)
+    return ConvertedNetwork(network, image_converter, library, found.variant, notes, arrays)
 
 
 def _unwrapped(source, entry):

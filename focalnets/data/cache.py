@@ -72,7 +72,7 @@ def write_cache(dataset, directory, source="", force=False, inputs=()):
                 "source": str(source),
                 "class_names": dataset.class_names,
                 "images": {name: len(split) for name, split in splits.items()},
-                "left_out": dataset.bad,
+                "left_out": dataset.unreadable,
             },
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from focalnets.data import arrays
 from focalnets.data.files import Listing, file_name
-from focalnets.data.find import describe_bad
+from focalnets.data.find import describe_unreadable
 from focalnets.data.left_out import LeftOut, report
 from focalnets.data.naming import SPLITS, checked_class_names, equal_but_for_case
 from focalnets.data.sources import read_source
@@ -39,7 +39,7 @@ class ImageDataset:
     Attributes:
         splits: dict. "train", "val" or "test" -> `Split`.
         class_names: tuple of str, one per label.
-        bad: list of str. Errors of the unreadable images that were left out. Defaults to `[]`.
+        unreadable: list of str. Errors of the unreadable images that were left out. Defaults to `[]`.
         survey: Function that returns the `survey.Survey` of the stored images. Defaults to `None`.
         left_out: tuple of `LeftOut`. Other files that are not in the splits, by reason. They are also logged.
             Defaults to `()`.
@@ -49,7 +49,7 @@ class ImageDataset:
 
     splits: dict[str, Split]
     class_names: tuple[str, ...]
-    bad: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     survey: Callable | None = None
     left_out: tuple[LeftOut, ...] = ()
     drawn_from: int | None = None
@@ -167,17 +167,18 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
     first = _first_readable(files)
     large = first is not None and _prepared(first, prepare).nbytes * len(files) > IN_MEMORY_BYTES
     if cache_images == "stream" or (cache_images == "auto" and large):
-        bad = files.problems if on_bad_image == "skip" else _quick_check(files)
-        good = np.array([index for index in range(len(rows)) if index not in bad], int)
+        unreadable = files.problems if on_bad_image == "skip" else _quick_check(files)
+        good = np.array([index for index in range(len(rows)) if index not in unreadable], int)
         everything = Split(files, _labels(rows, good, class_names), good, prepare)
     else:
         threads = cores() if first is not None and first.width * first.height > _WORTH_THREADS else 0
-        images, good, bad = _read_into_memory(source, files, prepare, threads)
+        images, good, unreadable = _read_into_memory(source, files, prepare, threads)
         everything = Split(images, _labels(rows, good, class_names))
-    if bad and on_bad_image == "error":
-        raise ValueError(describe_bad(list(bad.values())))
-    if len(good) == 0 and bad:
-        raise ValueError(f"All {len(bad)} images of {source} are unreadable: {next(iter(bad.values()))}.")
+    if unreadable and on_bad_image == "error":
+        raise ValueError(describe_unreadable(list(unreadable.values())))
+    if len(good) == 0 and unreadable:
+        first = next(iter(unreadable.values()))
+        raise ValueError(f"All {len(unreadable)} images of {source} are unreadable: {first}.")
 
     if named:
         names = np.array([rows[index][0] for index in good])
@@ -197,7 +198,7 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
     }
     survey = functools.partial(survey_files, FileImages(files.names, listing.opener, channels=3))
     drawn_from = None if named else len(good)
-    return ImageDataset(splits, class_names, list(bad.values()), survey, listing.left_out, drawn_from)
+    return ImageDataset(splits, class_names, list(unreadable.values()), survey, listing.left_out, drawn_from)
 
 
 def _check_wanted(only, available):
@@ -248,11 +249,11 @@ def _read_into_memory(source, files, prepare, threads):
         except ValueError as error:
             return str(error)
 
-    images, good, bad, shapes = None, [], {}, set()
+    images, good, unreadable, shapes = None, [], {}, set()
     found = parallel_map(read, range(len(files)), threads)
     for index, image in enumerate(progress(found, "reading images", len(files))):
         if isinstance(image, str):
-            bad[index] = image
+            unreadable[index] = image
             continue
         shapes.add(image.shape)
         if images is None:  # filled in place, because stacking a list would double the peak memory
@@ -265,4 +266,4 @@ def _read_into_memory(source, files, prepare, threads):
             f"Images of {source} differ in size, for example {sorted(shapes)[:3]}; expected one size. Set an "
             "image size."
         )
-    return images if images is None else images[: len(good)], np.array(good, int), bad
+    return images if images is None else images[: len(good)], np.array(good, int), unreadable

@@ -129,20 +129,20 @@ def read_images(files, channels=3, prepare=None):
     yield from progress(parallel_map(read, files, threads), "reading images", len(files))
 
 
-def describe_bad(bad, skip="--on-bad-image skip"):
+def describe_unreadable(problems, skip="--on-bad-image skip"):
     """Error text for a list of unreadable images: the first `LISTED`, the number of others, and a fix."""
-    lines = [f"  {printable(problem)}" for problem in bad[:LISTED]]
-    if len(bad) > LISTED:
-        lines.append(f"  and {len(bad) - LISTED} more")
+    lines = [f"  {printable(problem)}" for problem in problems[:LISTED]]
+    if len(problems) > LISTED:
+        lines.append(f"  and {len(problems) - LISTED} more")
     return (
-        f"{len(bad)} unreadable {plural(len(bad), 'image')}:\n"
+        f"{len(problems)} unreadable {plural(len(problems), 'image')}:\n"
         + "\n".join(lines)
         + f"\nRepair or remove them, or skip them with {skip}."
     )
 
 
-def report_skipped(bad):
+def report_skipped(problems):
     """Log a list of unreadable images that are left out."""
-    if bad:
-        problems = "".join(f"\n  {printable(problem)}" for problem in bad)
-        _log.warning("Skipped %d unreadable %s:%s", len(bad), plural(len(bad), "image"), problems)
+    if problems:
+        lines = "".join(f"\n  {printable(problem)}" for problem in problems)
+        _log.warning("Skipped %d unreadable %s:%s", len(problems), plural(len(problems), "image"), lines)

@@ -37,5 +37,5 @@ def cache(data, out, image_size=256, grayscale=False, on_bad_image="error", forc
     channels = 1 if grayscale else 3
     dataset = open_dataset(data, channels, square(image_size), on_bad_image, cache_images="stream")
     write_cache(dataset, out, data, force, data_paths(data))
-    report_skipped(dataset.bad)
+    report_skipped(dataset.unreadable)
     return open_dataset(out, channels)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from focalnets.data.find import describe_bad
+from focalnets.data.find import describe_unreadable
 from focalnets.files import reason
 from focalnets.images.decode import as_image, as_pixels, check_image, open_image
 from focalnets.names import plural
@@ -74,13 +74,13 @@ class FileImages:
         found = enumerate(progress(found, "looking for unreadable images", len(self)))
         return {index: text for index, text in found if text is not None}
 
-    def read_or_name_all_bad(self, index, smallest=None):
+    def read_or_list_unreadable(self, index, smallest=None):
         """`read`, with an error that lists all unreadable images instead of only the first."""
         try:
             return self.read(index, smallest)
         except ValueError as error:
             with self._lock:
-                raise ValueError(describe_bad(list(self.problems.values()) or [str(error)])) from error
+                raise ValueError(describe_unreadable(list(self.problems.values()) or [str(error)])) from error
 
 
 class JoinedArrays:
@@ -193,7 +193,7 @@ class Split:
         """PIL image before `prepare`. See `decode.open_image` for `smallest`."""
         row = index if self.rows is None else self.rows[index]
         if isinstance(self.source, FileImages):
-            return self.source.read_or_name_all_bad(row, smallest)
+            return self.source.read_or_list_unreadable(row, smallest)
         return as_image(self.source[row])
 
 

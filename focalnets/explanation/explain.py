@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets.conversion.open import open_classifier
-from focalnets.data.find import NO_PREPROCESSING, describe_bad
+from focalnets.data.find import NO_PREPROCESSING, describe_unreadable
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.explanation.file_names import free_name
 from focalnets.explanation.maps import BlockMaps
@@ -169,5 +169,5 @@ def explain(preset, images, block=None, stage=None, crop=False):
         except ValueError as error:
             unreadable.append(str(error))
     if unreadable:  # reported before any image is explained
-        raise ValueError(describe_bad(unreadable, "a list of the other images"))
+        raise ValueError(describe_unreadable(unreadable, "a list of the other images"))
     return Explanations(tuple(explainer.explain(name, pixels) for name, pixels in prepared))

@@ -107,7 +107,7 @@ def evaluate(
         data=str(data),
         split=split,
         errors=_confident_errors(images, logits, labels, names),
-        unreadable=tuple(dataset.bad),
+        unreadable=tuple(dataset.unreadable),
         **more,
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from focalnets.data.find import NO_PREPROCESSING, describe_bad, report_skipped
+from focalnets.data.find import NO_PREPROCESSING, describe_unreadable, report_skipped
 from focalnets.names import printable
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.prediction.predictor import Prediction, Predictor, check_count
@@ -81,7 +81,7 @@ def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="e
     predictor = Predictor(preset, batch_size, engine)
     if not predictor.engine.takes_images:
         raise ValueError(NO_PREPROCESSING)
-    found, names, bad = list_images(images), [], []
+    found, names, unreadable = list_images(images), [], []
 
     def read(named):
         try:
@@ -96,10 +96,10 @@ def predict(preset, images, top=5, batch_size=64, engine="auto", on_bad_image="e
                 names.append(name)
                 yield pixels
             else:
-                bad.append(problem)
+                unreadable.append(problem)
 
     predictions = predictor.rank(names, good(), top)
-    if bad and on_bad_image == "error":
-        raise ValueError(describe_bad(bad, 'on_bad_image="skip"'))
-    report_skipped(bad)
+    if unreadable and on_bad_image == "error":
+        raise ValueError(describe_unreadable(unreadable, 'on_bad_image="skip"'))
+    report_skipped(unreadable)
     return Predictions(tuple(predictions))

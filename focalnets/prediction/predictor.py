@@ -133,7 +133,7 @@ class Predictor:
         """
         if not self.engine.takes_images:
             raise ValueError(NO_PREPROCESSING)
-        names, bad = [], []
+        names, unreadable = [], []
 
         def good():
             for image in read_images(paths, self.channels, self.prepare):
@@ -141,9 +141,9 @@ class Predictor:
                     names.append(image.name)
                     yield image.pixels
                 else:
-                    bad.append(image.problem)
+                    unreadable.append(image.problem)
 
-        return self.rank(names, good(), top), bad
+        return self.rank(names, good(), top), unreadable
 
     def _batches_of_logits(self, images):
         """Yield logits of prepared images. A batch has consecutive images of equal size."""

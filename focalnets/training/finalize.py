@@ -119,7 +119,9 @@ def finalize(trainer, directory, recorder):
     report = directory / "report.html"
     write_report(report, recipe, facts, rows, kept, sections)
     curves = directory / "curves.png"
-    return TrainResult(directory, curves, panels, report, rows, kept, test_accuracy, trainer.dataset.bad)
+    return TrainResult(
+        directory, curves, panels, report, rows, kept, test_accuracy, trainer.dataset.unreadable
+    )
 
 
 def _draw_panels(classifier, split, kind, folder):

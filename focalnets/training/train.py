@@ -203,7 +203,7 @@ def _run(trainer, directory, snapshot, max_minutes, verbose):
         with contextlib.suppress(OSError):  # on a full disk, an error is raised already
             Manifest(directory).seal()
     curves = directory / "curves.png"
-    return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.bad)
+    return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.unreadable)
 
 
 def _located(data):

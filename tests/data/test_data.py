@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from focalnets import FocalNetImageConverter, open_dataset
-from focalnets.data.find import describe_bad, find_images
+from focalnets.data.find import describe_unreadable, find_images
 from focalnets.data.loader import Loader
 from focalnets.data.splits import Split, split_validation
 from focalnets.images.augment import Augmentation
@@ -375,7 +375,7 @@ def test_open_dataset_rejects_damaged_archives_and_tables(folder, tmp_path):
             cache_images=cache_images,
             on_bad_image="skip",
         )
-        assert damaged.filename in found.bad[0]
+        assert damaged.filename in found.unreadable[0]
         for split in found.splits.values():  # labels still belong to their images
             assert [2 - image[0, 0].argmax() for image in split.images] == split.labels.tolist()
     archive.write_bytes(content[:200])
@@ -473,7 +473,7 @@ def test_open_dataset_lists_or_skips_unreadable_images(strange_folder):
     assert "--on-bad-image skip" in str(caught.value)
 
     dataset = open_dataset(str(strange_folder), prepare=prepare, on_bad_image="skip")
-    assert len(dataset.bad) == 6
+    assert len(dataset.unreadable) == 6
     assert sum(len(split) for split in dataset.splits.values()) == 12
 
 
@@ -488,8 +488,8 @@ def test_open_dataset_lists_unreadable_images_of_archive(strange_folder, tmp_pat
         assert BAD[name] in str(caught.value)
 
 
-def test_describe_bad_shortens_long_lists():
-    text = describe_bad([f"{i}.jpg: no" for i in range(50)])
+def test_describe_unreadable_shortens_long_lists():
+    text = describe_unreadable([f"{i}.jpg: no" for i in range(50)])
     assert "50 unreadable images" in text
     assert "19.jpg" in text
     assert "20.jpg" not in text

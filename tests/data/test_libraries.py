@@ -111,7 +111,7 @@ def test_hugging_face_drops_rows_without_image_and_refuses_untrusted_paths(
         "hf://somebody/animals", on_bad_image="skip", prepare=FocalNetImageConverter((8, 8)).prepare
     )
     assert {name: len(split) for name, split in dataset.splits.items()} == {"train": 1, "val": 1}
-    assert [problem.split(" to ")[0] for problem in dataset.bad] == [
+    assert [problem.split(" to ")[0] for problem in dataset.unreadable] == [
         "train/3: the data set refers",
         "val/3: the data set refers",
     ]

@@ -73,7 +73,7 @@ def test_open_dataset_keeps_class_with_one_readable_image(classes):
     for i in range(4):
         (classes / "green" / f"{i}.png").write_bytes(b"no image")
     dataset = open_dataset(str(classes), on_bad_image="skip")
-    assert len(dataset.bad) == 4
+    assert len(dataset.unreadable) == 4
     assert np.bincount(dataset.everything().labels).tolist() == [10, 1, 1]
 
 
@@ -446,7 +446,7 @@ def test_zip_rejects_overlapping_members(tmp_path, monkeypatch):
             archive.NameToInfo[info.filename] = info
     dataset = open_dataset(str(path), on_bad_image="skip")
     assert len(dataset.everything()) == 1
-    assert len(dataset.bad) == 499
+    assert len(dataset.unreadable) == 499
 
 
 @pytest.mark.parametrize("name", ["/cat/1.png", "../../cat/1.png", "C:\\pets\\cat\\1.png", "./cat//1.png"])

@@ -160,7 +160,7 @@ def test_stream_lists_all_unreadable_images_at_first_failure(tmp_path, capsys):
     assert "4.png" in error
     shutil.rmtree(tmp_path / "other")
     skipped = open_dataset(str(tmp_path), prepare=prepare, cache_images="stream", on_bad_image="skip")
-    assert len(skipped.bad) == 2
+    assert len(skipped.unreadable) == 2
     assert sum(len(split.images) for split in skipped.splits.values()) == 4
 
 
