@@ -56,6 +56,51 @@ def upsample(values, size, stride):
     return np.einsum("yh,xw,nhwk->nyxk", rows, columns, values.astype("float32"), optimize=True)
 
 
+def spread(values, size, stride):
+    """Spread the values of positions over the pixels of the image, so that all sums are kept.
+
+    The value of a position is distributed over the pixels near its center, with the weights of bilinear
+    interpolation (see `upsample`) divided by their sum.
+
+    Args:
+        values: array of shape (N, h, w).
+        size: (H, W) of the images in pixels, where H <= h * stride and W <= w * stride.
+        stride: int. Pixels per position.
+
+    Returns:
+        float32 array of shape (N, H, W).
+
+    >>> import numpy as np
+    >>> from focalnets.explanation.maps import spread
+    >>> spread(np.array([[[1.0, 3.0]]]), (1, 4), stride=2)[0, 0].tolist()
+    [0.5, 0.75, 1.25, 1.5]
+    """
+    rows = _weights(size[0], values.shape[1], stride)
+    columns = _weights(size[1], values.shape[2], stride)
+    rows, columns = rows / rows.sum(axis=0), columns / columns.sum(axis=0)
+    return np.einsum("yh,xw,nhw->nyx", rows, columns, values.astype("float32"), optimize=True)
+
+
+def blurred(images, sigma):
+    """Gaussian blur of images (N, H, W, C) with edges repeated, in float32. `sigma` is in pixels.
+
+    >>> import numpy as np
+    >>> from focalnets.explanation.maps import blurred
+    >>> float(blurred(np.ones((1, 4, 4, 1)), 2.0)[0, 0, 0, 0])
+    1.0
+    """
+    x = np.float32(images)
+    for axis in (1, 2):
+        distance = np.arange(x.shape[axis])
+        window = np.arange(-int(4 * sigma) - 1, int(4 * sigma) + 2)
+        weights = np.exp(-0.5 * np.square(window / sigma))
+        matrix = np.zeros((x.shape[axis], x.shape[axis]), "float32")
+        for offset, weight in zip(window, weights / weights.sum(), strict=True):
+            matrix[distance, (distance + offset).clip(0, len(distance) - 1)] += weight
+        x = np.moveaxis(np.tensordot(matrix, x, (1, axis)), 0, axis)
+    return x
+
+
 def _weights(pixels, positions, stride):
     """Matrix (pixels, positions) of linear interpolation between the centers of positions."""
     centers = (np.arange(pixels) + 0.5) / stride - 0.5

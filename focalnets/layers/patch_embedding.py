@@ -90,11 +90,12 @@ class PatchEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, x):
+        return normalize(self.norm, self.project(x))
+
+    def project(self, x):
+        """Output of the convolution, before the normalization."""
         height, width = ops.shape(x)[1:3]
         padding = [(self.padding, self.padding + -size % self.patch_size) for size in (height, width)]
-        return normalize(self.norm, self._project(x, padding))
-
-    def _project(self, x, padding):
         kernel, bias = tensors_like(x, self.proj.kernel, self.proj.bias)
         if self.kernel_size != self.patch_size or self.padding or None in x.shape[1:3]:
             return strided_conv(x, kernel, bias, self.patch_size, padding)
@@ -107,6 +108,29 @@ class PatchEmbedding(keras.layers.Layer):
         x = ops.reshape(x, (-1, high, side, wide, side, channels))
         x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, high, wide, side * side * channels))
         return linear(x, ops.reshape(kernel, (-1, self.embed_dim)), bias)
+
+    def project_transposed(self, y, size):
+        """Transposed map of `project`, without its bias: (B, h, w, embed_dim) to (B, H, W, C_in).
+
+        Args:
+            y: Tensor of shape (B, h, w, embed_dim).
+            size: (H, W) of the input of `project`.
+        """
+        (kernel,) = tensors_like(y, self.proj.kernel)
+        side, channels = self.patch_size, kernel.shape[2]
+        if self.kernel_size == side and self.padding == 0:
+            high, wide = y.shape[1:3]
+            x = y @ ops.transpose(ops.reshape(kernel, (-1, self.embed_dim)))
+            x = ops.transpose(ops.reshape(x, (-1, high, wide, side, side, channels)), (0, 1, 3, 2, 4, 5))
+            x = ops.reshape(x, (-1, high * side, wide * side, channels))
+        else:
+            x = ops.conv_transpose(y, kernel, strides=side, padding="valid", data_format="channels_last")
+        missing = [
+            max(0, self.padding + wanted - have) for wanted, have in zip(size, x.shape[1:3], strict=True)
+        ]
+        if any(missing):
+            x = ops.pad(x, [(0, 0), *((0, more) for more in missing), (0, 0)])
+        return x[:, self.padding : self.padding + size[0], self.padding : self.padding + size[1]]
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape
