@@ -80,7 +80,7 @@ def resize_and_crop(image, image_size, crop_fraction=1.0, interpolation="bicubic
         raise ValueError(
             f"{image.width} x {image.height} pixels are too narrow to resize without a crop: the result, "
             f"{resized_width} x {resized_height}, is more than {_MAX_IMAGE_SIZES} times the image size. Set "
-            "crop=True or --crop."
+            "crop=True, or leave out --whole."
         )
     top, left = round((resized_height - height) / 2), round((resized_width - width) / 2)
     if resized_height * resized_width > _MAX_PIXELS:  # resize the crop only

@@ -29,7 +29,9 @@ ALLOWED = {
     "images": set(),
     "data": {"output", "images"},
     "prediction": {"output", "report", "hub", "presets", "conversion", "deployment", "images", "data"},
-    "explanation": {"output", "report", "layers", "models", "conversion", "images", "data", "prediction"},
+    "explanation": {
+        *("output", "report", "ops", "layers", "models", "conversion", "images", "data", "prediction"),
+    },
     "training": {
         *("output", "report", "ops", "layers", "models", "presets", "conversion", "images", "data"),
         *("prediction", "explanation"),

@@ -59,17 +59,20 @@ def test_evaluate_measures_accuracy(run, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_explain_returns_gates_and_modulators(run, image, tmp_path):
+def test_explain_returns_evidence_that_adds_up(run, image, tmp_path):
     explanations = focalnets.explain(run, image)
-    gates = explanations[0].blocks["stage2_block2"].gates
-    assert gates.shape == (1, 8, 8, 3)  # two focal levels and the global one
+    one = explanations[0]
+    assert one.top(1)[0][0] == one.target == focalnets.predict(run, image)[0].classes[0]
+    np.testing.assert_allclose(one.evidence.sum(), one.total, atol=1e-3)
+    gates = one.gates["stage2_block2"]
+    assert gates.shape == (4, 4, 3)  # two focal levels and the global one
     explanations.save(tmp_path / "saved")
     assert main(["explain", str(run), str(image), "--out", str(tmp_path / "printed")]) == 0
-    names = ["digit.npz", "digit.stage1_block2.png", "digit.stage2_block2.png"]
+    names = ["digit.evidence.png", "digit.npz"]
     for folder in ("saved", "printed"):
         assert sorted(path.name for path in (tmp_path / folder).glob("digit*")) == names
     with np.load(tmp_path / "saved" / "digit.npz") as arrays:
-        np.testing.assert_array_equal(arrays["stage2_block2.gates"], gates[0])
+        np.testing.assert_array_equal(arrays["stage2_block2.gates"], gates)
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def _default(text, name=None):
 
 PRESET, DATA, RECIPE, ARCHITECTURE = map(_value, ("PRESET", "DATA", "RECIPE", "ARCHITECTURE"))
 DIR, FILE, PATH, NAME, SPLIT, ENTRY = map(_value, ("DIR", "FILE", "PATH", "NAME", "SPLIT", "ENTRY"))
+CLASS = _value("CLASS")
 INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >= 0)
 COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
 SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
@@ -253,23 +254,35 @@ class PredictArguments:
 
 @dataclass
 class ExplainArguments:
-    """Draw the gates and modulators of a network over images.
+    """Show what a network looked at: exact evidence for a class over images, and by focal level.
 
     Example: focalnets explain runs/digits photo.png --out explained
     """
 
     out: Annotated[str, DIR]
-    """Directory for one figure (PNG) per block and one file of arrays (.npz) per image."""
+    """Directory for one figure (PNG) and one file of arrays (.npz) per image."""
     preset: OptionalPreset = None
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
     images: Images = ()
     """Files, folders, patterns, or - for one path per line on standard input."""
-    block: Annotated[OptionalStr, NAME, _default("the last block of every stage")] = None
-    """Block to draw, such as stage2_block1."""
-    stage: Annotated[OptionalInt, COUNT, _default("the last block of every stage")] = None
-    """Stage whose blocks are drawn, counted from 1."""
-    crop: Flag = False
-    """Crop the center as for predictions, instead of keeping the whole image and its aspect ratio."""
+    target: Annotated[OptionalStr, CLASS, _default("the predicted class")] = None
+    """Class to explain: a name, or an index counted from 0."""
+    versus: Annotated[OptionalStr, CLASS, _default("none")] = None
+    """Explain the target rather than this class."""
+    reference: Annotated[str, _choice("mean", "blur")] = "mean"
+    """Image with no evidence: the mean color, or the image blurred."""
+    html: Flag = False
+    """Also write explorer.html, one page with all images that works without a connection."""
+    score: Annotated[OptionalStr, DATA, _default("none")] = None
+    """Instead of explaining images, measure the faithfulness of maps on the test split of a data set."""
+    limit: Annotated[OptionalInt, COUNT, _default("200")] = None
+    """Number of images for --score."""
+    block: Annotated[OptionalStr, NAME, _default("none")] = None
+    """Also draw the gates and modulators of this block, such as stage2_block1."""
+    stage: Annotated[OptionalInt, COUNT, _default("none")] = None
+    """Also draw the gates and modulators of the blocks of this stage, counted from 1."""
+    whole: Flag = False
+    """Keep the whole image and its aspect ratio. The decision is then not that of `focalnets predict`."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
     force: Flag = False

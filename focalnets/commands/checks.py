@@ -109,6 +109,16 @@ def _check_predict(arguments):
 
 
 def _check_explain(arguments):
+    if arguments.score is not None:
+        _check_data(arguments.score)
+        preset = DEFAULT if arguments.preset is None else arguments.preset
+        if arguments.images or means_images(preset):
+            first = (*arguments.images, preset)[0]
+            raise ValueError(f"--score measures the images of its data set; got also {first}. Leave it out.")
+        resolve_weights(preset)
+        inputs = paths_among([preset, arguments.score])
+        check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
+        return
     preset = _check_preset_and_images(arguments)
     blocks = _blocks(resolve_weights(preset))
     if blocks:

@@ -356,6 +356,43 @@ def evidence(classifier, images, targets, reference="mean", levels=False, batch_
     )
 
 
+def switch_off(classifier, images, targets, block, levels):
+    """Loss of the scalar when levels of a block are replaced by those of the mean color.
+
+    Unlike the evidence of the levels, this is an intervention on these levels alone.
+
+    Args:
+        classifier: `FocalNetImageClassifier`.
+        images: array of shape (N, H, W, channels). Inputs of the classifier.
+        targets: array of shape (N, num_classes + 1). Scalars, see `target_vector`.
+        block: str. Name of a block.
+        levels: list of int. Levels to replace, counted from 0. The global level comes last.
+
+    Returns:
+        float64 array of shape (N,).
+
+    >>> import numpy as np
+    >>> from focalnets import FocalNetImageClassifier
+    >>> from focalnets.explanation.attribution import switch_off, target_vector
+    >>> net = FocalNetImageClassifier.from_preset("focalnet_nano_cifar10")
+    >>> gray = np.full((1, 32, 32, 3), 120, "uint8")
+    >>> switch_off(net, gray, target_vector(10, 3)[None], "stage2_block1", [0]).shape
+    (1,)
+    """
+    size, found = _batch_size(classifier, images.shape[1:3]), []
+    for start in range(0, len(images), size):
+        x = images[start : start + size]
+        x = ops.convert_to_tensor(x) if classifier.image_converter is None else classifier.image_converter(x)
+        x = ops.stop_gradient(ops.cast(x, "float32"))
+        x = Pair(x, ops.zeros_like(x[:1]))
+        for layer in _chain(classifier.backbone):
+            x = switched_off_rule(layer, x, levels)[0] if layer.name == block else _rule(layer, x)[0]
+        logits = _head_rule(classifier, x)[0].map(ops.convert_to_numpy)
+        found.append([scalars(one, targets[start : start + size]) for one in logits])
+    value, reference = np.concatenate(found, axis=1)
+    return value - reference
+
+
 def scalars(logits, targets):
     """Scalars (N,) of logits (N, num_classes) for targets (N, num_classes + 1), in float64."""
     logits = np.float64(logits)
@@ -400,6 +437,7 @@ def _references(reference, images):
     array = array[None] if array.ndim == 3 else array
     if array.ndim != 4 or array.shape[1:] != images.shape[1:] or len(array) == 0:
         raise ValueError(
-            f"reference has the shape {np.shape(reference)}; expected {images.shape[1:]}, or several of it."
+            f"reference has the shape {np.shape(reference)}; expected {images.shape[1:]}, or several such "
+            "images."
         )
     return list(array)

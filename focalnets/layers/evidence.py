@@ -131,7 +131,7 @@ def block_rule(layer, x):
     return y, pull_back
 
 
-def switched_off_rule(layer, x):
+def switched_off_rule(layer, x, levels=None):
     """Rule for the context of a `FocalBlock`: the block against itself with the context of the reference.
 
     The value of the result is the output of the block. Its reference is the output with the input and query
@@ -140,6 +140,7 @@ def switched_off_rule(layer, x):
     Args:
         layer: `FocalBlock`.
         x: `Pair` of tensors (B, H, W, C).
+        levels: list of int. Levels to replace, where L is the global one. Defaults to all.
 
     Returns:
         Tuple of `Pair` and `pull_back`, which returns the evidence of the levels, a tensor (B, H, W, L + 1).
@@ -147,6 +148,7 @@ def switched_off_rule(layer, x):
     branch = x if layer.norm_placement != "pre" else norm_rule(layer.norm1, x)[0]
     query, gated, _ = _gated_rule(layer.modulation, branch)
     differences = [one.difference for one in gated]
+    differences = differences if levels is None else [differences[level] for level in levels]
     total = sum((one.value for one in gated[1:]), gated[0].value)
     total = Pair(total, total - sum(differences[1:], differences[0]))
     same = Pair(x.value, x.value), Pair(query.value, query.value)

@@ -77,9 +77,13 @@ class FocalNetImageConverter(keras.layers.Layer):
         self.std = tuple(float(value) for value in std)
         self.built = True
 
-    def prepare(self, image, crop=True):
-        """Resize and crop an image: uint8 (H, W, C) or PIL. See `focalnets.resizing.resize_and_crop`."""
-        return resize_and_crop(image, self.image_size, self.crop_fraction, self.interpolation, crop)
+    def prepare(self, image, crop=True, image_size=None):
+        """Resize and crop an image: uint8 (H, W, C) or PIL. See `focalnets.resizing.resize_and_crop`.
+
+        `image_size` gives the same view at another resolution. It defaults to that of the converter.
+        """
+        size = self.image_size if image_size is None else image_size
+        return resize_and_crop(image, size, self.crop_fraction, self.interpolation, crop)
 
     def call(self, x):
         self._check_channels(x)

@@ -3,6 +3,7 @@
 import importlib
 
 import keras
+from keras import ops
 
 # Imported here, because torch's compiler cannot trace an import inside a function.
 _OPS = importlib.import_module(f"focalnets.ops.{keras.backend.backend()}_ops")
@@ -16,6 +17,25 @@ def backend_ops():
 def fused_adamw():
     """Function that updates all variables at once, or None where the compiler fuses the plain loop."""
     return getattr(backend_ops(), "adamw", None)
+
+
+def value_and_gradient(function, x):
+    """Values of a function and the gradient of their sum.
+
+    Args:
+        function: Function of a tensor. Returns a tensor.
+        x: Tensor.
+
+    Returns:
+        Tuple: `function(x)`, and the gradient, of the shape of `x`.
+
+    >>> from keras import ops
+    >>> from focalnets.ops.backend import value_and_gradient
+    >>> _, gradient = value_and_gradient(ops.square, ops.array([3.0]))
+    >>> float(gradient[0])
+    6.0
+    """
+    return backend_ops().value_and_gradient(function, ops.convert_to_tensor(x))
 
 
 def accelerator():

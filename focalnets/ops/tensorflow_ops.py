@@ -20,6 +20,13 @@ def gelu(x):
     return tf.nn.gelu(x, approximate=False)
 
 
+def value_and_gradient(function, x):
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    return y, tape.gradient(y, x)
+
+
 def accelerator():
     found = tf.config.list_physical_devices("GPU")
     return tf.config.experimental.get_device_details(found[0]).get("device_name", "GPU") if found else None

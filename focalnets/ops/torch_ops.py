@@ -182,6 +182,14 @@ def adamw(
         torch._foreach_add_(averages, torch._foreach_mul(variables, 1 - kept))
 
 
+def value_and_gradient(function, x):
+    x = x.detach().requires_grad_(True)
+    with torch.enable_grad():
+        y = function(x)
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), gradient
+
+
 def accelerator():
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()

@@ -23,7 +23,7 @@ NAMES = {
     "preset": rf"{_PRESET}|conversion\.json",
     "checkpoint": r"config\.json|model\.safetensors|preprocessor_config\.json",
     "evaluation": _EVALUATION,
-    "explanation": rf"[^/]+\.{_BLOCK}\.png|[^/]+\.npz",
+    "explanation": rf"[^/]+\.({_BLOCK}|evidence)\.png|[^/]+\.npz|(explorer|scores)\.html|scores\.json",
     "monitor": _MONITOR,
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
     "deployment": r"model\.(onnx|data)|export\.json",

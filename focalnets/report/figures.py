@@ -14,7 +14,7 @@ _GATES, _NORMS = "RdBu_r", "viridis"
 _IMAGE = {"norm": matplotlib.colors.Normalize(0, 255), "cmap": "gray"}
 
 
-def draw_panels(path, images, block_maps, titles, heading):
+def draw_panels(path, images, block_maps, titles, heading, windows=None):
     """Write a PNG with one row per image: input, gate of each level, global gate, modulator norm.
 
     All gates share one diverging scale around 0, so that levels and images are comparable. All norms share a
@@ -27,11 +27,14 @@ def draw_panels(path, images, block_maps, titles, heading):
         block_maps: `maps.BlockMaps` of the images.
         titles: list of N str. Titles of the rows.
         heading: str. Title of the figure.
+        windows: list of str or None. Receptive fields of the levels in pixels of the image. Defaults to
+            `None`, which names them in positions of the feature map.
     """
     levels = len(block_maps.receptive_fields)
+    windows = [f"{k} x {k}" for k in block_maps.receptive_fields] if windows is None else windows
     columns = [
         "input",
-        *(f"gate {level + 1}: {k} x {k}" for level, k in enumerate(block_maps.receptive_fields)),
+        *(f"gate {level + 1}: {windows[level]}" for level in range(levels)),
         "global gate",
         "modulator norm",
     ]

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import pathlib
 
 from focalnets.output.files import writing
@@ -67,9 +68,19 @@ def numbers(columns, rows):
 
 
 def image(path):
-    """PNG, embedded in the page."""
-    data = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="{_text(pathlib.Path(path).stem)}">'
+    """PNG file, embedded in the page."""
+    return _png(pathlib.Path(path).read_bytes(), pathlib.Path(path).stem)
+
+
+def pil_image(image, text):
+    """PIL image, embedded in the page as a PNG with an alternative text."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return _png(stream.getvalue(), text)
+
+
+def _png(data, text):
+    return f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{_text(text)}">'
 
 
 def _text(value):

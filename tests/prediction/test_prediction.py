@@ -200,20 +200,24 @@ def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
     names = {path.name for path in out.iterdir()}
     assert names == {
         ".focalnets-files.json",
-        "wide.npz",
-        "a.npz",
-        *(f"{p}.stage{s}_block2.png" for p in ("wide", "a") for s in (1, 2)),
+        *(f"{name}.{end}" for name in ("wide", "a") for end in ("npz", "evidence.png")),
     }
     with np.load(out / "wide.npz") as arrays:
-        assert arrays["image"].shape == (8, 16, 1)
-        assert arrays["stage1_block2.gates"].shape == (8, 16, 3)
-        assert arrays["stage2_block2.modulator_norm"].shape == (8, 16)
+        assert arrays["image"].shape == (8, 8, 1), "the crop of predict"
+        assert arrays["stage1_block2.gates"].shape == (8, 8, 3)
+        assert arrays["stage2_block2.modulator_norm"].shape == (4, 4)
         assert arrays["stage1_block2.gates"].std() > 1e-3
+        total = arrays["pixels.evidence"].sum()
+        for name in ("evidence", "stem.evidence", "stage2_block1.evidence", "norm.evidence"):
+            np.testing.assert_allclose(arrays[name].sum(), total, atol=1e-4)
+        assert arrays["stage2_block1.levels"].shape == (4, 4, 3)
     capsys.readouterr()
-    assert main([*command, "--out", str(tmp_path / "one"), "--block", "stage1_block1", "--crop"]) == 0
+    assert main([*command, "--out", str(tmp_path / "one"), "--block", "stage1_block1", "--whole"]) == 0
+    assert (tmp_path / "one" / "a.stage1_block1.png").is_file()
     with np.load(tmp_path / "one" / "wide.npz") as arrays:
-        assert set(arrays) == {"image", "stage1_block1.gates", "stage1_block1.modulator_norm"}
-        assert arrays["image"].shape == (8, 8, 1)
+        assert "stage1_block1.gates" in arrays
+        assert "stage2_block2.gates" not in arrays
+        assert arrays["image"].shape == (8, 16, 1)
     assert main([*command, "--out", str(tmp_path / "x"), "--block", "stage9"]) == 2
     assert "Available blocks: stage1_block1" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
@@ -222,17 +226,17 @@ def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
 @pytest.mark.slow
 def test_explain_lists_file_hashes_while_it_writes(run, images, tmp_path, monkeypatch):
     """If `explain` is killed, files that are edited later do not match their hashes."""
-    found, draw = [], explain_job.draw_panels
+    found, draw = [], explain_job.draw_explanation
 
     def read_record(path, *arguments, **keywords):
         record = json.loads((path.parent / ".focalnets-files.json").read_text())
         found.append({name for name, entry in record["files"].items() if entry["sha256"]})
         return draw(path, *arguments, **keywords)
 
-    monkeypatch.setattr(explain_job, "draw_panels", read_record)
-    command = ["explain", str(run.directory), str(images), "--block", "stage1_block1"]
+    monkeypatch.setattr(explain_job, "draw_explanation", read_record)
+    command = ["explain", str(run.directory), str(images)]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    assert found[:2] == [set(), {"a.npz", "a.stage1_block1.png"}]
+    assert found[:2] == [set(), {"a.npz", "a.evidence.png"}]
 
 
 def test_chosen_blocks_selects_by_stage():
@@ -364,7 +368,7 @@ def test_explain_uses_little_memory_for_thin_images(tmp_path, caplog):
     Image.new("1", (20_000, 20)).save(tmp_path / "strip.png")  # 128 bytes
     Image.effect_noise((320, 20), 60).save(tmp_path / "long.png")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    command = ["explain", "focalnet_micro_cifar10", str(tmp_path), "--out", str(tmp_path / "out")]
+    command = ["explain", "focalnet_micro_cifar10", str(tmp_path), "--whole", "--out", str(tmp_path / "out")]
     assert main([*command, "--on-bad-image", "skip"]) == 0
     assert "strip.png: 20000 x 20 pixels are too narrow to resize" in caplog.text
     assert (tmp_path / "out" / "long.npz").is_file()
@@ -465,7 +469,7 @@ def test_explain_writes_separate_files_for_equal_names(run, images, tmp_path, ca
     command = ["explain", str(run.directory), *map(str, names), "--block", "stage1_block1", "--out", str(out)]
     assert main(command) == 0
     stored = [np.load(path)["image"] for path in sorted(out.glob("*.npz"))]
-    assert (len(stored), len(list(out.glob("*.png")))) == (3, 3)
+    assert (len(stored), len(list(out.glob("*.png")))) == (3, 6)
     assert len({one.tobytes() for one in stored}) == 3
     assert main(command) == 2
     assert "is not empty" in capsys.readouterr().err

@@ -95,7 +95,7 @@ def test_preset_and_images_distinguishes_preset_from_image(tmp_path):
 )
 def test_explain_and_finetune_use_default_preset(tmp_path, capsys):
     assert main(["explain", str(IMAGES / "cat.jpg"), "--out", str(tmp_path / "explained")]) == 0
-    assert list((tmp_path / "explained").glob("cat.stage*.png"))
+    assert list((tmp_path / "explained").glob("cat.evidence.png"))
     digits = focalnets.open_dataset("digits", channels=1)
     few = {}
     for name in ("train", "test"):

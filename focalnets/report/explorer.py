@@ -1,0 +1,135 @@
+"""explorer.html: one self-contained page with the explanations of many images.
+
+The page needs no connection and no server. Photographs are JPEG or PNG, and maps are int8 with one scale
+each, all in one JSON text inside the page.
+"""
+
+import base64
+import html
+import importlib.resources
+import io
+import json
+
+import numpy as np
+from PIL import Image
+
+from focalnets.output.files import writing
+
+_PHOTO_SIDE = 320  # pixels of the longer side of a photograph on the page
+_LARGEST_MAP = 64  # pixels: larger maps of pixels are halved
+
+_BODY = """<header><h1>{title}</h1>
+<p class="faint">Red pixels speak for the class, blue pixels speak against it. All evidence adds up to the
+difference of the logit from that of the reference image. Gates and modulators show what the network computed,
+not what it decided by.</p></header>
+<main>
+<section id="side" aria-label="Images"><label>Show <select id="filter"></select></label>
+<p id="count" class="faint"></p><div id="list"></div></section>
+<section aria-label="Explanation"><h2 id="headline" aria-live="polite"></h2><p id="sentence"></p>
+<div class="controls"><label>Class <select id="target"></select></label>
+<label>rather than <select id="versus"></select></label><label>Map <select id="view"></select></label>
+<label>Opacity <input id="opacity" type="range" min="0" max="100" value="90"></label></div>
+<canvas id="canvas" role="img" tabindex="0"></canvas>
+<div id="legend" class="legend"></div><div class="ends"><span id="low"></span><span id="high"></span></div>
+<p id="number" class="faint">Point at the image for numbers.</p>
+<p id="name" class="faint"></p><p class="faint"><kbd>&larr;</kbd> <kbd>&rarr;</kbd> previous and next image,
+<kbd>o</kbd> overlay on and off</p></section>
+<section aria-label="Numbers"><h2>Probability</h2><div id="top"></div>
+<h2 id="levels-title"></h2><p class="faint">by the size of the window that a level looks at, in pixels of the
+image</p><div id="levels"></div></section>
+</main>"""
+
+
+def write_explorer(path, title, classes, taps, windows, images):
+    """Write the page.
+
+    Args:
+        path: Path of the file to write.
+        title: str.
+        classes: list of str. All class names.
+        taps: list of str. Names of the taps.
+        windows: dict of block -> list of str. Receptive fields of its levels.
+        images: list of dicts from `explorer_image`.
+    """
+    first = images[0] if images else {"levels": {}, "gates": {}}
+    data = {
+        "classes": list(classes),
+        "taps": taps,
+        "windows": windows,
+        "levelBlocks": list(first["levels"]),
+        "gateBlocks": list(first["gates"]),
+        "images": images,
+    }
+    # "<" cannot end the script element or start a comment in it.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    files = importlib.resources.files("focalnets.report")
+    style, script = (files.joinpath(f"explorer.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
+    page = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<link rel="icon" href="data:,">',
+        f"<title>{html.escape(title)}</title><style>{style}</style></head><body>",
+        _BODY.format(title=html.escape(title)),
+        f'<script type="application/json" id="data">{text}</script>',
+        f"<script>{script}</script></body></html>\n",
+    ]
+    with writing(path) as partial:
+        partial.write_text("\n".join(page), encoding="utf-8", errors="backslashreplace")
+
+
+def explorer_image(explanation, evidence, logits):
+    """Data of an image for the page, ready for JSON.
+
+    Args:
+        explanation: `Explanation`.
+        evidence: dict of class index -> dict of tap, or "mean" -> float array (H', W').
+        logits: dict of class index -> (logit of the image, logit of the reference).
+    """
+    one = explanation
+    names = one.class_names
+    return {
+        "name": one.name.encode(errors="backslashreplace").decode(),
+        "photo": _photo(one.photo),
+        "size": list(one.image.shape[:2]),
+        "top": [[names.index(name), round(value, 5)] for name, value in one.top(5)],
+        "label": None if one.label is None else names.index(one.label),
+        "target": names.index(one.target),
+        "versus": -1 if one.versus is None else names.index(one.versus),
+        "logits": {index: [round(float(value), 4) for value in pair] for index, pair in logits.items()},
+        "evidence": {
+            index: {tap: _map(_smaller(values)) for tap, values in maps.items()}
+            for index, maps in evidence.items()
+        },
+        "levels": {block: _map(values) for block, values in one.levels.items()},
+        "totals": {block: [round(value, 4) for _, value in rows] for block, rows in one.level_totals()},
+        "gates": {block: _map(values) for block, values in one.gates.items()},
+        "norms": {block: _map(values) for block, values in one.norms.items()},
+    }
+
+
+def _map(values):
+    scale = float(np.abs(values).max()) or 1.0
+    small = np.rint(np.float32(values) / scale * 127).astype("int8")
+    data = base64.b64encode(small.tobytes()).decode()
+    return {"size": list(values.shape), "scale": float(f"{scale:.5g}"), "data": data}
+
+
+def _smaller(values):
+    """Halve the sides of a large map, with the sums of 2 x 2 pixels as its values."""
+    while max(values.shape) > 2 * _LARGEST_MAP and not any(side % 2 for side in values.shape):
+        values = values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
+    return values
+
+
+def _photo(pixels):
+    """Photograph as a data address: PNG if it is small, else JPEG."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    stream = io.BytesIO()
+    if max(image.size) <= 64:
+        image.save(stream, "PNG")
+        kind = "png"
+    else:
+        image.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS)
+        image.save(stream, "JPEG", quality=82)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
