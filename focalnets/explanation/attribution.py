@@ -387,6 +387,7 @@ def switch_off(classifier, images, targets, block, levels):
         x = Pair(x, ops.zeros_like(x[:1]))
         for layer in _chain(classifier.backbone):
             x = switched_off_rule(layer, x, levels)[0] if layer.name == block else _rule(layer, x)[0]
+            x = x.map(ops.stop_gradient)  # without the graph that torch keeps for a gradient
         logits = _head_rule(classifier, x)[0].map(ops.convert_to_numpy)
         found.append([scalars(one, targets[start : start + size]) for one in logits])
     value, reference = np.concatenate(found, axis=1)

@@ -71,12 +71,15 @@ def occlusion(classifier, images, targets, cells=8):
 
     def one_batch(x, weights):
         x = _normalized(classifier, x)
-        whole = _scalar(classifier.classify(classifier.backbone(x)), weights)
-        found = []
+
+        def scalar(one):  # without the graph that torch keeps for a gradient
+            return ops.stop_gradient(_scalar(classifier.classify(classifier.backbone(one)), weights))
+
+        whole, found = scalar(x), []
         for cell in range(cells * cells):
             outside = np.logical_or.outer(rows != cell // cells, columns != cell % cells)
             masked = x * ops.cast(ops.convert_to_tensor(outside[None, ..., None]), x.dtype)
-            found.append(whole - _scalar(classifier.classify(classifier.backbone(masked)), weights))
+            found.append(whole - scalar(masked))
         return ops.stack(found, axis=1)
 
     lost = _in_batches(one_batch, images, targets).reshape(-1, cells, cells)

@@ -122,7 +122,7 @@ class Explanation:
             raise ValueError(unknown_name("block", block, list(self.windows)))
         last = len(self.windows[block])
         index = last - 1 if level == "global" else level - 1 if isinstance(level, int) else -1
-        if not 0 <= index < last:
+        if index < 0 or (level != "global" and index >= last - 1):
             raise ValueError(f'level must be from 1 to {last - 1}, or "global"; got {level!r}.')
         target = self.explainer.vector(self.target, self.versus)[None]
         return float(switch_off(self.explainer.classifier, self.image[None], target, block, [index])[0])
@@ -318,7 +318,7 @@ class Explainer:
         """Convert a PIL image to `Prepared`."""
         converter = self.classifier.image_converter
         pixels = converter.prepare(image, crop=self.crop)
-        zoom = min(_PHOTO_SIDE / max(pixels.shape[:2]), max(image.size) / max(pixels.shape[:2]))
+        zoom = min(_PHOTO_SIDE / max(pixels.shape[:2]), min(image.size) / min(pixels.shape[:2]))
         if converter.image_size is None or zoom < 2:
             return Prepared(pixels, pixels)
         larger = tuple(int(zoom) * side for side in converter.image_size)
