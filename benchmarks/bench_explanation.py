@@ -101,7 +101,7 @@ def localization(net, images, labels):
             "CAM": exact.at("norm"),
             "exact evidence, pixels": exact.at("pixels"),
         }
-        for one in ("Grad-CAM", "integrated gradients", "modulator norm", "center", "random"):
+        for one in ("Grad-CAM", "modulator norm", "center", "random"):
             maps[one] = COMPARISONS[one](net, made.images, targets)
         for one, values in maps.items():
             yield {
@@ -146,7 +146,7 @@ def noise(net, images, labels):
         noisy = np.rint(noisy).clip(0, 255).astype("uint8")
         same = net.predict(noisy, verbose=0).argmax(axis=-1) == classes
         both = {"exact evidence": [evidence(net, one, targets).map() for one in (images, noisy)]}
-        for name in ("Grad-CAM", "integrated gradients"):
+        for name in ("Grad-CAM", "occlusion"):
             both[name] = [COMPARISONS[name](net, one, targets) for one in (images, noisy)]
         for name, (first, second) in both.items():
             ranks = [

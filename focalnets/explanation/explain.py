@@ -145,9 +145,9 @@ class Explanation:
         )
 
     def caption(self):
-        """Name and size of the image."""
+        """File name of the image, and its size as the network sees it."""
         height, width = self.image.shape[:2]
-        return f"{self.name}, {height} x {width} pixels"
+        return f"{height} x {width} pixels, {pathlib.PurePath(self.name).name}"
 
     def arrays(self):
         """Arrays to save, by name. docs/explanation.md lists them."""
