@@ -1,4 +1,4 @@
-"""How exact, how faithful and how fast the explanations are.
+"""Exactness, faithfulness and speed of the explanations.
 
     python benchmarks/bench_explanation.py sums|levels|localization|randomization|noise|time
         [--preset focalnet_micro_cifar10] [--data cifar10] [--images 200]

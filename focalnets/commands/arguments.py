@@ -277,6 +277,8 @@ class ExplainArguments:
     """Instead of explaining images, measure the faithfulness of maps on the test split of a data set."""
     limit: Annotated[OptionalInt, COUNT, _default("200")] = None
     """Number of images for --score."""
+    epochs: Annotated[OptionalStr, DIR, _default("none")] = None
+    """Instead of explaining images, draw the evidence over the epochs of a run: a filmstrip and a GIF."""
     block: Annotated[OptionalStr, NAME, _default("none")] = None
     """Also draw the gates and modulators of this block, such as stage2_block1."""
     stage: Annotated[OptionalInt, COUNT, _default("none")] = None

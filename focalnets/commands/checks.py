@@ -109,21 +109,34 @@ def _check_predict(arguments):
 
 
 def _check_explain(arguments):
-    if arguments.score is not None:
-        _check_data(arguments.score)
-        preset = DEFAULT if arguments.preset is None else arguments.preset
-        if arguments.images or means_images(preset):
-            first = (*arguments.images, preset)[0]
-            raise ValueError(f"--score measures the images of its data set; got also {first}. Leave it out.")
-        resolve_weights(preset)
-        inputs = paths_among([preset, arguments.score])
-        check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
+    if arguments.score is not None or arguments.epochs is not None:
+        _check_explain_without_images(arguments)
         return
     preset = _check_preset_and_images(arguments)
     blocks = _blocks(resolve_weights(preset))
     if blocks:
         chosen_blocks(blocks, arguments.block, arguments.stage)
     inputs = paths_among([preset, *arguments.images])
+    check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
+
+
+def _check_explain_without_images(arguments):
+    preset = DEFAULT if arguments.preset is None else arguments.preset
+    named = arguments.preset is not None and (arguments.epochs is not None or means_images(preset))
+    if words := (*arguments.images, *([preset] if named else [])):
+        option = "--score measures its data set" if arguments.epochs is None else "--epochs draws its run"
+        raise ValueError(f"{option} alone; got also {words[0]}. Leave it out.")
+    if arguments.epochs is not None:
+        if not (expanded(arguments.epochs) / "monitor").is_dir():
+            raise ValueError(
+                f"{arguments.epochs} has no folder monitor; expected a run directory of focalnets train with "
+                "--monitor-every above 0."
+            )
+        inputs = paths_among([arguments.epochs])
+    else:
+        _check_data(arguments.score)
+        resolve_weights(preset)
+        inputs = paths_among([preset, arguments.score])
     check_output_directory(arguments.out, "explanation", arguments.force, inputs, names=())
 
 

@@ -15,9 +15,11 @@ from focalnets.data.find import (
     read_images,
     report_skipped,
 )
+from focalnets.explanation.epochs import draw_epochs, read_epochs
 from focalnets.explanation.explain import Explainer
 from focalnets.explanation.file_names import free_name
 from focalnets.explanation.score import score
+from focalnets.files import expanded
 from focalnets.names import say
 from focalnets.output.directories import new_output_directory
 from focalnets.output.inputs import paths_among
@@ -31,6 +33,9 @@ def run(arguments):
     """Write figures and arrays, a few images at a time: a folder can be larger than the memory."""
     if arguments.score is not None:
         _score(arguments)
+        return
+    if arguments.epochs is not None:
+        _epochs(arguments)
         return
     preset, images = preset_and_images(arguments.preset, arguments.images)
     explainer = Explainer(
@@ -101,3 +106,13 @@ def _score(arguments):
         Manifest(directory).seal()
     print(found)
     report_skipped(dataset.unreadable)
+
+
+def _epochs(arguments):
+    frames = read_epochs(expanded(arguments.epochs) / "monitor")
+    names = ["epochs.evidence.png", "epochs.levels.png", "epochs.gif"]
+    inputs = paths_among([arguments.epochs])
+    with new_output_directory(arguments.out, "explanation", arguments.force, inputs, names) as directory:
+        for path in draw_epochs(directory, frames):
+            say(f"figure: {path}")
+        Manifest(directory).seal()

@@ -14,16 +14,17 @@ _PRESET = r"config\.json|model\.weights\.h5|preprocessing\.json|labels\.json"
 _EVALUATION = (
     r"evaluation\.json|(confusion|reliability|corruptions|mistakes)\.png|confusion\.csv|evaluation\.html"
 )
-_MONITOR = rf"epoch\d{{4,}}(\.npz|\.{_BLOCK}\.png)|filmstrip\.{_BLOCK}\.png"
+_MONITOR = rf"epoch\d{{4,}}(\.npz|\.{_BLOCK}\.png)|filmstrip\.({_BLOCK}|evidence)\.png"
 
 # Kind of output -> pattern of the names of its files.
 NAMES = {
     "run": rf"{_PRESET}|{_EVALUATION}|(recipe|run)\.json|history\.csv|curves\.png|report\.html"
-    rf"|(last|best)\.npz|panels/{_BLOCK}\.png|monitor/({_MONITOR})|tensorboard/events\.out\.tfevents\.[^/]+",
+    rf"|(last|best)\.npz|panels/({_BLOCK}|evidence)\.png|monitor/({_MONITOR})|tensorboard/events\.out\.tfevents\.[^/]+",
     "preset": rf"{_PRESET}|conversion\.json",
     "checkpoint": r"config\.json|model\.safetensors|preprocessor_config\.json",
     "evaluation": _EVALUATION,
-    "explanation": rf"[^/]+\.({_BLOCK}|evidence)\.png|[^/]+\.npz|(explorer|scores)\.html|scores\.json",
+    "explanation": rf"[^/]+\.({_BLOCK}|evidence)\.png|[^/]+\.npz|(explorer|scores)\.html|scores\.json"
+    r"|epochs\.(levels\.png|gif)",
     "monitor": _MONITOR,
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
     "deployment": r"model\.(onnx|data)|export\.json",

@@ -22,7 +22,7 @@ _MARGIN, _SIDE, _RIGHT = 20, 320, 420
 _QUANTILE = 0.995
 
 
-def overlay(photo, evidence):
+def overlay(photo, evidence, scale=None):
     """Evidence over a gray photograph, at the resolution of the photograph.
 
     Red is evidence for, blue is evidence against, and zero is transparent.
@@ -30,6 +30,7 @@ def overlay(photo, evidence):
     Args:
         photo: uint8 array of shape (H, W, 1 or 3).
         evidence: float array of shape (h, w). Evidence of each pixel of the network's input.
+        scale: float. Absolute evidence with the strongest color. Defaults to `color_scale(evidence)`.
 
     Returns:
         uint8 array of shape (H, W, 3).
@@ -42,7 +43,7 @@ def overlay(photo, evidence):
     height, width = photo.shape[:2]
     gray = np.asarray(_pil(photo).convert("L"), "float32")[..., None]
     gray = 255 - 0.72 * (255 - gray)  # lighter, so that the colors are visible on dark photographs
-    scale = color_scale(evidence)
+    scale = color_scale(evidence) if scale is None else scale
     strength = Image.fromarray(np.float32(evidence / scale)).resize(
         (width, height), Image.Resampling.BILINEAR
     )
@@ -172,3 +173,56 @@ def _text(draw, place, text, size, color=_INK, most=None):
 
 def _pil(array):
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+_TILE = 128  # pixels of the longer side of an image in a grid
+
+
+def draw_evidence_grid(path, images, evidence, titles, heading):
+    """Write a PNG with one row per image: the image, and the evidence over it.
+
+    Args:
+        path: Path of the file to write.
+        images: uint8 array of shape (N, H, W, 1 or 3).
+        evidence: dict of str -> float array of shape (N, H, W). Heading of a column -> evidence. All columns
+            of a row share one scale.
+        titles: dict of str -> list of N str. Heading of a column -> text below each image. A column without
+            texts has none.
+        heading: str. Title of the figure.
+    """
+    frame = evidence_grid(images, evidence, titles, heading)
+    with writing(path) as partial:
+        frame.save(partial, "PNG")
+
+
+def evidence_grid(images, evidence, titles, heading, columns=None):
+    """The figure of `draw_evidence_grid` as a PIL image, with some `columns` only. Defaults to all."""
+    columns = list(evidence) if columns is None else columns
+    height, width = images.shape[1:3]
+    zoom = _TILE / max(height, width)
+    size = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+    step, row = size[0] + 12, size[1] + 30
+    resampling = Image.Resampling.NEAREST if zoom > 1 else Image.Resampling.LANCZOS
+    canvas = Image.new("RGB", (2 * _MARGIN + step * (len(columns) + 1), 70 + row * len(images)), "white")
+    draw = ImageDraw.Draw(canvas)
+    _text(draw, (_MARGIN, 10), heading, 16, most=canvas.width - 2 * _MARGIN)
+    for place, column in enumerate(["image", *columns]):
+        _text(draw, (_MARGIN + step * place, 40), column, 13, most=step)
+    for index, image in enumerate(images):
+        top = 62 + row * index
+        shown = _pil(image).convert("RGB").resize(size, resampling)
+        scale = max(color_scale(values[index]) for values in evidence.values())
+        tiles = [shown, *(overlay(np.asarray(shown), evidence[one][index], scale) for one in columns)]
+        for place, (column, tile) in enumerate(zip(["image", *columns], tiles, strict=True)):
+            left = _MARGIN + step * place
+            canvas.paste(Image.fromarray(np.asarray(tile)), (left, top))
+            if column in titles:
+                _text(draw, (left, top + size[1] + 3), titles[column][index], 12, _FAINT, most=step - 4)
+    return canvas
+
+
+def write_animation(path, frames, milliseconds):
+    """Write an animated GIF from PIL images of one size."""
+    frames = [frame.quantize(128, dither=Image.Dither.NONE) for frame in frames]
+    with writing(path) as partial:
+        frames[0].save(partial, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from focalnets.report.html import heading, image, numbers, pairs, write_page
+from focalnets.report.html import heading, image, numbers, pairs, paragraph, write_page
 
 
 def write_report(path, recipe, facts, rows, saved, sections):
@@ -14,12 +14,12 @@ def write_report(path, recipe, facts, rows, saved, sections):
         facts: dict. Label -> text of the most important results.
         rows: list of dicts. Rows of the history.
         saved: dict. Row of the epoch whose weights are saved.
-        sections: list of (heading, paths of PNGs).
+        sections: list of (heading, text that tells how to read the figures or "", paths of PNGs).
     """
     parts = [pairs(facts.items())]
-    for text, images in sections:
+    for title, text, images in sections:
         if images:
-            parts += [heading(text), *(image(one) for one in images)]
+            parts += [heading(title), *([paragraph(text)] if text else []), *(image(one) for one in images)]
     parts += [heading("Epochs"), _history(rows, saved), heading("Recipe")]
     fields = dataclasses.asdict(recipe)
     augmentation = fields.pop("augmentation")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from focalnets.explanation.epochs import draw_evidence_filmstrip, eager_models, epoch_arrays
 from focalnets.explanation.modulation import modulation_maps, modulation_model
 from focalnets.output.files import list_files, shared_directory, writing
 from focalnets.output.paths import output_path
@@ -67,10 +68,11 @@ class StopOnNaN(keras.callbacks.Callback):
 
 
 class TrainMonitor(keras.callbacks.Callback):
-    """Draw gates and modulators of a `FocalNetImageClassifier` during training.
+    """Draw evidence, gates and modulators of a `FocalNetImageClassifier` during training.
 
     After the first epoch and every `epoch_interval` epochs, the callback writes one figure per block and an
-    `.npz` file with the underlying arrays. At the end of training, it writes one filmstrip per block.
+    `.npz` file with the underlying arrays. At the end of training, it writes one filmstrip of the evidence,
+    and one per block.
 
     Args:
         images: array of shape (N, H, W, C). The same few inputs of the classifier are drawn each time.
@@ -78,6 +80,8 @@ class TrainMonitor(keras.callbacks.Callback):
         epoch_interval: int. Number of epochs between two figures. Defaults to 1.
         blocks: list of str or None. Blocks such as "stage2_block1". Defaults to the last of each stage.
         titles: list of N str or None. Titles of the rows. Defaults to "1", "2", ...
+        labels: int array of shape (N,) or None. Classes that the evidence explains. Defaults to the predicted
+            classes of each epoch.
 
     Source: `TrainMonitor` of the 2023 Keras tutorial.
 
@@ -92,7 +96,7 @@ class TrainMonitor(keras.callbacks.Callback):
     ['epoch0001.npz', 'epoch0001.stage1_block2.png']
     """
 
-    def __init__(self, images, directory, epoch_interval=1, blocks=None, titles=None):
+    def __init__(self, images, directory, epoch_interval=1, blocks=None, titles=None, labels=None):
         super().__init__()
         if epoch_interval < 1:
             raise ValueError(f"epoch_interval must be at least 1; got {epoch_interval}.")
@@ -100,6 +104,7 @@ class TrainMonitor(keras.callbacks.Callback):
         self.directory = output_path(directory)
         self.epoch_interval = epoch_interval
         self.blocks = blocks
+        self.labels = labels
         self.titles = [str(i + 1) for i in range(len(self.images))] if titles is None else list(titles)
 
     def on_train_begin(self, logs=None):
@@ -107,12 +112,17 @@ class TrainMonitor(keras.callbacks.Callback):
             self.blocks = [stage[-1].name for stage in self.model.backbone.stages]
         shared_directory(self.directory, "monitor")
         self._graph = modulation_model(self.model)
+        self._models = eager_models(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch and (epoch + 1) % self.epoch_interval:
             return
         maps = modulation_maps(self.model, self.images, graph=self._graph)
         arrays = {"images": self.images}
+        classes = self.labels
+        if classes is None:
+            classes = self._graph.predict(self.images, verbose=0)["logits"].argmax(axis=-1)
+        arrays |= epoch_arrays(self.model, self.images, classes, self._models)
         for name in self.blocks:
             arrays[f"{name}.gates"] = maps[name].gates
             arrays[f"{name}.modulator_norm"] = maps[name].modulator_norm
@@ -132,6 +142,10 @@ class TrainMonitor(keras.callbacks.Callback):
             return []
         frames = {epoch: dict(np.load(path)) for epoch, path in sorted(files.items())}
         first, paths = frames[min(frames)], []
+        explained = {epoch: arrays for epoch, arrays in frames.items() if "evidence" in arrays}
+        if explained:
+            paths.append(self.directory / "filmstrip.evidence.png")
+            draw_evidence_filmstrip(paths[0], explained, self.titles)
         for name in [key.removesuffix(".gates") for key in first if key.endswith(".gates")]:
             paths.append(self.directory / f"filmstrip.{name}.png")
             gates = {epoch: arrays[f"{name}.gates"] for epoch, arrays in frames.items()}

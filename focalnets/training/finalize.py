@@ -8,16 +8,28 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets.data.loader import Loader
+from focalnets.explanation.epochs import eager_models, epoch_arrays
 from focalnets.explanation.modulation import modulation_maps
 from focalnets.output.files import shared_directory
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.presets.store import write_preset_files
+from focalnets.report.explanation_figure import draw_evidence_grid
 from focalnets.report.figures import draw_panels
 from focalnets.report.html import pairs
 from focalnets.report.run_page import write_report
 from focalnets.training.checkpoint import read_weights
 
 PANEL_IMAGES = 8
+
+# How to read the figures of the report.
+_EVIDENCE = (
+    "Red regions speak for the true class, and blue regions speak against it. All evidence of an image adds "
+    "up to the difference of the logit from that of a gray image."
+)
+_GATES = (
+    "Gates and modulators show what the network computed, not what it decided by. A gate multiplies the "
+    "context of its window at each position; the modulator multiplies the query."
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,10 +123,11 @@ def finalize(trainer, directory, recorder):
     }
     filmstrips = sorted((directory / "monitor").glob("filmstrip.*.png"))
     sections = [
-        ("Curves", [directory / "curves.png"]),
-        (f"Confusion of {kind} images", [directory / "confusion.png"]),
-        (f"Gates and modulators, {kind} images", panels),
-        ("During training", filmstrips),
+        ("Curves", "", [directory / "curves.png"]),
+        (f"Confusion of {kind} images", "", [directory / "confusion.png"]),
+        (f"What the network looked at, {kind} images", _EVIDENCE, panels[:1]),
+        (f"Gates and modulators, {kind} images", _GATES, panels[1:]),
+        ("During training", "", filmstrips),
     ]
     report = directory / "report.html"
     write_report(report, recipe, facts, rows, kept, sections)
@@ -132,7 +145,12 @@ def _draw_panels(classifier, split, kind, folder):
     last_blocks = [stage[-1].name for stage in classifier.backbone.stages]
     maps = modulation_maps(classifier, images, blocks=last_blocks)
     shared_directory(folder, "run")
-    paths = []
+    models = eager_models(classifier, levels=False)
+    found = epoch_arrays(classifier, images, shown.labels, models, levels=False)
+    texts = [f"{name}: {value:.0%}" for name, value in zip(titles, found["probability"], strict=True)]
+    columns = {"evidence": found["evidence"]}
+    paths = [folder / "evidence.png"]
+    draw_evidence_grid(paths[0], images, columns, {"evidence": texts}, f"{kind} images")
     for name in last_blocks:
         paths.append(folder / f"{name}.png")
         draw_panels(paths[-1], images, maps[name], titles, heading=f"{name}, {kind} images")

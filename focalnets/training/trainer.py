@@ -120,7 +120,9 @@ class Trainer:
         if every:
             shown = self.validation.one_of_each(3)
             titles = [self.classifier.class_names[label] for label in shown.labels]
-            monitor = TrainMonitor(shown.images, directory / "monitor", every, titles=titles)
+            monitor = TrainMonitor(
+                shown.images, directory / "monitor", every, titles=titles, labels=shown.labels
+            )
             callbacks.insert(0, monitor)
         with contextlib.ExitStack() as stack:
             if self.settings["tensorboard"]:

@@ -175,7 +175,7 @@ def test_train_prints_test_accuracy_last(tmp_path):
     lines = ran.stdout.splitlines()
     assert lines[-1].startswith("test accuracy: 0.")
     paths = [line.split(": ", 1)[1] for line in lines if line.startswith(("run", "curves", "panels"))]
-    assert len(paths) == 4
+    assert len(paths) == 5
     assert all(os.path.exists(path) for path in paths)
 
 

@@ -207,4 +207,4 @@ def test_score_command_writes_table_and_page(tmp_path, capsys):
     record = json.loads((tmp_path / "scores" / "scores.json").read_text())
     assert record["images"] == 2
     assert main(["explain", PRESET, str(FOLDER / "cat.jpg"), *command[2:], str(tmp_path / "more")]) == 2
-    assert "--score measures the images of its data set" in capsys.readouterr().err
+    assert "--score measures its data set alone; got also" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from focalnets import (
     open_dataset,
     train,
 )
+from focalnets.cli import main
 from focalnets.data.loader import Loader
 from focalnets.explanation.modulation import modulation_maps
 from focalnets.output.files import writing
@@ -44,6 +45,27 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
+def test_explain_draws_the_evidence_over_the_epochs_of_a_run(run, tmp_path, capsys):
+    folder = run.directory / "monitor"
+    assert (folder / "filmstrip.evidence.png").is_file()
+    frames = {path.stem: dict(np.load(path)) for path in sorted(folder.glob("epoch*.npz"))}
+    assert list(frames) == ["epoch0001", "epoch0002"]
+    for arrays in frames.values():
+        assert arrays["evidence"].shape == arrays["images"].shape[:3]
+        assert arrays["stage2_block2.levels"].shape == (len(arrays["images"]), 3)
+        assert np.all((arrays["probability"] > 0) & (arrays["probability"] < 1))
+    assert main(["explain", "--epochs", str(run.directory), "--out", str(tmp_path / "epochs")]) == 0
+    with Image.open(tmp_path / "epochs" / "epochs.gif") as animation:
+        assert animation.n_frames == 2
+    assert (tmp_path / "epochs" / "epochs.levels.png").is_file()
+    command = ["explain", "--epochs", str(tmp_path), "--out", str(tmp_path / "more")]
+    assert main(command) == 2
+    assert "has no folder monitor; expected a run directory" in capsys.readouterr().err
+    assert main([*command[:2], str(run.directory), "docs/seven.png", *command[3:]]) == 2
+    assert "--epochs draws its run alone; got also docs/seven.png" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_train_writes_all_files(run):
     names = {path.name for path in run.directory.iterdir()}
     assert names == {
@@ -65,7 +87,7 @@ def test_train_writes_all_files(run):
         "best.npz",
         "last.npz",
     }
-    assert [path.name for path in run.panels] == ["stage1_block2.png", "stage2_block2.png"]
+    assert [path.name for path in run.panels] == ["evidence.png", "stage1_block2.png", "stage2_block2.png"]
     for path in (run.curves, *run.panels):
         assert np.asarray(Image.open(path).convert("L")).std() > 10
     with (run.directory / "history.csv").open() as file:
