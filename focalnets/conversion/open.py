@@ -14,7 +14,7 @@ from focalnets.hub import fetch_hugging_face, hub_address, local_file, private_d
 from focalnets.presets.files import CONFIG
 from focalnets.presets.load import load_backbone, load_preset, new_classifier
 from focalnets.presets.overrides import check_arguments
-from focalnets.presets.resolve import is_checkpoint_name, resolve, resolve_weights
+from focalnets.presets.resolve import is_checkpoint_name, not_a_classifier, resolve, resolve_weights
 
 _log = logging.getLogger("focalnets")
 
@@ -25,6 +25,19 @@ def open_classifier(preset, load_weights=True, **arguments):
     if not load_weights and (architecture := resolve(preset).architecture):
         return new_classifier(architecture, **arguments)
     return load_preset(preset_directory(preset), load_weights, **arguments)
+
+
+def as_classifier(preset):
+    """A `FocalNetImageClassifier` as it is, or that of a preset.
+
+    Raises:
+        TypeError: if `preset` is another model, or no str or path.
+    """
+    if hasattr(preset, "classify"):
+        return preset
+    if not isinstance(preset, str | os.PathLike):
+        raise TypeError(not_a_classifier(preset))
+    return open_classifier(preset)
 
 
 def open_backbone(preset, load_weights=True, **arguments):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets import __version__
-from focalnets.conversion.open import open_classifier
+from focalnets.conversion.open import as_classifier
 from focalnets.deployment.onnx_graph import onnx_model
 from focalnets.deployment.record import FORMAT, FORMAT_VERSION, GRAPH, RECORD, WEIGHTS
 from focalnets.deployment.runtimes import NO_RUNTIME, RUNTIMES, usable_runtimes
@@ -67,8 +67,8 @@ def export(preset, out, force=False):
     usable = usable_runtimes()
     if not usable:
         raise ImportError(NO_RUNTIME)
-    classifier = preset if hasattr(preset, "classify") else open_classifier(preset)
-    origin = None if hasattr(preset, "classify") else {"preset": str(preset)}
+    classifier = as_classifier(preset)
+    origin = None if classifier is preset else {"preset": str(preset)}
     with new_directory(out, "deployment", force, paths_among([origin and str(preset)])) as partial:
         found = write_verified(classifier, partial, usable[0], origin)
     return Exported(expanded(out), usable[0], found)

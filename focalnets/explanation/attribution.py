@@ -35,6 +35,7 @@ from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.patch_embedding import PatchEmbedding
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.guarded import GuardedModel
+from focalnets.names import unknown_name
 
 PIXELS, NORM = "pixels", "norm"
 REFERENCES = ("mean", "blur")
@@ -96,8 +97,8 @@ def evidence_model(classifier, levels=False, own_reference=False):
             f"evidence_model takes a FocalNetImageClassifier; got {type(classifier).__name__}. Build a "
             "FocalNetImageClassifier from a backbone first."
         )
-    for layer in classifier._flatten_layers():
-        if getattr(layer, "quantization_mode", None) is not None:
+    for layer in _dense_layers(classifier):
+        if layer.quantization_mode is not None:
             raise ValueError(
                 f"{layer.path} is quantized ({layer.quantization_mode}); expected exact weights. "
                 "Explain the network before its quantization."
@@ -203,6 +204,12 @@ def _map_shapes(function, shapes):
     return function(shapes)
 
 
+def _dense_layers(classifier):
+    for block in classifier.backbone.blocks:
+        yield from (block.modulation.f, block.modulation.h, block.modulation.proj, block.fc1, block.fc2)
+    yield classifier.head
+
+
 def _chain(backbone):
     """Layers from the normalized image to the features: stem, blocks, downsampling, final normalization."""
     kinds = (PatchEmbedding, FocalBlock, keras.layers.LayerNormalization)
@@ -282,7 +289,13 @@ class Evidence:
     strides: dict
 
     def at(self, tap):
-        """(N, H, W) Evidence per pixel of a tap, spread over the pixels of each position. Sums are kept."""
+        """(N, H, W) Evidence per pixel of a tap, spread over the pixels of each position. Sums are kept.
+
+        Raises:
+            ValueError: if the tap does not exist.
+        """
+        if tap not in self.taps:
+            raise ValueError(unknown_name("tap", tap, list(self.taps)))
         return spread(self.taps[tap], self.size, self.strides[tap])
 
     def map(self):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from focalnets.conversion.open import open_classifier
+from focalnets.conversion.open import as_classifier
 from focalnets.data.find import NO_PREPROCESSING, describe_unreadable
 from focalnets.explanation.attribution import evidence, switch_off, taps, target_vector
 from focalnets.explanation.blocks import chosen_blocks
@@ -264,9 +264,8 @@ class Explainer:
         reference="mean",
         levels=True,
     ):
-        is_model = hasattr(preset, "classify")
-        self.classifier = preset if is_model else open_classifier(preset)
-        self.title = "the network" if is_model else str(preset)
+        self.classifier = as_classifier(preset)
+        self.title = "the network" if self.classifier is preset else str(preset)
         backbone = self.classifier.backbone
         stages = [[one.name for one in blocks] for blocks in backbone.stages]
         self.blocks = chosen_blocks(stages, block, stage)
@@ -445,6 +444,7 @@ def explain(
         `Explanations`, a sequence of `Explanation`. `save(directory)` writes figures and arrays.
 
     Raises:
+        TypeError: if `preset` is another model.
         ValueError: if the preset has no preprocessing, the class, block or stage does not exist, or an image
             is unreadable.
 

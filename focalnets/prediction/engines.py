@@ -16,7 +16,7 @@ from focalnets.deployment.record import GRAPH, read_export
 from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes
 from focalnets.prediction.export_cache import cached_export
 from focalnets.presets.files import WEIGHTS, read_preset_files
-from focalnets.presets.resolve import resolve, resolve_weights
+from focalnets.presets.resolve import not_a_classifier, resolve, resolve_weights
 from focalnets.resizing import resize_and_crop
 
 ENGINES = ("auto", "keras", "onnxruntime", "openvino")
@@ -48,10 +48,7 @@ def open_engine(preset, engine="auto"):
         raise ValueError(f"engine must be one of {', '.join(ENGINES)}; got {engine!r}.")
     if not isinstance(preset, str | os.PathLike):
         if not hasattr(preset, "classify"):
-            raise TypeError(
-                "Expected a preset name, a path or a FocalNetImageClassifier; got "
-                f"{type(preset).__name__}. Give the classifier: other models lack labels and preprocessing."
-            )
+            raise TypeError(not_a_classifier(preset))
         if engine not in ("auto", "keras"):
             raise ValueError(
                 f"A classifier in memory runs with Keras; got engine={engine!r}. Save it with save_to_preset "

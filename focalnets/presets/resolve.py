@@ -168,3 +168,16 @@ def _problem(text, path):
         return f"Preset directory not found: {str(path)!r}. Check the path.{hint}"
     listing = f"There is no directory of that name either. {ALL_NAMES}"
     return unknown_name("preset", text, [*CHECKPOINTS, *ARCHITECTURES, *sibling_names(path)], listing)
+
+
+def not_a_classifier(value):
+    """Text of the error for a value that is neither a preset nor a classifier.
+
+    >>> from focalnets.presets.resolve import not_a_classifier
+    >>> not_a_classifier(3)[:65]
+    'Expected a preset name, a path or a FocalNetImageClassifier; got '
+    """
+    return (
+        f"Expected a preset name, a path or a FocalNetImageClassifier; got {type(value).__name__}. Give the "
+        "classifier: other models lack labels and preprocessing."
+    )

@@ -229,6 +229,16 @@ def test_evidence_model_rejects_other_models():
         target_vector(4, 0, scalar="probability")
 
 
+def test_evidence_model_rejects_quantized_layers_and_unknown_taps():
+    net = make_net()
+    found = evidence(net, images(), TARGETS)
+    with pytest.raises(ValueError, match=r"Unknown tap 'stage1_blok1'.*Did you mean 'stage1_block1'"):
+        found.at("stage1_blok1")
+    net.head.quantize("int8")
+    with pytest.raises(ValueError, match=r"head is quantized .int8.; expected exact weights"):
+        evidence_model(net)
+
+
 @pytest.mark.slow
 def test_evidence_model_is_saved_with_its_classifier(tmp_path):
     model = evidence_model(make_net(), levels=True)

@@ -93,6 +93,15 @@ def test_explain_rejects_unknown_classes(net, photo):
         focalnets.explain(net, photo, target="cat", versus="3")
 
 
+def test_explain_and_export_reject_other_models(net, photo, tmp_path):
+    for call in (
+        lambda: focalnets.explain(net.backbone, photo),
+        lambda: focalnets.export(net.backbone, tmp_path),
+    ):
+        with pytest.raises(TypeError, match="a path or a FocalNetImageClassifier; got FocalNetBackbone"):
+            call()
+
+
 def test_overlay_colors_are_signed_and_zero_is_gray():
     evidence = np.zeros((4, 4), "float32")
     evidence[0], evidence[3] = 1, -1
