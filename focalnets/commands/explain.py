@@ -25,6 +25,7 @@ from focalnets.output.directories import new_output_directory
 from focalnets.output.inputs import paths_among
 from focalnets.output.manifest import Manifest
 from focalnets.presets.checkpoints import DEFAULT
+from focalnets.threads import parallel_map
 
 _BATCH = 16  # images in memory
 
@@ -68,21 +69,36 @@ def run(arguments):
 
 def _write(directory, explainer, files, stems, html):
     """Write the files of each image. Its stem is None if the image is unreadable."""
-    next_seal, pages = 0.0, []  # writing the list of a million files takes seconds
-    images = read_images(files, explainer.channels, explainer.prepare)
-    readable = (
-        (image, stem) for image, stem in zip(images, stems, strict=True) if stem and not image.problem
-    )
-    while batch := list(itertools.islice(readable, _BATCH)):
-        found = explainer.explain([image.name for image, _ in batch], [image.pixels for image, _ in batch])
-        pages += explainer.explorer_images(found) if html else []
-        for one, (_, stem) in zip(found, batch, strict=True):
-            for path in one.write(directory, stem):
-                say(f"{'arrays' if path.suffix == '.npz' else 'figure'}: {path}")
+    pages = []
+
+    def explained():
+        images = read_images(files, explainer.channels, explainer.prepare)
+        readable = (
+            (image, stem) for image, stem in zip(images, stems, strict=True) if stem and not image.problem
+        )
+        while batch := list(itertools.islice(readable, _BATCH)):
+            names, pixels = [image.name for image, _ in batch], [image.pixels for image, _ in batch]
+            found = explainer.explain(names, pixels)
+            pages.extend(explainer.explorer_images(found) if html else [])
+            yield zip(found, [stem for _, stem in batch], strict=True)
+
+    next_seal = 0.0  # writing the list of a million files takes seconds
+
+    def write(batch):
+        nonlocal next_seal
+        paths = []
+        for one, stem in batch:
+            paths += one.write(directory, stem)
             if (start := time.monotonic()) > next_seal:
                 Manifest(directory).seal(finished=False)  # in case the process is killed
                 end = time.monotonic()
                 next_seal = end + 20 * (end - start)
+        return paths
+
+    # One thread writes while the next images are explained.
+    for paths in parallel_map(write, explained(), workers=1):
+        for path in paths:
+            say(f"{'arrays' if path.suffix == '.npz' else 'figure'}: {path}")
     if html:
         explainer.write_page(directory / "explorer.html", pages)
         say(f"page: {directory / 'explorer.html'}")

@@ -67,7 +67,7 @@ def draw_explanation(path, explanation):
     """
     image = explanation_figure(explanation)
     with writing(path) as partial:
-        image.save(partial, "PNG")
+        image.save(partial, "PNG", compress_level=1)  # twice as fast as the default, and 15 % larger
 
 
 def explanation_figure(explanation):
