@@ -15,7 +15,7 @@ from focalnets.explanation.maps import BlockMaps, channel_norm, upsample
 from focalnets.explanation.modulation import modulation_model
 from focalnets.files import expanded
 from focalnets.layers.geometry import receptive_fields
-from focalnets.names import unknown_name
+from focalnets.names import listed, unknown_name
 from focalnets.output.directories import new_output_directory
 from focalnets.output.files import writing
 from focalnets.output.manifest import Manifest
@@ -301,7 +301,8 @@ class Explainer:
             if 0 <= int(name) < len(names):
                 return int(name)
             raise ValueError(f"Class {name} does not exist. Expected a class from 0 to {len(names) - 1}.")
-        raise ValueError(unknown_name("class", str(name), names))
+        known = f"Available classes: {listed(names, most=20)}."
+        raise ValueError(unknown_name("class", str(name), names, known))
 
     def vector(self, target, versus):
         """Target vector of the difference of two classes, given by their names."""
