@@ -85,7 +85,8 @@ def test_switch_off_is_the_loss_without_a_level(net, photo):
 
 
 def test_explain_rejects_unknown_classes(net, photo):
-    with pytest.raises(ValueError, match=r"Unknown class 'kat'\. Available classes: airplane, .* truck\. Did you mean 'cat'"):
+    message = r"Unknown class 'kat'\. Available classes: airplane, .* truck\. Did you mean 'cat'"
+    with pytest.raises(ValueError, match=message):
         focalnets.explain(net, photo, target="kat")
     with pytest.raises(ValueError, match=r"Class 10 does not exist\. Expected a class from 0 to 9"):
         focalnets.explain(net, photo, versus=10)
