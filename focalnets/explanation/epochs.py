@@ -80,11 +80,12 @@ def draw_evidence_filmstrip(path, frames, titles=None):
 
 
 def draw_epochs(directory, frames):
-    """Write epochs.evidence.png, epochs.levels.png and epochs.gif, and yield each path."""
+    """Write epochs.evidence.png, epochs.gif, and epochs.levels.png if the arrays have levels; yield paths."""
     draw_evidence_filmstrip(directory / "epochs.evidence.png", frames)
     yield directory / "epochs.evidence.png"
-    _draw_levels(directory / "epochs.levels.png", frames)
-    yield directory / "epochs.levels.png"
+    if any(name.endswith(".levels") for name in next(iter(frames.values()))):
+        _draw_levels(directory / "epochs.levels.png", frames)
+        yield directory / "epochs.levels.png"
     columns, texts = _columns(frames)
     pages = [
         evidence_grid(_images(frames), columns, texts, "Evidence for the class", [name]) for name in columns

@@ -72,7 +72,7 @@ class TrainMonitor(keras.callbacks.Callback):
 
     After the first epoch and every `epoch_interval` epochs, the callback writes one figure per block and an
     `.npz` file with the underlying arrays. At the end of training, it writes one filmstrip of the evidence,
-    and one per block.
+    and one per block. On JAX, the arrays have no evidence of the focal levels.
 
     Args:
         images: array of shape (N, H, W, C). The same few inputs of the classifier are drawn each time.
@@ -112,7 +112,9 @@ class TrainMonitor(keras.callbacks.Callback):
             self.blocks = [stage[-1].name for stage in self.model.backbone.stages]
         shared_directory(self.directory, "monitor")
         self._graph = modulation_model(self.model)
-        self._models = eager_models(self.model)
+        # On JAX, compiling the operations of the levels takes longer than a short training.
+        self._levels = keras.backend.backend() != "jax"
+        self._models = eager_models(self.model, self._levels)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch and (epoch + 1) % self.epoch_interval:
@@ -122,7 +124,7 @@ class TrainMonitor(keras.callbacks.Callback):
         classes = self.labels
         if classes is None:
             classes = self._graph.predict(self.images, verbose=0)["logits"].argmax(axis=-1)
-        arrays |= epoch_arrays(self.model, self.images, classes, self._models)
+        arrays |= epoch_arrays(self.model, self.images, classes, self._models, self._levels)
         for name in self.blocks:
             arrays[f"{name}.gates"] = maps[name].gates
             arrays[f"{name}.modulator_norm"] = maps[name].modulator_norm

@@ -37,8 +37,8 @@ def test_value_and_gradient_differentiates_the_sum():
 def test_comparison_maps_have_the_size_of_the_images(net):
     fewer = {"integrated gradients": {"steps": 2}, "occlusion": {"cells": 2}}  # JAX compiles each step
     maps = dict(COMPARISONS)
-    if keras.backend.backend() != "torch":  # outputs of `modulation_model`, which has tests of its own
-        del maps["modulator norm"], maps["mean gate"]
+    if keras.backend.backend() != "torch":  # which compile each operation: one gradient is enough
+        maps = {"Grad-CAM": grad_cam}
     for name, function in maps.items():
         found = function(net, IMAGES, TARGETS, **fewer.get(name, {}))
         assert found.shape == IMAGES.shape[:3], name
