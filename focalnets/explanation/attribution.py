@@ -37,12 +37,12 @@ from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.guarded import GuardedModel
 from focalnets.names import unknown_name
 
-PIXELS, NORM = "pixels", "norm"
+PIXELS = "pixels"
 REFERENCES = ("mean", "blur")
 SCALARS = ("logit", "log_probability")
 
-# Bytes per position and channel of each block, measured on torch: the pairs and slopes that wait for the
-# way back. A batch takes at most `_BATCH_BYTES`, which is 64 images of 32 x 32 pixels of the shipped network.
+# Estimate of the bytes per position and channel of each block: about 40 float32 maps, which are the pairs and
+# slopes that wait for the way back. A batch takes about `_BATCH_BYTES`.
 _BYTES = 160
 _BATCH_BYTES = 2**29
 
@@ -66,8 +66,8 @@ def evidence_model(classifier, levels=False, own_reference=False):
 
     Args:
         classifier: `FocalNetImageClassifier`.
-        levels: bool. Also compute the evidence of the levels of every block, which takes about as long as
-            two forward passes per block. Defaults to `False`.
+        levels: bool. Also compute the evidence of the levels of every block, which takes as long as two
+            to three forward passes per block. Defaults to `False`.
         own_reference: bool. Add an input "reference" with one reference image per image. Defaults to `False`,
             the mean color of `image_converter`, which is zero after normalization.
 

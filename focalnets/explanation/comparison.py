@@ -5,6 +5,8 @@ Each function takes a classifier, images (N, H, W, channels) in pixels 0..255, a
 controls that know nothing of the network.
 """
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -36,7 +38,7 @@ def grad_cam(classifier, images, targets):
         return ops.relu(ops.sum(importance * features, axis=-1, keepdims=True))
 
     maps = _in_batches(one_batch, images, targets)
-    return upsample(maps, images.shape[1:3], backbone.strides[-1])[..., 0]
+    return _at_image_size(classifier, images, maps)
 
 
 def integrated_gradients(classifier, images, targets, steps=32):
@@ -88,16 +90,14 @@ def occlusion(classifier, images, targets, cells=8):
 
 def modulator_norm(classifier, images, targets=None):
     """Norm of the modulator of the last block, the figure of the paper. Does not depend on the class."""
-    found = modulation_model(classifier).predict(images, batch_size=_BATCH, verbose=0)
-    norm = channel_norm(found["modulators"][classifier.backbone.blocks[-1].name])
-    return upsample(norm[..., None], images.shape[1:3], classifier.backbone.strides[-1])[..., 0]
+    modulators = _last_block(classifier, images, "modulators")
+    return _at_image_size(classifier, images, channel_norm(modulators)[..., None])
 
 
 def last_gate(classifier, images, targets=None):
     """Mean of the gates of the last block, over its levels. Does not depend on the class."""
-    found = modulation_model(classifier).predict(images, batch_size=_BATCH, verbose=0)
-    gates = found["gates"][classifier.backbone.blocks[-1].name].mean(axis=-1, keepdims=True)
-    return upsample(gates, images.shape[1:3], classifier.backbone.strides[-1])[..., 0]
+    gates = _last_block(classifier, images, "gates")
+    return _at_image_size(classifier, images, gates.mean(axis=-1, keepdims=True))
 
 
 def center(classifier, images, targets=None):
@@ -120,6 +120,21 @@ COMPARISONS = {
     "center": center,
     "random": random,
 }
+
+
+def _last_block(classifier, images, output):
+    found = _modulation_model(classifier).predict(images, batch_size=_BATCH, verbose=0)
+    return found[output][classifier.backbone.blocks[-1].name]
+
+
+@functools.lru_cache(maxsize=1)  # `score` calls the maps batch by batch, and JAX compiles each new model
+def _modulation_model(classifier):
+    return modulation_model(classifier)
+
+
+def _at_image_size(classifier, images, maps):
+    """Map (N, H, W) from one of the last block (N, h, w, 1)."""
+    return upsample(maps, images.shape[1:3], classifier.backbone.strides[-1])[..., 0]
 
 
 def _without_norm(backbone):

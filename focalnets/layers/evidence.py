@@ -111,13 +111,6 @@ def embedding_rule(layer, x):
     return y, lambda m: layer.project_transposed(norm_back(m), size)
 
 
-def modulation_rule(layer, x):
-    """Rule of `FocalModulation`."""
-    query, gated, gated_back = _gated_rule(layer, x)
-    y, product_back = _modulated_rule(layer, query, _sums(gated))
-    return y, lambda m: gated_back(*product_back(m))
-
-
 def block_rule(layer, x):
     """Rule of a `FocalBlock`."""
     branch, norm_back = norm_rule(layer.norm1, x) if layer.norm_placement == "pre" else (x, _unchanged)
