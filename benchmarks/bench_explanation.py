@@ -20,16 +20,11 @@ import keras
 import measure
 import numpy as np
 
-from focalnets.explanation.attribution import (
-    evidence,
-    evidence_model,
-    switch_off,
-    taps,
-    target_vector,
-)
+from focalnets.explanation.attribution import evidence, switch_off
 from focalnets.explanation.comparison import COMPARISONS
 from focalnets.explanation.faithfulness import Interval
 from focalnets.explanation.localization import energy_inside, grid_images, pasted_images, points_inside
+from focalnets.models.evidence import evidence_model, taps, target_vector
 
 
 def main():

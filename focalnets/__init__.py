@@ -38,7 +38,7 @@ _PUBLIC = {
     "expand_focal_windows": "conversion.expand",
     "open_dataset": "data.datasets",
     "evidence": "explanation.attribution",
-    "evidence_model": "explanation.attribution",
+    "evidence_model": "models.evidence",
     "modulation_model": "explanation.modulation",
     "evaluate": "prediction.evaluate",
     "explain": "explanation.explain",
@@ -59,9 +59,9 @@ __all__ = ["__version__", *_PUBLIC]
 _SERIALIZABLE = (
     "models.backbone",  # and the layers
     "models.classifier",
+    "models.evidence",
     "models.former_names",
     "models.image_converter",
-    "explanation.attribution",
     "explanation.modulation",
     "training.adamw",
     "training.muon",

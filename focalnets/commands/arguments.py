@@ -345,6 +345,8 @@ class ExportArguments:
     """Directory to create, with model.onnx and export.json. `focalnets predict OUT` uses it."""
     force: Flag = False
     """Replace the export in the directory OUT."""
+    explain: Flag = False
+    """Also write explain.onnx, which returns the exact evidence of a decision."""
     backend: Backend = None
     """Keras backend."""
     debug: Flag = False

@@ -6,6 +6,8 @@ one `Gemm` with its bias. Only inputs and outputs of the depthwise convolutions 
 W), the format of the runtimes.
 """
 
+import hashlib
+
 import keras
 import numpy as np
 
@@ -36,34 +38,13 @@ def onnx_model(classifier, height, width):
     >>> [output.name for output in model.graph.output]
     ['logits']
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError("Exporting needs onnx: pip install 'focalnets[onnxruntime]'.") from error
-    channels = classifier.backbone.image_shape[-1]
-    graph = _Graph(onnx)
-    converter = classifier.image_converter
-    images = "images"
-    if converter is not None:
-        images = graph.add("Cast", images, to=onnx.TensorProto.FLOAT)
-        images = graph.add("Sub", images, graph.constant(255.0 * np.array(converter.mean)))
-        images = graph.add("Div", images, graph.constant(255.0 * np.array(converter.std)))
+    graph = Graph()
+    images = graph.images(classifier, height, width)
     rows, (height_out, width_out) = _backbone(graph, classifier.backbone, images, (height, width))
     features = graph.add("Reshape", rows, graph.shape(-1, height_out * width_out, graph.width(rows)))
     pooled = graph.add("ReduceMean", features, graph.shape(1), keepdims=0)
     graph.dense(pooled, classifier.head, output="logits")
-
-    pixels = onnx.TensorProto.FLOAT if converter is None else onnx.TensorProto.UINT8
-    value = onnx.helper.make_tensor_value_info
-    proto = onnx.helper.make_graph(
-        graph.nodes,
-        "focalnets",
-        [value("images", pixels, ["batch", height, width, channels])],
-        [value("logits", onnx.TensorProto.FLOAT, ["batch", classifier.num_classes])],
-        graph.constants,
-    )
-    opset = onnx.helper.make_opsetid("", OPSET)
-    return onnx.helper.make_model(proto, opset_imports=[opset], ir_version=9, producer_name="focalnets")
+    return graph.model({"logits": ("batch", classifier.num_classes)})
 
 
 def _backbone(graph, backbone, images, size):
@@ -148,11 +129,40 @@ def _modulation(graph, layer, x, size):
     return graph.dense(y, layer.proj)
 
 
-class _Graph:
+class Graph:
     """Nodes and constants in order. `widths` maps the name of a matrix of rows to its number of channels."""
 
-    def __init__(self, onnx):
-        self.onnx, self.nodes, self.constants, self.widths, self.shapes = onnx, [], [], {}, {}
+    def __init__(self):
+        try:
+            import onnx
+        except ImportError as error:
+            raise ImportError("Exporting needs onnx: pip install 'focalnets[onnxruntime]'.") from error
+        self.onnx, self.inputs, self.nodes, self.constants = onnx, [], [], []
+        self.widths, self.names = {}, {}
+
+    def input(self, name, shape, dtype="FLOAT"):
+        """Declare an input. An axis with a name has any size."""
+        kind = getattr(self.onnx.TensorProto, dtype)
+        self.inputs.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def images(self, classifier, height, width):
+        """Declare the input "images" and return the normalized images (B, height, width, channels)."""
+        converter = classifier.image_converter
+        shape = ("batch", height, width, classifier.backbone.image_shape[-1])
+        if converter is None:
+            return self.input("images", shape)
+        images = self.add("Cast", self.input("images", shape, "UINT8"), to=self.onnx.TensorProto.FLOAT)
+        images = self.add("Sub", images, self.constant(255.0 * np.array(converter.mean)))
+        return self.add("Div", images, self.constant(255.0 * np.array(converter.std)))
+
+    def model(self, outputs):
+        """`onnx.ModelProto` with these outputs, a dict of name -> shape."""
+        helper, kind = self.onnx.helper, self.onnx.TensorProto.FLOAT
+        outputs = [helper.make_tensor_value_info(name, kind, shape) for name, shape in outputs.items()]
+        proto = helper.make_graph(self.nodes, "focalnets", self.inputs, outputs, self.constants)
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(proto, opset_imports=[opset], ir_version=9, producer_name="focalnets")
 
     def add(self, operation, *inputs, output=None, **attributes):
         name = output or f"{operation}_{len(self.nodes)}"
@@ -170,16 +180,27 @@ class _Graph:
         return self.add({"gelu": "Gelu", "relu": "Relu"}[name], x)
 
     def constant(self, array):
-        name = f"constant_{len(self.constants)}"
+        """Constant of float32 or int64. Equal ones are stored once."""
         array = np.ascontiguousarray(array if array.dtype == np.int64 else array.astype("float32"))
-        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
-        return name
+        key = _key(array)
+        if key not in self.names:
+            self.names[key] = f"constant_{len(self.constants)}"
+            self.constants.append(self.onnx.numpy_helper.from_array(array, self.names[key]))
+        return self.names[key]
+
+    def matrix(self, array):
+        """Constant of this matrix or, if it is there, of its transpose, and whether it is the transpose.
+
+        Square ones are stored twice: for two products with one square matrix, once transposed, OpenVINO
+        2026.4 uses the same orientation in both, and is wrong.
+        """
+        is_square = array.shape[0] == array.shape[1]
+        turned = None if is_square else self.names.get(_key(np.ascontiguousarray(array.T)))
+        return (turned, True) if turned is not None else (self.constant(array), False)
 
     def shape(self, *sizes):
-        """Constant of integers, shared by all nodes with the same values."""
-        if sizes not in self.shapes:
-            self.shapes[sizes] = self.constant(np.array(sizes, np.int64))
-        return self.shapes[sizes]
+        """Constant of integers."""
+        return self.constant(np.array(sizes, np.int64))
 
     def width(self, rows):
         return self.widths[rows]
@@ -213,6 +234,10 @@ class _Graph:
         node = self.onnx.helper.make_node("Split", [x], names, name=names[0], axis=1, num_outputs=parts)
         self.nodes.append(node)
         return names
+
+
+def _key(array):
+    return array.shape, array.dtype.str, hashlib.sha256(array).digest()
 
 
 def _numpy(variable):

@@ -9,8 +9,22 @@ from focalnets.schema import read_record
 
 FORMAT, FORMAT_VERSION = "focalnets export", 1
 GRAPH, WEIGHTS, RECORD = "model.onnx", "model.data", EXPORT
+EXPLAIN_GRAPH, EXPLAIN_WEIGHTS = "explain.onnx", "explain.data"
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
+
+
+class Explained(msgspec.Struct):
+    """Contents of explain.onnx.
+
+    Attributes:
+        taps: dict of tap -> pixels per position.
+        levels: dict of block -> sides of the receptive fields of its levels in positions. The global level
+            comes after them.
+    """
+
+    taps: dict[str, _Size]
+    levels: dict[str, list[_Size]]
 
 
 class Export(msgspec.Struct):
@@ -23,6 +37,7 @@ class Export(msgspec.Struct):
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
     class_names: list[str] | None
     origin: dict | None = None
+    explain: Explained | None = None
 
 
 def read_export(directory):

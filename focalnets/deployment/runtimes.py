@@ -27,7 +27,8 @@ def _onnxruntime(path, cached):
     # Spinning threads slow down other work on the same cores (benchmarks/README.md).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})[0]
+    names = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _openvino(path, cached):
@@ -44,7 +45,13 @@ def _openvino(path, cached):
     # OpenVINO does not detect damaged files.
     with checked_files(compiled) if cached else contextlib.nullcontext():
         request = core.compile_model(path, "CPU", settings).create_infer_request()
-    return lambda images: request.infer({0: images})[0].copy()  # the next call overwrites the array
+
+    def run(inputs):
+        found = request.infer(inputs)
+        # The next call overwrites the arrays.
+        return {name: array.copy() for output, array in found.items() for name in output.get_names()}
+
+    return run
 
 
 def _import_openvino():
@@ -65,7 +72,7 @@ def _import_openvino():
 
 
 # Name -> function(path of the graph, whether files may be added to its directory in the cache), which returns
-# a function from images to logits.
+# a function from a dict of inputs to a dict of outputs.
 RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 NO_RUNTIME = "Exporting needs onnx and a runtime to verify it: pip install 'focalnets[onnxruntime]'."

@@ -10,8 +10,8 @@ import functools
 import numpy as np
 from keras import ops
 
-from focalnets.explanation.maps import channel_norm, upsample
 from focalnets.explanation.modulation import modulation_model
+from focalnets.maps import channel_norm, upsample
 from focalnets.ops.backend import value_and_gradient
 
 _BATCH = 32
@@ -22,7 +22,7 @@ def grad_cam(classifier, images, targets):
 
     >>> import numpy as np
     >>> from focalnets import FocalNetImageClassifier
-    >>> from focalnets.explanation.attribution import target_vector
+    >>> from focalnets.models.evidence import target_vector
     >>> from focalnets.explanation.comparison import grad_cam
     >>> net = FocalNetImageClassifier.from_preset("focalnet_nano_cifar10")
     >>> grad_cam(net, np.zeros((1, 32, 32, 3), "uint8"), target_vector(10, 3)[None]).shape

@@ -3,7 +3,8 @@
 import matplotlib.figure
 import numpy as np
 
-from focalnets.explanation.attribution import evidence, evidence_model, target_vector
+from focalnets.explanation.attribution import evidence
+from focalnets.models.evidence import evidence_model, target_vector
 from focalnets.prediction.predictor import softmax
 from focalnets.report.explanation_figure import draw_evidence_grid, evidence_grid, write_animation
 from focalnets.report.figures import save_figure

@@ -8,13 +8,14 @@ import numpy as np
 
 from focalnets.conversion.open import as_classifier
 from focalnets.data.find import NO_PREPROCESSING, describe_unreadable
-from focalnets.explanation.attribution import evidence, switch_off, taps, target_vector
+from focalnets.explanation.attribution import evidence, switch_off
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.explanation.file_names import free_name
-from focalnets.explanation.maps import BlockMaps, channel_norm, upsample
-from focalnets.explanation.modulation import modulation_model
+from focalnets.explanation.modulation import BlockMaps, modulation_model
 from focalnets.files import expanded
 from focalnets.layers.geometry import receptive_fields
+from focalnets.maps import channel_norm, upsample
+from focalnets.models.evidence import taps, target_vector
 from focalnets.names import listed, unknown_name
 from focalnets.output.directories import new_output_directory
 from focalnets.output.files import writing

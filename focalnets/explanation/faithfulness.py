@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.explanation.maps import blurred
+from focalnets.maps import blurred
 
 METRICS = ("deletion", "insertion", "SRG", "ROAD")
 LOWER_IS_BETTER = ("deletion",)

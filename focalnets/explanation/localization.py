@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from focalnets.explanation.maps import blurred
+from focalnets.maps import blurred
 
 
 class Located(NamedTuple):

@@ -4,11 +4,14 @@ The layers store nothing when they are called. Both graphs share the weights, an
 and called from several threads.
 """
 
-import keras
+from dataclasses import dataclass
 
-from focalnets.explanation import maps
+import keras
+import numpy as np
+
 from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import receptive_fields
+from focalnets.maps import channel_norm, upsample
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.guarded import GuardedModel
 
@@ -84,6 +87,22 @@ class _Observed(keras.layers.Layer):
         return cls(**{**config, "block": keras.saving.deserialize_keras_object(config["block"])})
 
 
+@dataclass(frozen=True)
+class BlockMaps:
+    """Gates and modulator norms of one block for N images, at the size of the images (H x W pixels).
+
+    Attributes:
+        gates: float32 array of shape (N, H, W, L + 1). Raw values of either sign. The last is the global
+            gate.
+        modulator_norm: float32 array of shape (N, H, W). Euclidean norm of the modulator over channels.
+        receptive_fields: tuple of L int. Sides of the receptive fields, in positions of the feature map.
+    """
+
+    gates: np.ndarray
+    modulator_norm: np.ndarray
+    receptive_fields: tuple[int, ...]
+
+
 def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
     """Compute gates and modulator norms of blocks at the size of the images.
 
@@ -95,7 +114,7 @@ def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
         blocks: list of str. Names of the blocks to return. Defaults to all blocks.
 
     Returns:
-        dict. Name of a block -> `maps.BlockMaps`.
+        dict. Name of a block -> `BlockMaps`.
 
     >>> import numpy as np
     >>> from focalnets import FocalNetImageClassifier
@@ -113,10 +132,10 @@ def modulation_maps(classifier, images, batch_size=64, graph=None, blocks=None):
     for block, stride in ((block, stride) for stage, stride in strides for block in stage):
         if blocks is not None and block.name not in blocks:
             continue
-        norm = maps.channel_norm(outputs["modulators"][block.name])
-        found[block.name] = maps.BlockMaps(
-            gates=maps.upsample(outputs["gates"][block.name], size, stride),
-            modulator_norm=maps.upsample(norm[..., None], size, stride)[..., 0],
+        norm = channel_norm(outputs["modulators"][block.name])
+        found[block.name] = BlockMaps(
+            gates=upsample(outputs["gates"][block.name], size, stride),
+            modulator_norm=upsample(norm[..., None], size, stride)[..., 0],
             receptive_fields=receptive_fields(block.modulation.kernel_sizes),
         )
     return found

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.explanation.attribution import evidence, target_vector
+from focalnets.explanation.attribution import evidence
 from focalnets.explanation.comparison import COMPARISONS
 from focalnets.explanation.faithfulness import LOWER_IS_BETTER, METRICS, Interval, faithfulness
+from focalnets.models.evidence import target_vector
 from focalnets.output.files import write_json
 from focalnets.progress import progress
 from focalnets.report.html import heading, numbers, paragraph, write_page

@@ -1,8 +1,8 @@
 """Exact rules for differences: the difference between two inputs of a layer as that of its outputs.
 
-Each rule takes a `Pair`: the value of an image, and the value of a reference image. It returns the pair of
-the outputs and the transposed map `pull_back`, which takes multipliers of the outputs to multipliers of the
-inputs:
+Each rule takes a `Pair`: the value of an image, and its values for R references. It returns the pair of the
+outputs and the transposed map `pull_back`, which takes multipliers of the outputs to multipliers of the
+inputs, for each reference:
 
     sum(multipliers of y * difference of y) = sum(multipliers of x * difference of x)
 
@@ -36,7 +36,10 @@ _SMALL = {"float64": 1.4e-5, "float32": 1.1e-2}
 
 
 class Pair(NamedTuple):
-    """Tensors of an image and of its reference, which broadcast to each other."""
+    """Values of images, (B, ...), and of their references, (R, B, ...) or (R, 1, ...).
+
+    All references share the computation for the image.
+    """
 
     value: Any
     reference: Any
@@ -106,56 +109,83 @@ def log_sum_exp_rule(x):
 
 def embedding_rule(layer, x):
     """Rule of a `PatchEmbedding`: a strided convolution and a normalization."""
-    size = x.value.shape[1:3]
-    y, norm_back = norm_rule(layer.norm, x.map(layer.project))
-    return y, lambda m: layer.project_transposed(norm_back(m), size)
+    size = x.value.shape[-3:-1]
+    y, norm_back = norm_rule(layer.norm, x.map(lambda one: _by_image(layer.project, one)))
+    return y, lambda m: _by_image(lambda one: layer.project_transposed(one, size), norm_back(m))
 
 
 def block_rule(layer, x):
     """Rule of a `FocalBlock`."""
-    branch, norm_back = norm_rule(layer.norm1, x) if layer.norm_placement == "pre" else (x, _unchanged)
-    query, gated, gated_back = _gated_rule(layer.modulation, branch)
+    query, gated, gated_back = _gated_rule(layer, x)
     y, rest_back = _rest_of_block_rule(layer, x, query, _sums(gated))
 
     def pull_back(m):
         m_x, m_query, m_total = rest_back(m)
-        return m_x + norm_back(gated_back(m_query, m_total))
+        return m_x + gated_back(m_query, m_total)
 
     return y, pull_back
 
 
-def switched_off_rule(layer, x, levels=None):
-    """Rule for the context of a `FocalBlock`: the block against itself with the context of the reference.
+def block_rule_with_levels(layer, x):
+    """Rule of a `FocalBlock` that adds a reference: the same image without the context of this block.
 
-    The value of the result is the output of the block. Its reference is the output with the input and query
-    of the image, but with the gated levels of the reference.
+    The new reference has the input and query of the image, and the gated levels of the first reference. The
+    difference to it comes from the levels alone.
 
     Args:
         layer: `FocalBlock`.
-        x: `Pair` of tensors (B, H, W, C).
-        levels: list of int. Levels to replace, where L is the global one. Defaults to all.
+        x: `Pair` of tensors (B, H, W, C) and (R, B or 1, H, W, C).
 
     Returns:
-        Tuple of `Pair` and `pull_back`, which returns the evidence of the levels, a tensor (B, H, W, L + 1).
+        Tuple of `Pair`, with R + 1 references, and `pull_back`. It takes multipliers (R + 1, B, H, W, C), and
+        returns those of the input (R, B, H, W, C) and the evidence of the levels (B, H, W, L + 1), where the
+        global level comes last.
     """
-    branch = x if layer.norm_placement != "pre" else norm_rule(layer.norm1, x)[0]
-    query, gated, _ = _gated_rule(layer.modulation, branch)
-    differences = [one.difference for one in gated]
-    differences = differences if levels is None else [differences[level] for level in levels]
-    total = sum((one.value for one in gated[1:]), gated[0].value)
-    total = Pair(total, total - sum(differences[1:], differences[0]))
-    same = Pair(x.value, x.value), Pair(query.value, query.value)
-    y, rest_back = _rest_of_block_rule(layer, *same, total)
+    query, gated, gated_back = _gated_rule(layer, x)
+    total = _sums(gated)
+    without = total.reference[0]
+    x, query = (_with_reference(pair, pair.value) for pair in (x, query))
+    total = _with_reference(total, without)
+    y, rest_back = _rest_of_block_rule(layer, x, query, total)
 
     def pull_back(m):
-        m_total = rest_back(m)[-1]
-        return ops.concatenate([_over_channels(m_total * one) for one in differences], axis=-1)
+        m_x, m_query, m_total = rest_back(m)
+        levels = [_over_channels(m_total[-1] * (one.value - one.reference[0])) for one in gated]
+        m_x = m_x[:-1, ...] + gated_back(m_query[:-1, ...], m_total[:-1, ...])
+        return m_x, ops.concatenate(levels, axis=-1)
 
     return y, pull_back
 
 
-def _gated_rule(layer, x):
-    """Query, and list of the gated levels of `FocalModulation`, each (B, H, W, C)."""
+def _with_reference(pair, reference):
+    """Pair with one more reference, a tensor (B or 1, ...)."""
+    whole = ops.zeros_like(pair.value)  # an explicit batch, because tensors are not broadcast when joined
+    references = (pair.reference + whole, reference[None, ...] + whole)
+    return Pair(pair.value, ops.concatenate(references, axis=0))
+
+
+def switched_off(layer, x, levels):
+    """Output of a `FocalBlock`, and its output with some gated levels of the first reference.
+
+    Args:
+        layer: `FocalBlock`.
+        x: `Pair` of tensors (B, H, W, C) and (R, B or 1, H, W, C).
+        levels: list of int. Levels to replace, where L is the global one.
+
+    Returns:
+        `Pair` with one reference.
+    """
+    query, gated, _ = _gated_rule(layer, x)
+    value = _sums(gated).value
+    without = value - sum(gated[level].value - gated[level].reference[0] for level in levels)
+    same = (Pair(one, one[None]) for one in (x.value, query.value))
+    return _rest_of_block_rule(layer, *same, Pair(value, without[None]))[0]
+
+
+def _gated_rule(block, x):
+    """Rule from the input of a `FocalBlock` to its query and the list of its gated levels."""
+    x, norm_back = norm_rule(block.norm1, x) if block.norm_placement == "pre" else (x, _unchanged)
+    layer = block.modulation
     channels, levels = x.value.shape[-1], layer.focal_levels
     projected, f_back = dense_rule(layer.f, x)
     parts = [split(one, (channels, channels, levels + 1)) for one in projected]
@@ -172,17 +202,17 @@ def _gated_rule(layer, x):
     mean, mean_back = function_rule(gelu, context.map(spatial_mean))
     product, global_back = product_rule(mean, gates[-1])
     gated.append(product)
-    positions = x.value.shape[1] * x.value.shape[2]
+    positions = x.value.shape[-3] * x.value.shape[-2]
 
     def pull_back(m_query, m_total):
         m_mean, m_gate = global_back(m_total)
         m_gates = [_over_channels(m_gate)]
-        m_context = mean_back(ops.sum(m_mean, axis=(1, 2), keepdims=True)) / positions
+        m_context = mean_back(ops.sum(m_mean, axis=(-3, -2), keepdims=True)) / positions
         for gate_back, context_back in zip(reversed(gate_backs), reversed(context_backs), strict=True):
             m_level, m_gate = gate_back(m_total)
             m_gates.insert(0, _over_channels(m_gate))
             m_context = context_back(m_context + m_level)
-        return f_back(ops.concatenate([m_query, m_context, *m_gates], axis=-1))
+        return norm_back(f_back(ops.concatenate([m_query, m_context, *m_gates], axis=-1)))
 
     return query, gated, pull_back
 
@@ -190,8 +220,20 @@ def _gated_rule(layer, x):
 def _level_rule(kernel, context):
     """Depthwise convolution and GELU. The transposed convolution has the kernel turned by 180 degrees."""
     turned = ops.flip(kernel, axis=(0, 1))
-    context, gelu_back = function_rule(gelu, context.map(lambda one: depthwise_conv(one, kernel)))
-    return context, lambda m: depthwise_conv(gelu_back(m), turned)
+
+    def conv(one, kernel):
+        return _by_image(lambda maps: depthwise_conv(maps, kernel), one)
+
+    context, gelu_back = function_rule(gelu, context.map(lambda one: conv(one, kernel)))
+    return context, lambda m: conv(gelu_back(m), turned)
+
+
+def _by_image(function, x):
+    """Apply a function of maps (N, H, W, C) to a tensor with any leading axes."""
+    if len(x.shape) == 4:
+        return function(x)
+    y = function(ops.reshape(x, (-1, *x.shape[-3:])))
+    return ops.reshape(y, (x.shape[0], -1, *y.shape[-3:]))
 
 
 def _modulated_rule(layer, query, total):
@@ -244,8 +286,8 @@ def _sums(pairs):
 
 
 def spatial_mean(x):
-    """Mean over the positions of a map: (B, H, W, C) to (B, 1, 1, C)."""
-    return ops.sum(x, axis=(1, 2), keepdims=True) / (x.shape[1] * x.shape[2])
+    """Mean over the positions of a map: (..., H, W, C) to (..., 1, 1, C)."""
+    return ops.sum(x, axis=(-3, -2), keepdims=True) / (x.shape[-3] * x.shape[-2])
 
 
 def _mean(x):

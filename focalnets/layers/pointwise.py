@@ -4,6 +4,7 @@ Calling a Keras layer costs 0.1 ms of bookkeeping on torch, as much as the compu
 `Dense` also adds the bias in a separate memory-bound operation.
 """
 
+import keras
 from keras import ops
 
 from focalnets.ops import dense as dense_ops
@@ -25,7 +26,8 @@ def activate(activation, x):
     >>> float(activate("relu", -1.0))
     0.0
     """
-    return _ACTIVATIONS[activation](ops.convert_to_tensor(x))
+    x = x if isinstance(x, keras.KerasTensor) else ops.convert_to_tensor(x)
+    return _ACTIVATIONS[activation](x)
 
 
 def pointwise(dense, x):

@@ -8,6 +8,8 @@ initial choice. `set_optimized` overrides it.
 import collections
 import os
 
+import keras
+
 from focalnets.ops.backend import backend_ops
 
 _SETTINGS = {"auto": None, "1": True, "0": False}
@@ -83,6 +85,8 @@ def optimized(operation, *arguments, required=False):
         RuntimeError: if an optimized implementation is required and none can be used.
     """
     setting = optimized_setting()
+    if any(isinstance(one, keras.KerasTensor) for one in arguments):
+        return None  # symbolic tensors take the operations of Keras
     if setting is False:
         _dispatches[operation, "plain"] += 1
         return None

@@ -15,9 +15,12 @@ gates G (B, H, W, L + 1):
   slower than necessary on a CPU, and TensorFlow has no gradient of a grouped `Conv2D` on a CPU.
 - `gelu`, the exact one with erf. `keras.ops.gelu` defaults to the tanh approximation.
 
+Both take a `keras.KerasTensor`, too, and then give the symbolic operation of Keras, for conversion to ONNX.
+
 `dispatch.optimized` selects a fused implementation of the whole operation where the backend has one.
 """
 
+import keras
 from keras import ops
 
 from focalnets.ops.backend import backend_ops
@@ -77,6 +80,8 @@ def depthwise_conv(x, kernel):
     >>> float(depthwise_conv(np.ones((1, 4, 4, 1), "float32"), box)[0, 0, 0, 0])
     4.0
     """
+    if isinstance(x, keras.KerasTensor):
+        return ops.depthwise_conv(x, kernel, padding="same", data_format="channels_last")
     x, kernel = ops.convert_to_tensor(x), ops.convert_to_tensor(kernel)
     y = optimized("depthwise_conv", x, kernel)
     return backend_ops().depthwise_conv(x, kernel) if y is None else y
@@ -90,4 +95,6 @@ def gelu(x):
     >>> round(float(gelu(np.float32(1.0))), 4)
     0.8413
     """
+    if isinstance(x, keras.KerasTensor):
+        return ops.gelu(x, approximate=False)
     return backend_ops().gelu(ops.convert_to_tensor(x))

@@ -27,7 +27,7 @@ NAMES = {
     r"|epochs\.(levels\.png|gif)",
     "monitor": _MONITOR,
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
-    "deployment": r"model\.(onnx|data)|export\.json",
+    "deployment": r"(model|explain)\.(onnx|data)|export\.json",
 }
 NETWORKS = ("run", "preset", "checkpoint")  # kinds of output that replace each other
 RUN_FOLDERS = ("panels", "monitor", "tensorboard")

@@ -137,7 +137,8 @@ class ExportEngine:
         self.num_classes, self.class_names = record.num_classes, record.class_names
         self._preprocessing = msgspec.to_builtins(record.preprocessing)
         self.takes_images = self._preprocessing is not None
-        self.run = RUNTIMES[runtime](directory / GRAPH, cached)
+        graph = RUNTIMES[runtime](directory / GRAPH, cached)
+        self.run = lambda images: graph({"images": images})["logits"]
 
     def prepare(self, image, crop=True):
         if self._preprocessing is None:

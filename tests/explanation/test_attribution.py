@@ -9,10 +9,10 @@ from naive_evidence import naive_evidence
 from reference import randomize
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
-from focalnets.explanation import attribution
-from focalnets.explanation.attribution import evidence, evidence_model, scalars, taps, target_vector
-from focalnets.explanation.maps import spread
+from focalnets.explanation.attribution import evidence, scalars
 from focalnets.layers import evidence as rules
+from focalnets.maps import spread
+from focalnets.models.evidence import chain, evidence_model, taps, target_vector
 
 FLAGS = {
     "norm_placement": ("pre", "post", "mlp_only"),
@@ -58,9 +58,7 @@ def largest_error(found):
 @pytest.mark.parametrize("flags", TESTED, ids=lambda f: "-".join(str(v) for v in f.values()))
 def test_evidence_sums_to_the_difference_at_every_tap(flags):
     net = make_net(**flags)
-    model = evidence_model(net, levels=True)
-    model.compile(run_eagerly=True)  # compilation takes most of the time on JAX; the test below compiles
-    found = evidence(net, images(), TARGETS, levels=True, models={(True, False): model})
+    found = evidence(net, images(), TARGETS, levels=True)
     assert list(found.taps) == taps(net)
     assert largest_error(found) <= 2e-6
     np.testing.assert_allclose(found.logits, net.predict(images(), verbose=0), rtol=1e-4, atol=1e-5)
@@ -74,7 +72,7 @@ def logits_without_context(net, x, name):
     """Logits with the gated levels of one block replaced by those of the mean color."""
     x = keras.ops.convert_to_tensor(net.image_converter(x))
     reference = keras.ops.zeros_like(x[:1])
-    for layer in attribution._chain(net.backbone):
+    for layer in chain(net.backbone):
         if layer.name == name:
             x = block_with_context_of(layer, x, reference)
         else:
@@ -141,13 +139,12 @@ def _constant_scale(layer, x):
 
 
 def _kernel_not_turned(kernel, context):
-    context, gelu_back = rules.function_rule(
-        rules.gelu, context.map(lambda one: rules.depthwise_conv(one, kernel))
-    )
-    return context, lambda m: rules.depthwise_conv(gelu_back(m), kernel)
+    y, _ = RIGHT["_level_rule"](kernel, context)
+    turned_twice = keras.ops.flip(kernel, axis=(0, 1))
+    return y, RIGHT["_level_rule"](turned_twice, context)[1]
 
 
-RIGHT = {"norm_rule": rules.norm_rule}
+RIGHT = {"norm_rule": rules.norm_rule, "_level_rule": rules._level_rule}
 MISTAKES = {
     "function_rule": _slope_of_the_image,
     "product_rule": _factors_of_the_image,

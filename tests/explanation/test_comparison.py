@@ -6,9 +6,10 @@ import pytest
 from reference import randomize
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
-from focalnets.explanation.attribution import evidence, scalars, target_vector
+from focalnets.explanation.attribution import evidence, scalars
 from focalnets.explanation.comparison import COMPARISONS, grad_cam, integrated_gradients, occlusion
-from focalnets.explanation.maps import upsample
+from focalnets.maps import upsample
+from focalnets.models.evidence import target_vector
 from focalnets.ops.backend import value_and_gradient
 
 

@@ -5,9 +5,14 @@ import pytest
 from PIL import Image
 from reference import Reference, randomize
 
-from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, modulation_model
-from focalnets.explanation import maps
-from focalnets.explanation.modulation import modulation_maps
+from focalnets import (
+    FocalNetBackbone,
+    FocalNetImageClassifier,
+    FocalNetImageConverter,
+    maps,
+    modulation_model,
+)
+from focalnets.explanation.modulation import BlockMaps, modulation_maps
 from focalnets.report import figures as report_figures
 
 pytestmark = pytest.mark.all_backends
@@ -92,7 +97,7 @@ def test_figures_anchor_scales_at_zero(tmp_path, figures):
     norms = (0.548 + 0.026 * noise).astype("float32")
     gates = np.stack([3 * noise - 1, np.zeros_like(noise)], axis=-1).astype("float32")
     images = np.zeros((1, 8, 8, 3), "uint8")
-    block = maps.BlockMaps(gates, norms, (3,))
+    block = BlockMaps(gates, norms, (3,))
     report_figures.draw_panels(tmp_path / "panel.png", images, block, [""], "")
     epochs = {1: gates, 2: 0 * gates}
     report_figures.draw_filmstrip(tmp_path / "film.png", images, epochs, {1: norms, 2: 0 * norms}, [""], "")
@@ -107,5 +112,5 @@ def test_figures_anchor_scales_at_zero(tmp_path, figures):
             assert np.ptp(colors, axis=(0, 1)).max() < 0.15
         if image.get_cmap().name == "RdBu_r" and not image.get_array().any():
             assert colors.min() > 0.95
-    flat = maps.BlockMaps(0 * gates, 0 * norms, (3,))
+    flat = BlockMaps(0 * gates, 0 * norms, (3,))
     report_figures.draw_panels(tmp_path / "flat.png", images, flat, [""], "")  # the largest value is 0

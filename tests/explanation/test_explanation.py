@@ -12,7 +12,8 @@ from PIL import Image
 
 import focalnets
 from focalnets.cli import main
-from focalnets.explanation.attribution import scalars, target_vector
+from focalnets.explanation.attribution import scalars
+from focalnets.models.evidence import target_vector
 from focalnets.report.explanation_figure import AGAINST, FOR, color_scale, overlay
 
 PRESET = "focalnet_nano_cifar10"

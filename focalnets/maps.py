@@ -1,30 +1,13 @@
 """Conversion of arrays of a network to maps over its images. Imports NumPy only."""
 
-from dataclasses import dataclass
-
 import numpy as np
-
-
-@dataclass(frozen=True)
-class BlockMaps:
-    """Gates and modulator norms of one block for N images, at the size of the images (H x W pixels).
-
-    Attributes:
-        gates: float32 array of shape (N, H, W, L + 1). Raw values of either sign. The last is the global
-        gate. modulator_norm: float32 array of shape (N, H, W). Euclidean norm of the modulator over channels.
-        receptive_fields: tuple of L int. Sides of the receptive fields, in positions of the feature map.
-    """
-
-    gates: np.ndarray
-    modulator_norm: np.ndarray
-    receptive_fields: tuple[int, ...]
 
 
 def channel_norm(values):
     """Euclidean norm over the last axis: (..., C) -> (...), float32.
 
     >>> import numpy as np
-    >>> from focalnets.explanation.maps import channel_norm
+    >>> from focalnets.maps import channel_norm
     >>> float(channel_norm(np.array([3.0, 4.0])))
     5.0
     """
@@ -47,12 +30,12 @@ def upsample(values, size, stride):
         float32 array of shape (N, H, W, K).
 
     >>> import numpy as np
-    >>> from focalnets.explanation.maps import upsample
+    >>> from focalnets.maps import upsample
     >>> upsample(np.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 4), stride=2)[0, 0, :, 0].tolist()
     [0.0, 0.25, 0.75, 1.0]
     """
-    rows = _weights(size[0], values.shape[1], stride)
-    columns = _weights(size[1], values.shape[2], stride)
+    rows = interpolation_weights(size[0], values.shape[1], stride)
+    columns = interpolation_weights(size[1], values.shape[2], stride)
     return np.einsum("yh,xw,nhwk->nyxk", rows, columns, values.astype("float32"), optimize=True)
 
 
@@ -71,13 +54,12 @@ def spread(values, size, stride):
         float32 array of shape (N, H, W).
 
     >>> import numpy as np
-    >>> from focalnets.explanation.maps import spread
+    >>> from focalnets.maps import spread
     >>> spread(np.array([[[1.0, 3.0]]]), (1, 4), stride=2)[0, 0].tolist()
     [0.5, 0.75, 1.25, 1.5]
     """
-    rows = _weights(size[0], values.shape[1], stride)
-    columns = _weights(size[1], values.shape[2], stride)
-    rows, columns = rows / rows.sum(axis=0), columns / columns.sum(axis=0)
+    rows = spreading_weights(size[0], values.shape[1], stride)
+    columns = spreading_weights(size[1], values.shape[2], stride)
     return np.einsum("yh,xw,nhw->nyx", rows, columns, values.astype("float32"), optimize=True)
 
 
@@ -85,7 +67,7 @@ def blurred(images, sigma):
     """Gaussian blur of images (N, H, W, C) with edges repeated, in float32. `sigma` is in pixels.
 
     >>> import numpy as np
-    >>> from focalnets.explanation.maps import blurred
+    >>> from focalnets.maps import blurred
     >>> float(blurred(np.ones((1, 4, 4, 1)), 2.0)[0, 0, 0, 0])
     1.0
     """
@@ -101,7 +83,13 @@ def blurred(images, sigma):
     return x
 
 
-def _weights(pixels, positions, stride):
+def spreading_weights(pixels, positions, stride):
+    """Matrix (pixels, positions) of `spread` along one axis. Each column sums to 1."""
+    weights = interpolation_weights(pixels, positions, stride)
+    return weights / weights.sum(axis=0)
+
+
+def interpolation_weights(pixels, positions, stride):
     """Matrix (pixels, positions) of linear interpolation between the centers of positions."""
     centers = (np.arange(pixels) + 0.5) / stride - 0.5
     centers = centers.clip(0, positions - 1)
