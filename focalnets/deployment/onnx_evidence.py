@@ -54,7 +54,8 @@ def onnx_evidence_model(classifier, height, width, levels=True):
         "reference": keras.KerasTensor((1, 1, height, width, channels), name="reference"),
         "targets": keras.KerasTensor((None, classes + 1), name="targets"),
     }
-    found = evidence_of(classifier, Pair(symbols["images"], symbols["reference"]), symbols["targets"], levels)
+    blocks = [block.name for block in classifier.backbone.blocks] if levels else []
+    found = evidence_of(classifier, Pair(symbols["images"], symbols["reference"]), symbols["targets"], blocks)
     outputs = {
         "logits": found["logits"],
         "reference_logits": found["reference_logits"],

@@ -9,15 +9,45 @@ from keras import ops
 
 from focalnets.layers.evidence import Pair, switched_off
 from focalnets.maps import blurred, spread
-from focalnets.models.evidence import chain, evidence_model, head_rule, rule_of, strides, taps
+from focalnets.models.evidence import (
+    chain,
+    evidence_model,
+    head_rule,
+    normalized,
+    rule_of,
+    strides,
+    taps,
+)
 from focalnets.names import unknown_name
 
 REFERENCES = ("mean", "blur")
 
-# Estimate of the bytes per position and channel of each block: about 40 float32 maps, which are the pairs and
-# slopes that wait for the way back. A batch takes about `_BATCH_BYTES`.
-_BYTES = 160
-_BATCH_BYTES = 2**29
+# Bytes per position, channel and block, for an image and for each of its references: pairs and slopes that
+# wait for the way back. 72 to 92 were measured on torch without levels, and 60 to 107 with levels.
+_BYTES = 100
+_BATCH_BYTES = 2**29  # of a batch
+_IMAGE_BYTES = 2**31  # of one image, if the levels of some blocks can be left to another pass
+
+
+class EvidenceModels:
+    """Evidence models of a classifier, built when they are first used.
+
+    Args:
+        classifier: `FocalNetImageClassifier`.
+        eager: bool. Do not compile the models, which is faster for a few images. Defaults to `False`.
+    """
+
+    def __init__(self, classifier, eager=False):
+        self.classifier, self.eager, self._models = classifier, eager, {}
+
+    def get(self, levels, own_reference):
+        """Return the `evidence_model` with these options."""
+        key = (tuple(levels), own_reference)
+        if key not in self._models:
+            self._models[key] = evidence_model(self.classifier, levels, own_reference)
+            if self.eager:
+                self._models[key].compile(run_eagerly=True)
+        return self._models[key]
 
 
 @dataclass(frozen=True)
@@ -73,8 +103,7 @@ def evidence(classifier, images, targets, reference="mean", levels=False, batch_
             the mean over R references. Defaults to "mean".
         levels: bool. Also compute the evidence of the levels. Defaults to `False`.
         batch_size: int. Number of images per batch. Defaults to a number that bounds the memory.
-        models: dict. Models of earlier calls for this classifier, which are used, and to which new ones are
-            added. Defaults to `None`.
+        models: `EvidenceModels` of the classifier, to use its models again. Defaults to new ones.
 
     Returns:
         `Evidence`.
@@ -96,18 +125,20 @@ def evidence(classifier, images, targets, reference="mean", levels=False, batch_
     True
     """
     size, targets = tuple(images.shape[1:3]), np.asarray(targets, "float32")
-    batch_size = _batch_size(classifier, size) if batch_size is None else batch_size
     references = _references(reference, images)
-    models = {} if models is None else models
-    key = (levels, references is not None)
-    if key not in models:
-        models[key] = evidence_model(classifier, *key)
+    models = EvidenceModels(classifier) if models is None else models
+    passes = _passes(classifier, size) if levels else [[]]
     runs = []
     for one in [None] if references is None else references:
         inputs = {"images": images, "targets": targets}
         if one is not None:
             inputs["reference"] = np.broadcast_to(one, images.shape)
-        run = models[key].predict(inputs, batch_size=batch_size, verbose=0)
+        found = {}
+        for blocks in passes:
+            batch = _batch_size(classifier, size, blocks) if batch_size is None else batch_size
+            run = models.get(blocks, one is not None).predict(inputs, batch_size=batch, verbose=0)
+            found |= run.pop("levels", {})
+        run["levels"] = found
         total = scalars(run["logits"], targets) - scalars(run["reference_logits"], targets)
         runs.append({**run, "total": total})
     found = runs[0]
@@ -118,14 +149,14 @@ def evidence(classifier, images, targets, reference="mean", levels=False, batch_
         logits=found["logits"],
         total=found["total"],
         taps={name: found["evidence"][name] for name in names},
-        levels={name: found["levels"][name] for name in names if name in found.get("levels", {})},
+        levels={name: found["levels"][name] for name in names if name in found["levels"]},
         size=size,
         strides=dict(zip(names, strides(classifier.backbone), strict=True)),
     )
 
 
-def switch_off(classifier, images, targets, block, levels):
-    """Loss of the scalar when levels of a block are replaced by those of the mean color.
+def switch_off(classifier, images, targets, block, levels, reference="mean"):
+    """Loss of the scalar when levels of a block are replaced by those of a reference.
 
     Unlike the evidence of the levels, this is an intervention on these levels alone.
 
@@ -135,6 +166,7 @@ def switch_off(classifier, images, targets, block, levels):
         targets: array of shape (N, num_classes + 1). Scalars, see `target_vector`.
         block: str. Name of a block.
         levels: list of int. Levels to replace, counted from 0. The global level comes last.
+        reference: As for `evidence`. The loss is the mean over several references. Defaults to "mean".
 
     Returns:
         float64 array of shape (N,).
@@ -148,20 +180,22 @@ def switch_off(classifier, images, targets, block, levels):
     >>> switch_off(net, gray, target_vector(10, 3)[None], "stage2_block1", [0]).shape
     (1,)
     """
-    size, found = _batch_size(classifier, images.shape[1:3]), []
-    for start in range(0, len(images), size):
-        x = images[start : start + size]
-        x = ops.convert_to_tensor(x) if classifier.image_converter is None else classifier.image_converter(x)
-        x = ops.stop_gradient(ops.cast(x, "float32"))
-        x = Pair(x, ops.zeros_like(x[:1])[None])
-        for layer in chain(classifier.backbone):
-            x = switched_off(layer, x, levels) if layer.name == block else rule_of(layer, x)[0]
-            x = x.map(ops.stop_gradient)  # without the graph that torch keeps for a gradient
-        logits = head_rule(classifier, x)[0].map(ops.convert_to_numpy)
-        weights = targets[start : start + size]
-        found.append([scalars(one, weights) for one in (logits.value, logits.reference[0])])
-    value, reference = np.concatenate(found, axis=1)
-    return value - reference
+    size, losses = _batch_size(classifier, images.shape[1:3]), []
+    for one in _references(reference, images) or [None]:
+        whole = None if one is None else np.broadcast_to(one, images.shape)
+        losses.append([])
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            x = normalized(classifier, images[part], "float32")
+            other = ops.zeros_like(x[:1]) if whole is None else normalized(classifier, whole[part], "float32")
+            x = Pair(x, other[None]).map(ops.stop_gradient)
+            for layer in chain(classifier.backbone):
+                x = switched_off(layer, x, levels) if layer.name == block else rule_of(layer, x)[0]
+                x = x.map(ops.stop_gradient)  # without the graph that torch keeps for a gradient
+            logits = head_rule(classifier, x)[0].map(ops.convert_to_numpy)
+            value, without = (scalars(one, targets[part]) for one in (logits.value, logits.reference[0]))
+            losses[-1].append(value - without)
+    return np.mean([np.concatenate(one) for one in losses], axis=0)
 
 
 def scalars(logits, targets):
@@ -172,13 +206,19 @@ def scalars(logits, targets):
     return np.sum(logits * targets[:, :-1], axis=-1) + partition * targets[:, -1]
 
 
-def _batch_size(classifier, size):
-    """Number of images per batch that bounds the memory."""
-    backbone = classifier.backbone
-    needed = 0
-    for stage, (blocks, stride) in enumerate(zip(backbone.stages, backbone.strides, strict=True)):
-        positions = -(-size[0] // stride) * -(-size[1] // stride)
-        needed += _BYTES * len(blocks) * positions * backbone.embed_dim * 2**stage
+def _passes(classifier, size):
+    """Lists of blocks whose levels are computed in one pass, so that one image takes `_IMAGE_BYTES`."""
+    passes = [[]]
+    for block in classifier.backbone.blocks:
+        if passes[-1] and _bytes(classifier, size, [*passes[-1], block.name]) > _IMAGE_BYTES:
+            passes.append([])
+        passes[-1].append(block.name)
+    return passes
+
+
+def _batch_size(classifier, size, blocks=()):
+    """Number of images per batch that bounds the memory, with the levels of these blocks."""
+    needed = _bytes(classifier, size, blocks)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else np.inf
     if needed > memory:
         raise ValueError(
@@ -186,6 +226,17 @@ def _batch_size(classifier, size):
             f"this machine has {memory / 2**30:.0f} GiB. Explain a smaller image."
         )
     return max(1, int(_BATCH_BYTES // needed))
+
+
+def _bytes(classifier, size, blocks):
+    """Estimated memory for one image. Each block of `blocks` adds a reference to the rest of the network."""
+    backbone, rows, needed = classifier.backbone, 1, 0
+    for stage, (layers, stride) in enumerate(zip(backbone.stages, backbone.strides, strict=True)):
+        positions = -(-size[0] // stride) * -(-size[1] // stride)
+        for layer in layers:
+            rows += layer.name in blocks
+            needed += _BYTES * rows * positions * backbone.embed_dim * 2**stage
+    return needed
 
 
 def _references(reference, images):

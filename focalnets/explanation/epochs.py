@@ -4,25 +4,12 @@ import matplotlib.figure
 import numpy as np
 
 from focalnets.explanation.attribution import evidence
-from focalnets.models.evidence import evidence_model, target_vector
+from focalnets.models.evidence import target_vector
 from focalnets.prediction.predictor import softmax
 from focalnets.report.explanation_figure import draw_evidence_grid, evidence_grid, write_animation
 from focalnets.report.figures import save_figure
 
 _MOST_EPOCHS = 8  # columns of the filmstrip
-
-
-def eager_models(classifier, levels=True):
-    """Models for `evidence` that are not compiled, which is faster for a few images.
-
-    >>> from focalnets import FocalNetImageClassifier
-    >>> from focalnets.explanation.epochs import eager_models
-    >>> list(eager_models(FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False)))
-    [(True, False)]
-    """
-    model = evidence_model(classifier, levels)
-    model.compile(run_eagerly=True)
-    return {(levels, False): model}
 
 
 def epoch_arrays(classifier, images, classes, models, levels=True):
@@ -32,7 +19,7 @@ def epoch_arrays(classifier, images, classes, models, levels=True):
         classifier: `FocalNetImageClassifier`.
         images: array of shape (N, H, W, channels). Inputs of the classifier.
         classes: int array of shape (N,). Explained classes.
-        models: dict. See `eager_models`.
+        models: `EvidenceModels` of the classifier.
         levels: bool. Whether to compute the evidence of the levels. Defaults to `True`.
 
     Returns:

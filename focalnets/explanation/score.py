@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.explanation.attribution import evidence
+from focalnets.explanation.attribution import EvidenceModels, evidence
 from focalnets.explanation.comparison import COMPARISONS
 from focalnets.explanation.faithfulness import LOWER_IS_BETTER, METRICS, Interval, faithfulness
 from focalnets.models.evidence import target_vector
@@ -114,7 +114,7 @@ def score(classifier, split, data="", maps=None):
     ['CAM', 'exact evidence', 'random']
     """
     color = 255 * np.array(classifier.image_converter.mean)
-    found, models = {}, {}
+    found, models = {}, EvidenceModels(classifier)
 
     def probabilities(images):
         logits = np.float64(classifier.predict(images, batch_size=_BATCH, verbose=0))

@@ -31,6 +31,7 @@ from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.patch_embedding import PatchEmbedding
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.guarded import GuardedModel
+from focalnets.names import unknown_name
 
 PIXELS = "pixels"
 SCALARS = ("logit", "log_probability")
@@ -55,8 +56,8 @@ def evidence_model(classifier, levels=False, own_reference=False):
 
     Args:
         classifier: `FocalNetImageClassifier`.
-        levels: bool. Also compute the evidence of the levels of every block, which takes as long as two
-            forward passes per block. Defaults to `False`.
+        levels: bool, or list of str. Also compute the evidence of the levels of every block, or of the blocks
+            with these names. This takes as long as two forward passes per block. Defaults to `False`.
         own_reference: bool. Add an input "reference" with one reference image per image. Defaults to `False`,
             the mean color of `image_converter`, which is zero after normalization.
 
@@ -70,7 +71,7 @@ def evidence_model(classifier, levels=False, own_reference=False):
 
     Raises:
         TypeError: if `classifier` is not a `FocalNetImageClassifier`.
-        ValueError: if a layer of the classifier is quantized.
+        ValueError: if a block does not exist, or a layer of the classifier is quantized.
 
     >>> import numpy as np
     >>> from focalnets import FocalNetImageClassifier
@@ -89,7 +90,12 @@ def evidence_model(classifier, levels=False, own_reference=False):
     }
     if own_reference:
         inputs["reference"] = keras.Input(shape, name="reference")
-    outputs = _Evidence(classifier, levels, name="exact_evidence")(inputs)
+    blocks = [block.name for block in classifier.backbone.blocks]
+    chosen = (blocks if levels else []) if isinstance(levels, bool) else list(levels)
+    for name in chosen:
+        if name not in blocks:
+            raise ValueError(unknown_name("block", name, blocks))
+    outputs = _Evidence(classifier, chosen, name="exact_evidence")(inputs)
     return GuardedModel(inputs, outputs)
 
 
@@ -112,26 +118,21 @@ def check_explainable(classifier):
 class _Evidence(keras.layers.Layer):
     """Layer from images and targets to logits and evidence, see `evidence_model`."""
 
-    def __init__(self, classifier, levels=False, **kwargs):
+    def __init__(self, classifier, levels=(), **kwargs):
         dtype = "float64" if classifier.backbone.compute_dtype == "float64" else "float32"
         super().__init__(**{"dtype": dtype, "autocast": False, **kwargs})
         self.classifier = classifier
-        self.levels = levels
+        self.levels = list(levels)
         self.built = True
 
     def call(self, inputs):
-        classifier = self.classifier
-        images, reference = inputs["images"], inputs.get("reference")
-
-        def normalized(x):
-            x = x if classifier.image_converter is None else classifier.image_converter(x)
-            return ops.cast(x, self.compute_dtype)
-
-        x = normalized(images)
+        dtype, reference = self.compute_dtype, inputs.get("reference")
+        x = normalized(self.classifier, inputs["images"], dtype)
         # The mean color is zero after normalization. One such image broadcasts over the batch.
-        reference = ops.zeros_like(x[:1]) if reference is None else normalized(reference)
-        targets = ops.cast(inputs["targets"], self.compute_dtype)
-        return evidence_of(classifier, Pair(x, reference[None]), targets, self.levels)
+        mean_color = ops.zeros_like(x[:1])
+        reference = mean_color if reference is None else normalized(self.classifier, reference, dtype)
+        targets = ops.cast(inputs["targets"], dtype)
+        return evidence_of(self.classifier, Pair(x, reference[None]), targets, self.levels)
 
     def compute_output_spec(self, inputs):
         batch, height, width, _ = inputs["images"].shape
@@ -140,7 +141,7 @@ class _Evidence(keras.layers.Layer):
             if isinstance(layer, PatchEmbedding):
                 height, width = (None if n is None else -(-n // layer.patch_size) for n in (height, width))
             evidence[layer.name] = (batch, height, width)
-            if isinstance(layer, FocalBlock):
+            if layer.name in self.levels:
                 levels[layer.name] = (batch, height, width, layer.modulation.focal_levels + 1)
         logits = (batch, self.classifier.num_classes)
         shapes = {"logits": logits, "reference_logits": logits, "evidence": evidence}
@@ -156,6 +157,12 @@ class _Evidence(keras.layers.Layer):
         return cls(**{**config, "classifier": keras.saving.deserialize_keras_object(config["classifier"])})
 
 
+def normalized(classifier, images, dtype):
+    """Images (N, H, W, channels) as inputs of the backbone, in a floating-point dtype."""
+    converter = classifier.image_converter
+    return ops.cast(ops.convert_to_tensor(images) if converter is None else converter(images), dtype)
+
+
 def evidence_of(classifier, x, targets, levels):
     """Logits and evidence of normalized images, as `evidence_model` returns them.
 
@@ -163,11 +170,11 @@ def evidence_of(classifier, x, targets, levels):
         classifier: `FocalNetImageClassifier`.
         x: `Pair` of tensors (B, H, W, channels) and (1, B or 1, H, W, channels), also `keras.KerasTensor`.
         targets: Tensor of shape (B, num_classes + 1).
-        levels: bool. Also compute the evidence of the levels.
+        levels: list of str. Names of the blocks whose levels are explained, too.
     """
     values, backs, of_levels = [x], [], {}
     for layer in chain(classifier.backbone):
-        adds_levels = levels and isinstance(layer, FocalBlock)
+        adds_levels = layer.name in levels
         x, back = block_rule_with_levels(layer, x) if adds_levels else rule_of(layer, x)
         values.append(x)
         backs.append(back)

@@ -63,7 +63,7 @@ def draw_explanation(path, explanation):
 
     Args:
         path: Path of the file to write.
-        explanation: `explanation.explain.Explanation`.
+        explanation: `explanation.explanations.Explanation`.
     """
     image = explanation_figure(explanation)
     with writing(path) as partial:

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from focalnets.explanation.epochs import draw_evidence_filmstrip, eager_models, epoch_arrays
+from focalnets.explanation.attribution import EvidenceModels
+from focalnets.explanation.epochs import draw_evidence_filmstrip, epoch_arrays
 from focalnets.explanation.modulation import modulation_maps, modulation_model
 from focalnets.output.files import list_files, shared_directory, writing
 from focalnets.output.paths import output_path
@@ -114,7 +115,7 @@ class TrainMonitor(keras.callbacks.Callback):
         self._graph = modulation_model(self.model)
         # On JAX, compiling the operations of the levels takes longer than a short training.
         self._levels = keras.backend.backend() != "jax"
-        self._models = eager_models(self.model, self._levels)
+        self._models = EvidenceModels(self.model, eager=True)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch and (epoch + 1) % self.epoch_interval:

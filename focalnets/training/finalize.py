@@ -8,7 +8,8 @@ import numpy as np
 
 from focalnets import __version__
 from focalnets.data.loader import Loader
-from focalnets.explanation.epochs import eager_models, epoch_arrays
+from focalnets.explanation.attribution import EvidenceModels
+from focalnets.explanation.epochs import epoch_arrays
 from focalnets.explanation.modulation import modulation_maps
 from focalnets.output.files import shared_directory
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
@@ -145,7 +146,7 @@ def _draw_panels(classifier, split, kind, folder):
     last_blocks = [stage[-1].name for stage in classifier.backbone.stages]
     maps = modulation_maps(classifier, images, blocks=last_blocks)
     shared_directory(folder, "run")
-    models = eager_models(classifier, levels=False)
+    models = EvidenceModels(classifier, eager=True)
     found = epoch_arrays(classifier, images, shown.labels, models, levels=False)
     texts = [f"{name}: {value:.0%}" for name, value in zip(titles, found["probability"], strict=True)]
     columns = {"evidence": found["evidence"]}

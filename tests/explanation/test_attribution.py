@@ -9,7 +9,8 @@ from naive_evidence import naive_evidence
 from reference import randomize
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
-from focalnets.explanation.attribution import evidence, scalars
+from focalnets.explanation import attribution
+from focalnets.explanation.attribution import evidence, scalars, switch_off
 from focalnets.layers import evidence as rules
 from focalnets.maps import spread
 from focalnets.models.evidence import chain, evidence_model, taps, target_vector
@@ -190,6 +191,29 @@ def test_evidence_is_linear_in_the_target_and_additive_over_references():
         "image = reference"
     )
     assert largest_error(evidence(net, x, TARGETS, reference="blur")) <= 2e-6
+
+
+def test_levels_are_equal_in_one_pass_and_in_one_pass_per_block(monkeypatch):
+    net, x = make_net(), images()
+    together = evidence(net, x, TARGETS, levels=True)
+    monkeypatch.setattr("focalnets.explanation.attribution._IMAGE_BYTES", 1)
+    models = attribution.EvidenceModels(net)
+    apart = evidence(net, x, TARGETS, levels=True, models=models)
+    assert [blocks for blocks, _ in models._models] == [("stage1_block1",), ("stage2_block1",)]
+    assert list(apart.levels) == list(together.levels)
+    for name, levels in together.levels.items():
+        np.testing.assert_allclose(apart.levels[name], levels, atol=1e-5 * np.abs(levels).max())
+    with pytest.raises(ValueError, match=r"Unknown block 'stage3_block1'"):
+        evidence_model(net, levels=["stage3_block1"])
+
+
+def test_switch_off_of_all_levels_equals_their_evidence_for_any_reference():
+    net, x = make_net(), images()
+    references = np.random.default_rng(3).integers(0, 256, (2, *x.shape[1:])).astype("float32")
+    for reference in ("mean", "blur", references):
+        found = evidence(net, x, TARGETS, reference, levels=True)
+        lost = switch_off(net, x, TARGETS, "stage2_block1", [0, 1, 2, 3], reference)
+        np.testing.assert_allclose(found.levels["stage2_block1"].sum(axis=(1, 2, 3)), lost, atol=1e-4)
 
 
 def test_spread_keeps_sums():
