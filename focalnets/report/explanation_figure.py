@@ -38,11 +38,11 @@ def overlay(photo, evidence, scale=None):
     >>> import numpy as np
     >>> from focalnets.report.explanation_figure import overlay
     >>> overlay(np.full((2, 2, 1), 128, "uint8"), np.zeros((2, 2)))[0, 0].tolist()
-    [164, 164, 164]
+    [192, 192, 192]
     """
     height, width = photo.shape[:2]
     gray = np.asarray(_pil(photo).convert("L"), "float32")[..., None]
-    gray = 255 - 0.72 * (255 - gray)  # lighter, so that the colors are visible on dark photographs
+    gray = 255 - 0.5 * (255 - gray)  # lighter, so that the colors are visible on dark photographs
     scale = color_scale(evidence) if scale is None else scale
     strength = Image.fromarray(np.float32(evidence / scale)).resize(
         (width, height), Image.Resampling.BILINEAR

@@ -79,7 +79,7 @@ function draw() {
   canvas.width = photo.naturalWidth * zoom;
   canvas.height = photo.naturalHeight * zoom;
   context.imageSmoothingEnabled = zoom < 3;
-  context.filter = state.opacity > 0 ? "grayscale(1) brightness(1.1)" : "none";
+  context.filter = state.opacity > 0 ? "grayscale(1) invert(1) brightness(0.5) invert(1)" : "none";
   context.drawImage(photo, 0, 0, canvas.width, canvas.height);
   context.filter = "none";
   shown = currentMap();
