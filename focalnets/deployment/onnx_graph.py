@@ -4,6 +4,9 @@ The graph does not depend on a backend or its exporter, and needs only the packa
 the runtimes. Between convolutions, a map is a matrix of rows (B*H*W, C), and each matrix multiplication is
 one `Gemm` with its bias. Only inputs and outputs of the depthwise convolutions are transposed to (B, C, H,
 W), the format of the runtimes.
+
+A graph for images of any size has maps (B, H, W, C) in place of rows, and matrix multiplications with a
+separate addition of the bias.
 """
 
 import hashlib
@@ -14,18 +17,18 @@ import numpy as np
 OPSET = 20  # the first version with an exact Gelu
 
 
-def onnx_model(classifier, height, width):
-    """Build the ONNX model of a classifier for images of one size.
+def onnx_model(classifier, height=None, width=None):
+    """Build the ONNX model of a classifier.
 
     Args:
         classifier: `FocalNetImageClassifier`.
-        height: int. Height of the images in pixels.
-        width: int. Width of the images in pixels.
+        height: int or None. Height of the images in pixels. Defaults to `None`, any height and width.
+        width: int or None. Width of the images in pixels. Defaults to `None`.
 
     Returns:
         `onnx.ModelProto`. Its input "images" is (B, height, width, channels) with any B, in uint8 if the
-        classifier has a `FocalNetImageConverter`, else in float32. Its output "logits" is (B, classes) in
-        float32.
+        classifier has a `FocalNetImageConverter`, else in float32. Its outputs "probabilities" and "logits"
+        are (B, classes) in float32.
 
     Raises:
         ImportError: if the package `onnx` is not installed.
@@ -36,19 +39,24 @@ def onnx_model(classifier, height, width):
     >>> from focalnets.deployment.onnx_graph import onnx_model
     >>> model = onnx_model(FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False), 8, 8)
     >>> [output.name for output in model.graph.output]
-    ['logits']
+    ['probabilities', 'logits']
     """
     graph = Graph()
-    images = graph.images(classifier, height, width)
-    rows, (height_out, width_out) = _backbone(graph, classifier.backbone, images, (height, width))
-    features = graph.add("Reshape", rows, graph.shape(-1, height_out * width_out, graph.width(rows)))
-    pooled = graph.add("ReduceMean", features, graph.shape(1), keepdims=0)
-    graph.dense(pooled, classifier.head, output="logits")
-    return graph.model({"logits": ("batch", classifier.num_classes)})
+    images = graph.images(classifier, height or "height", width or "width")
+    size = None if height is None or width is None else (height, width)
+    features, size = _backbone(graph, classifier.backbone, images, size)
+    axes = graph.shape(1, 2)
+    if size is not None:
+        features = graph.add("Reshape", features, graph.shape(-1, size[0] * size[1], graph.width(features)))
+        axes = graph.shape(1)
+    pooled = graph.add("ReduceMean", features, axes, keepdims=0)
+    logits = graph.gemm(pooled, _numpy(classifier.head.kernel), _numpy(classifier.head.bias), output="logits")
+    graph.add("Softmax", logits, axis=-1, output="probabilities")
+    return graph.model(dict.fromkeys(("probabilities", "logits"), ("batch", classifier.num_classes)))
 
 
 def _backbone(graph, backbone, images, size):
-    """Name of the rows (B*h*w, C) after the final normalization, and (h, w)."""
+    """Name of the rows (B*h*w, C) after the final normalization, and (h, w). Maps and None for any size."""
     x, is_map = images, True
     for layer in backbone.layers:
         if hasattr(layer, "patch_size"):
@@ -62,6 +70,10 @@ def _backbone(graph, backbone, images, size):
 def _patch_embedding(graph, layer, x, size, is_map):
     side, kernel = layer.patch_size, _numpy(layer.proj.kernel)
     channels, out_channels = kernel.shape[2:]
+    if size is None:
+        x = _strided_conv(graph, layer, graph.padded(x, side, layer.padding))
+        graph.widths[x] = out_channels
+        return graph.norm(x, layer.norm), None
     if not is_map:
         x = graph.add("Reshape", x, graph.shape(-1, *size, channels))
     padding = [(layer.padding, layer.padding + -length % side) for length in size]
@@ -73,14 +85,19 @@ def _patch_embedding(graph, layer, x, size, is_map):
         x = graph.add("Reshape", x, graph.shape(-1, side * side * channels))
         x = graph.gemm(x, kernel.reshape(-1, out_channels), _numpy(layer.proj.bias))
     else:
-        x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
         pads = [before for before, _ in padding] + [after for _, after in padding]
-        weights = graph.constant(kernel.transpose(3, 2, 0, 1)), graph.constant(_numpy(layer.proj.bias))
-        x = graph.add("Conv", x, *weights, pads=pads, strides=[side, side])
-        x = graph.add("Transpose", x, perm=[0, 2, 3, 1])
+        x = _strided_conv(graph, layer, x, pads)
         x = graph.add("Reshape", x, graph.shape(-1, out_channels))
         graph.widths[x] = out_channels
     return graph.norm(x, layer.norm), out_size
+
+
+def _strided_conv(graph, layer, x, pads=(0, 0, 0, 0)):
+    weights = _numpy(layer.proj.kernel).transpose(3, 2, 0, 1)
+    x = graph.add("Transpose", x, perm=[0, 3, 1, 2])
+    constants = graph.constant(weights), graph.constant(_numpy(layer.proj.bias))
+    x = graph.add("Conv", x, *constants, pads=pads, strides=[layer.patch_size] * 2)
+    return graph.add("Transpose", x, perm=[0, 2, 3, 1])
 
 
 def _block(graph, block, x, size):
@@ -90,7 +107,8 @@ def _block(graph, block, x, size):
     y = graph.norm(y, block.norm1) if after else y
     x = graph.add("Add", x, _scaled(graph, y, block.scale1))
     y = x if after else graph.norm(x, block.norm2)
-    y = graph.dense(graph.activation(block.activation, graph.dense(y, block.fc1)), block.fc2)
+    y = graph.activation(block.activation, graph.dense(y, block.fc1, size))
+    y = graph.dense(y, block.fc2, size)
     y = graph.norm(y, block.norm2) if after else y
     return graph.add("Add", x, _scaled(graph, y, block.scale2))
 
@@ -104,7 +122,7 @@ def _modulation(graph, layer, x, size):
     kernel, bias = _numpy(layer.f.kernel), _numpy(layer.f.bias)
     # Three matrix multiplications, because runtimes copy slices of the output of a single one.
     query, context, gates = (
-        graph.gemm(x, kernel[:, part], bias[part])
+        graph.linear(x, kernel[:, part], bias[part], size)
         for part in (slice(channels), slice(channels, 2 * channels), slice(2 * channels, None))
     )
     context, gates = (graph.to_channels_first(rows, size) for rows in (context, gates))
@@ -123,10 +141,10 @@ def _modulation(graph, layer, x, size):
     scale = np.float32(1 / (levels + 1) if layer.normalize_modulator else 1)
     weight = graph.constant((_numpy(layer.h.kernel) * scale).T[:, :, None, None])
     modulator = graph.add("Conv", total, weight, graph.constant(_numpy(layer.h.bias)))
-    y = graph.add("Mul", query, graph.to_rows(modulator, channels))
+    y = graph.add("Mul", query, graph.to_rows(modulator, channels, size))
     graph.widths[y] = channels
     y = y if layer.norm is None else graph.norm(y, layer.norm)
-    return graph.dense(y, layer.proj)
+    return graph.dense(y, layer.proj, size)
 
 
 class Graph:
@@ -210,8 +228,26 @@ class Graph:
         self.widths[name] = kernel.shape[1]
         return name
 
-    def dense(self, rows, layer, output=None):
-        return self.gemm(rows, _numpy(layer.kernel), _numpy(layer.bias), output)
+    def linear(self, x, kernel, bias, size):
+        """Product of rows, or of maps of any size, with a kernel, plus a bias."""
+        if size is not None:
+            return self.gemm(x, kernel, bias)
+        name = self.add("Add", self.add("MatMul", x, self.constant(kernel)), self.constant(bias))
+        self.widths[name] = kernel.shape[1]
+        return name
+
+    def dense(self, x, layer, size):
+        return self.linear(x, _numpy(layer.kernel), _numpy(layer.bias), size)
+
+    def padded(self, x, side, margin):
+        """Maps with zeros around them, so that a convolution with stride `side` covers them whole."""
+        shape = self.add("Slice", self.add("Shape", x), self.shape(1), self.shape(3))
+        after = self.add("Mod", self.add("Neg", shape), self.shape(side, side))
+        after = self.add("Add", after, self.shape(margin, margin))
+        zero = self.shape(0)
+        return self.add(
+            "Pad", x, self.add("Concat", self.shape(0, margin, margin, 0, 0), after, zero, axis=0)
+        )
 
     def norm(self, rows, layer):
         weights = self.constant(_numpy(layer.gamma)), self.constant(_numpy(layer.beta))
@@ -219,13 +255,14 @@ class Graph:
         self.widths[name] = self.widths[rows]
         return name
 
-    def to_channels_first(self, rows, size):
-        x = self.add("Reshape", rows, self.shape(-1, *size, self.widths[rows]))
+    def to_channels_first(self, x, size):
+        if size is not None:
+            x = self.add("Reshape", x, self.shape(-1, *size, self.widths[x]))
         return self.add("Transpose", x, perm=[0, 3, 1, 2])
 
-    def to_rows(self, x, channels):
+    def to_rows(self, x, channels, size):
         x = self.add("Transpose", x, perm=[0, 2, 3, 1])
-        name = self.add("Reshape", x, self.shape(-1, channels))
+        name = x if size is None else self.add("Reshape", x, self.shape(-1, channels))
         self.widths[name] = channels
         return name
 

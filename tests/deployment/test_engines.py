@@ -14,9 +14,10 @@ from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageCo
 from focalnets.cli import main
 from focalnets.deployment import runtimes
 from focalnets.deployment.export import difference, write_export
+from focalnets.deployment.onnx_graph import onnx_model
 from focalnets.deployment.runtimes import missing_packages
 from focalnets.prediction import engines
-from focalnets.prediction.predictor import Predictor
+from focalnets.prediction.predictor import Predictor, softmax
 
 pytest.importorskip("onnx", reason="exports need onnx")
 RUNTIMES = [name for name in ("onnxruntime", "openvino") if not missing_packages(name)]
@@ -72,6 +73,25 @@ def test_export_equals_keras(tmp_path, flags):
         assert engine.run(np.zeros((3, 21, 34, 3), "uint8")).shape == (3, 4)  # any number of images
     net.head.bias.assign(net.head.bias + 1.0)
     assert all(difference(net, engine.run) > 1e-3 for engine in every)  # the comparison can fail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags", FLAGS[::2], ids=lambda flags: "-".join(str(value) for value in flags.values())
+)
+def test_graph_for_any_size_equals_keras(tmp_path, flags):
+    import onnx
+
+    net = random_net(converter=False, **flags)
+    net = FocalNetImageClassifier(net.backbone, 4, FocalNetImageConverter())
+    onnx.save(onnx_model(net), tmp_path / "any.onnx")
+    for runtime in RUNTIMES:
+        run = runtimes.RUNTIMES[runtime](tmp_path / "any.onnx", False)
+        for size in ((21, 34), (16, 16), (9, 50)):
+            images = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype("uint8")
+            found, expected = run({"images": images}), net.predict(images, verbose=0)
+            assert np.abs(found["logits"] - expected).max() < 1e-5 * np.abs(expected).max()
+            np.testing.assert_allclose(found["probabilities"], softmax(expected), atol=1e-6)
 
 
 def test_export_without_image_converter_takes_float_images(tmp_path):
@@ -150,7 +170,7 @@ def test_open_engine_rejects_export_with_other_logits(tmp_path, monkeypatch, cac
     monkeypatch.setattr(
         "focalnets.deployment.onnx_graph._scaled", lambda graph, x, scale: graph.add("Add", x, x)
     )
-    with pytest.raises(ValueError, match="differ from those of Keras"):
+    with pytest.raises(ValueError, match="differs from that of Keras"):
         engines.open_engine(tmp_path / "preset", RUNTIMES[0])
     assert not list((cache / "exports").glob("preset-*"))
 
