@@ -14,7 +14,7 @@ export KERAS_BACKEND = $(BACKEND)
 # other libraries beside TensorFlow, which is installed in its CPU build, a third of the full one.
 EXTRAS_torch := torch,dev,parity,onnxruntime,openvino
 EXTRAS_jax := jax,dev
-EXTRAS_tensorflow := tensorflow-cpu,dev,hf,tfds
+EXTRAS_tensorflow := tensorflow-cpu,dev,hf,litert,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
 # others those marked `all_backends`. JAX takes twice as long as TensorFlow, which runs beside it.
 TESTS_torch := tests -n 2 --dist loadfile

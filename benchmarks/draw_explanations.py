@@ -2,7 +2,7 @@
 
     python benchmarks/draw_explanations.py OUT.jpg IMAGES... [--preset NAME] [--columns 5]
 
-The pictures of docs/explanation.md are those of `docs/cifar10` with 5 columns, and of six photographs of
+Those of docs/explanation.md show the images of `docs/cifar10` with 5 columns, and six photographs of
 scikit-image (see NOTICE) with 3 columns.
 """
 

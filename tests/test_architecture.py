@@ -26,7 +26,7 @@ ALLOWED = {
     "models": {"ops", "layers"},
     "presets": {"output", "ops", "layers", "models"},
     "conversion": {"output", "hub", "ops", "layers", "models", "presets"},
-    "deployment": {"output", "layers", "models", "presets", "conversion"},
+    "deployment": {"output", "ops", "layers", "models", "presets", "conversion", "images", "data"},
     "images": set(),
     "data": {"output", "images"},
     "prediction": {"output", "report", "hub", "presets", "conversion", "deployment", "images", "data"},
@@ -53,10 +53,10 @@ LAZILY = {
 }
 ANYWHERE = {"__version__"}
 BACKEND_FILES = {
-    "torch": {"torch_ops.py", "torch_cpu.py", "triton_kernels.py"},
+    "torch": {"torch_ops.py", "torch_cpu.py", "triton_kernels.py", "exported.py"},
     "triton": {"triton_kernels.py"},
     "jax": {"jax_ops.py"},
-    "tensorflow": {"tensorflow_ops.py"},
+    "tensorflow": {"tensorflow_ops.py", "exported.py"},
 }
 
 

@@ -90,7 +90,7 @@ def test_convert_writes_a_preset_that_predicts_the_same(run, image, tmp_path):
 def test_export_runs_without_keras(run, image, tmp_path, capsys):
     pytest.importorskip("onnx", reason="writes an ONNX graph")
     exported = focalnets.export(run, tmp_path / "exported")
-    assert exported.difference < 1e-4
+    assert exported.comparison.largest < 1e-4
     expected = focalnets.predict(run, image, engine="keras")[0]
     found = focalnets.predict(tmp_path / "exported", image)[0]
     assert found.classes == expected.classes

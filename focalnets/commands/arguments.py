@@ -334,7 +334,7 @@ class ConvertArguments:
 
 @dataclass
 class ExportArguments:
-    """Export a network as an ONNX graph with preprocessing and labels, and verify it with a runtime.
+    """Export a network for another program, with preprocessing and labels, and verify it in its runtime.
 
     Example: focalnets export runs/digits exported
     """
@@ -342,9 +342,15 @@ class ExportArguments:
     preset: Annotated[tyro.conf.Positional[str], PRESET]
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
     out: Annotated[tyro.conf.Positional[str], DIR, tyro.conf.arg(metavar="OUT")]
-    """Directory to create, with model.onnx and export.json. `focalnets predict OUT` uses it."""
+    """Directory to create, with the network, export.json and README.md. `focalnets predict OUT` uses it."""
     force: Flag = False
     """Replace the export in the directory OUT."""
+    format: Annotated[str, _choice("onnx", "openvino", "saved_model", "litert", "torch", "keras")] = "onnx"
+    """Format of the export. saved_model is TensorFlow's; torch writes a .pt2 file."""
+    data: Annotated[OptionalStr, DATA, _default("made images")] = None
+    """Data set or folder of images for the verification."""
+    any_size: Flag = False
+    """Export for images of any height and width."""
     explain: Flag = False
     """Also write explain.onnx, which returns the exact evidence of a decision."""
     backend: Backend = None

@@ -161,8 +161,10 @@ def _check_convert(arguments):
 def _check_export(arguments):
     resolve_weights(arguments.preset)
     check_output_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
-    if not usable_runtimes():
+    if (arguments.format == "onnx" or arguments.explain) and not usable_runtimes():
         raise ImportError(NO_RUNTIME)
+    if arguments.data is not None:
+        _check_data(arguments.data)
 
 
 def _check_cache(arguments):

@@ -8,8 +8,11 @@ from focalnets.presets.files import EXPORT, Preprocessing
 from focalnets.schema import read_record
 
 FORMAT, FORMAT_VERSION = "focalnets export", 1
-GRAPH, WEIGHTS, RECORD = "model.onnx", "model.data", EXPORT
+GRAPH, IR_GRAPH, WEIGHTS, RECORD = "model.onnx", "model.xml", "model.data", EXPORT
 EXPLAIN_GRAPH, EXPLAIN_WEIGHTS = "explain.onnx", "explain.data"
+LABELS, CARD = "labels.txt", "README.md"
+GRAPHS = {"onnx": GRAPH, "openvino": IR_GRAPH}  # formats that `predict` runs without Keras
+MODELS = (*GRAPHS, "saved_model", "litert", "torch", "keras")
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
@@ -32,12 +35,13 @@ class Export(msgspec.Struct):
 
     format: Literal[FORMAT]
     format_version: Literal[FORMAT_VERSION]
-    image_shape: Annotated[list[_Size], msgspec.Meta(min_length=3, max_length=3)]
+    image_shape: Annotated[list[_Size | None], msgspec.Meta(min_length=3, max_length=3)]
     preprocessing: Preprocessing | None
     num_classes: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
     class_names: list[str] | None
     origin: dict | None = None
     explain: Explained | None = None
+    model: Literal[MODELS] = "onnx"
 
 
 def read_export(directory):

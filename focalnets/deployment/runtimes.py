@@ -54,6 +54,12 @@ def _openvino(path, cached):
     return run
 
 
+def write_openvino(onnx_path, path):
+    """Convert an ONNX graph to the files of OpenVINO, in float32: `path` (.xml) and its weights (.bin)."""
+    openvino = _import_openvino()
+    openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
+
+
 def _import_openvino():
     """Import OpenVINO without its telemetry, which would write an identifier into the home directory.
 

@@ -252,7 +252,8 @@ class FocalNetImageClassifier(GuardedModel):
         if model is self or key == self._checked_outer_model:
             return
         self._checked_outer_model = key
-        if (problem := outer_loss_problem(model, self)) is not None:
+        problem = outer_loss_problem(model, self)
+        if problem is not None:
             warn_user(problem)
 
     def classify(self, features):

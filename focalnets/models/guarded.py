@@ -80,7 +80,8 @@ class GuardedModel(keras.Model):
         """Return the text of an error about labels, or None."""
 
     def __call__(self, *arguments, **keywords):
-        if arguments and (problem := images_problem(arguments[0], self.inputs[0].shape[-1])) is not None:
+        problem = images_problem(arguments[0], self.inputs[0].shape[-1]) if arguments else None
+        if problem is not None:
             raise ValueError(f"{type(self).__name__} got {problem}")
         return super().__call__(*arguments, **keywords)
 

@@ -91,7 +91,11 @@ def writing(path, own=True, replace=True):
 
 def write_json(path, value):
     """Write `value` as indented JSON, see `writing`."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path, text):
+    """Write a text file in UTF-8, see `writing`."""
     with writing(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # of names that are not UTF-8
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from focalnets.data.find import NO_PREPROCESSING
-from focalnets.deployment.record import GRAPH, read_export
+from focalnets.deployment.record import GRAPHS, read_export
 from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes
 from focalnets.prediction.export_cache import cached_export
 from focalnets.presets.files import WEIGHTS, read_preset_files
@@ -76,8 +76,16 @@ def _open_export(directory, engine):
             " or openvino, or give the preset that it was exported from."
         )
     usable = usable_runtimes() if engine == "auto" else [engine] * (not missing_packages(engine))
+    record = read_export(directory)
+    if record.model not in GRAPHS:
+        raise ValueError(
+            f"{directory} is an export in the format {record.model}; focalnets predicts with the formats "
+            f"{' and '.join(GRAPHS)}. Its README.md has the code that runs it."
+        )
+    if record.model == "openvino":
+        usable = [one for one in usable if one == "openvino"]
     if not usable:
-        wanted = "onnxruntime" if engine == "auto" else engine
+        wanted = "openvino" if record.model == "openvino" else "onnxruntime" if engine == "auto" else engine
         raise ImportError(f"{directory} needs a runtime: pip install 'focalnets[{wanted}]'.")
     return ExportEngine(directory, usable[0])
 
@@ -137,7 +145,7 @@ class ExportEngine:
         self.num_classes, self.class_names = record.num_classes, record.class_names
         self._preprocessing = msgspec.to_builtins(record.preprocessing)
         self.takes_images = self._preprocessing is not None
-        graph = RUNTIMES[runtime](directory / GRAPH, cached)
+        graph = RUNTIMES[runtime](directory / GRAPHS[record.model], cached)
         self.run = lambda images: graph({"images": images})["logits"]
 
     def prepare(self, image, crop=True):
@@ -169,7 +177,9 @@ def _exported(source, runtime):
 
 
 def _export(preset, runtime, directory, origin):
-    from focalnets.deployment.export import write_verified  # imports Keras
+    from focalnets.deployment.export import verify, write_export  # imports Keras
     from focalnets.presets.load import load_preset
 
-    write_verified(load_preset(preset), directory, runtime, origin, cached=True)
+    classifier = load_preset(preset)
+    write_export(classifier, directory, origin)
+    verify(classifier, directory, runtime, made=2, cached=True)

@@ -13,9 +13,10 @@ from PIL import Image
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
 from focalnets.cli import main
 from focalnets.deployment import runtimes
-from focalnets.deployment.export import difference, write_export
+from focalnets.deployment.export import image_shape, write_export
 from focalnets.deployment.onnx_graph import onnx_model
 from focalnets.deployment.runtimes import missing_packages
+from focalnets.deployment.verify import compare
 from focalnets.prediction import engines
 from focalnets.prediction.predictor import Predictor, softmax
 
@@ -40,6 +41,12 @@ def random_net(seed=0, converter=True, **flags):
         [generator.normal(size=w.shape) * (w.size // w.shape[-1]) ** -0.5 for w in net.get_weights()]
     )
     return net
+
+
+def difference(net, run):
+    """Largest difference of the logits, relative to the largest logit."""
+    shape = image_shape(net)
+    return compare(net, lambda images: {"logits": run(images)}, shape, made=3).largest
 
 
 FLAGS = [
@@ -103,7 +110,7 @@ def test_export_without_image_converter_takes_float_images(tmp_path):
 
 @pytest.mark.slow
 def test_export_writes_large_weights_to_separate_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("focalnets.deployment.export._LARGEST_MESSAGE", 1000)
+    monkeypatch.setattr("focalnets.deployment.formats._LARGEST_MESSAGE", 1000)
     net = random_net()
     write_export(net, tmp_path)
     assert (tmp_path / "model.data").stat().st_size > 4 * net.count_params() * 0.8

@@ -8,9 +8,10 @@ import pytest
 from reference import randomize
 
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, evidence, export
-from focalnets.deployment.export import evidence_difference, write_export
+from focalnets.deployment.export import image_shape, write_export
 from focalnets.deployment.onnx_operations import add_operations
 from focalnets.deployment.runtimes import RUNTIMES, usable_runtimes
+from focalnets.deployment.verify import evidence_difference
 from focalnets.models.evidence import target_vector
 
 pytest.importorskip("onnx", reason="exports need onnx")
@@ -42,11 +43,14 @@ def test_exported_evidence_equals_keras(tmp_path, flags):
     net = make_net(**flags)
     write_export(net, tmp_path, explain=True)
     graphs = [RUNTIMES[name](tmp_path / "explain.onnx", False) for name in usable_runtimes()]
+    shape = image_shape(net)
     for graph in graphs:
-        assert evidence_difference(net, graph) < 5e-5
+        assert evidence_difference(net, graph, shape) < 5e-5
     block = net.backbone.blocks[0].modulation
     block.kernels[0].assign(1.1 * block.kernels[0])
-    assert all(evidence_difference(net, graph) > 1e-3 for graph in graphs)  # the comparison can fail
+    assert all(
+        evidence_difference(net, graph, image_shape(net)) > 1e-3 for graph in graphs
+    )  # the comparison can fail
 
 
 def test_exported_evidence_sums_to_the_difference_of_logits(tmp_path):

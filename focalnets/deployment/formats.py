@@ -1,0 +1,175 @@
+"""Formats of exports: how each is written, and how its own runtime opens it."""
+
+import importlib.util
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from focalnets.deployment.onnx_graph import onnx_model
+from focalnets.deployment.record import GRAPH, IR_GRAPH, WEIGHTS
+from focalnets.deployment.runtimes import RUNTIMES, usable_runtimes, write_openvino
+from focalnets.names import unknown_name
+from focalnets.ops import exported
+
+_LARGEST_MESSAGE = 2**31 - 2**26  # limit of protobuf, minus space for the graph
+
+
+class Format(NamedTuple):
+    """A format of exports.
+
+    Attributes:
+        write: Function (classifier, shape, directory) that writes the files. shape is (height, width,
+            channels), where height and width are None for any size.
+        open: Function (directory, runtime, cached) that returns a function from images to a dict of outputs.
+            runtime and cached are for ONNX graphs, see `runtimes.RUNTIMES`.
+        backends: tuple of str. Backends that can write it, or () for all.
+        packages: tuple of str. Modules that it needs.
+        install: str. What to install for them.
+        reason: str. Why the other backends cannot, or "".
+        any_size: bool. Whether images of any size are possible.
+    """
+
+    write: Callable
+    open: Callable
+    backends: tuple = ()
+    packages: tuple = ()
+    install: str = ""
+    reason: str = ""
+    any_size: bool = False
+
+
+def check_format(name):
+    """`Format` of this name, if this environment can write and verify it.
+
+    Raises:
+        ValueError: if the format is unknown, or the active backend cannot write it.
+        ImportError: if a package is missing.
+
+    >>> from focalnets.deployment.formats import check_format
+    >>> check_format("keras").any_size
+    True
+    """
+    if name not in FORMATS:
+        raise ValueError(unknown_name("format", str(name), list(FORMATS)))
+    found, backend = FORMATS[name], keras.backend.backend()
+    if found.backends and backend not in found.backends:
+        raise ValueError(
+            f"The format {name} cannot be written with the backend {backend}: {found.reason} Use --backend "
+            f"{' or '.join(found.backends)} (KERAS_BACKEND in Python)."
+        )
+    missing = [one for one in found.packages if importlib.util.find_spec(one) is None]
+    if missing:
+        raise ImportError(f"The format {name} needs {' and '.join(missing)}: pip install {found.install}.")
+    if name == "onnx" and not usable_runtimes():
+        raise ImportError(f"An ONNX export is verified with a runtime: pip install {found.install}.")
+    return found
+
+
+def save_onnx(model, path, weights, parameters):
+    """Write an ONNX model, with its weights in a second file if they exceed the limit of the format."""
+    import onnx
+
+    onnx.save(model, path, save_as_external_data=4 * parameters > _LARGEST_MESSAGE, location=weights)
+
+
+def _write_onnx(classifier, shape, directory):
+    model = onnx_model(classifier, *shape[:2])
+    save_onnx(model, directory / GRAPH, WEIGHTS, classifier.count_params())
+
+
+def _open_onnx(directory, runtime, cached):
+    run = RUNTIMES[runtime or usable_runtimes()[0]](directory / GRAPH, cached)
+    return lambda images: run({"images": images})
+
+
+def _write_openvino(classifier, shape, directory):
+    _write_onnx(classifier, shape, directory)
+    write_openvino(directory / GRAPH, directory / IR_GRAPH)
+    for name in (GRAPH, WEIGHTS):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _open_openvino(directory, runtime, cached):
+    run = RUNTIMES["openvino"](directory / IR_GRAPH, False)
+    return lambda images: run({"images": images})
+
+
+def _serving_model(classifier, shape):
+    """Keras model from images to probabilities and logits."""
+    dtype = "float32" if classifier.image_converter is None else "uint8"
+    images = keras.Input(shape, dtype=dtype, name="images")
+    logits = ops.cast(classifier(images), "float32")
+    return keras.Model(images, {"probabilities": ops.softmax(logits), "logits": logits}), dtype
+
+
+def _export_keras(kind, file, **options):
+    def write(classifier, shape, directory):
+        model, dtype = _serving_model(classifier, shape)
+        signature = [keras.InputSpec(shape=(None, *shape), dtype=dtype, name="images")]
+        log = logging.getLogger("absl")  # Keras' exporters repeat its warnings about each variable
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            settings = {key: value() for key, value in options.items()}
+            model.export(directory / file, kind, verbose=False, input_signature=signature, **settings)
+        finally:
+            log.setLevel(level)
+        for folder in directory.glob(f"{file}/*/"):  # of assets, which there are none
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    return write
+
+
+def _open(function, file):
+    return lambda directory, runtime, cached: function(directory / file)
+
+
+def _write_keras(classifier, shape, directory):
+    _serving_model(classifier, shape)[0].save(directory / "model.keras")
+
+
+def _open_keras(path):
+    model = keras.saving.load_model(path)
+    return lambda images: model.predict_on_batch(images)
+
+
+FORMATS = {
+    "onnx": Format(_write_onnx, _open_onnx, (), ("onnx",), "'focalnets[onnxruntime]'", any_size=True),
+    "openvino": Format(
+        _write_openvino,
+        _open_openvino,
+        (),
+        ("onnx", "openvino"),
+        "'focalnets[openvino]'",
+        any_size=True,
+    ),
+    "saved_model": Format(
+        _export_keras("tf_saved_model", "saved_model"),
+        _open(exported.open_saved_model, "saved_model"),
+        ("tensorflow", "jax"),
+        ("tensorflow",),
+        "tensorflow-cpu",
+        "TensorFlow cannot trace torch.",
+    ),
+    "litert": Format(
+        _export_keras("litert", "model.tflite"),
+        _open(exported.open_litert, "model.tflite"),
+        ("tensorflow",),
+        ("ai_edge_litert",),
+        "'focalnets[litert]'",
+        "Keras converts from TensorFlow, and from torch with litert-torch, which requires an older torch.",
+    ),
+    "torch": Format(
+        _export_keras("torch", "model.pt2", dynamic_shapes=exported.dynamic_batch),
+        _open(exported.open_torch, "model.pt2"),
+        ("torch",),
+        ("torch",),
+        "torch",
+        "It is a program of torch.",
+    ),
+    "keras": Format(_write_keras, _open(_open_keras, "model.keras"), any_size=True),
+}
