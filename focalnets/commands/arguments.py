@@ -351,6 +351,10 @@ class ExportArguments:
     """Data set or folder of images for the verification."""
     any_size: Flag = False
     """Export for images of any height and width."""
+    quantize: Annotated[OptionalStr, _choice("int8"), _default("float32")] = None
+    """Compute in 8 bits, calibrated and measured on labeled images (--data)."""
+    most_loss: Annotated[float, POSITIVE] = 0.005
+    """Largest loss of accuracy that --quantize may cost, 0 to 1."""
     explain: Flag = False
     """Also write explain.onnx, which returns the exact evidence of a decision."""
     backend: Backend = None

@@ -14,6 +14,8 @@ def run(arguments):
         explain=arguments.explain,
         data=arguments.data,
         any_size=arguments.any_size,
+        quantize=arguments.quantize,
+        most_loss=arguments.most_loss,
     )
     print(done)
     say(f"written: {done.directory}")

@@ -74,6 +74,13 @@ def card(record, name):
         f"difference from the logits of Keras is {verified['largest']:.1e} of the largest logit, and "
         f"{verified['agreement']:.1%} of the images have the same most probable class.",
     ]
+    if "quantized" in record:
+        found = record["quantized"]
+        lines += [
+            "",
+            f"The network computes in 8 bits. Its accuracy on {found['images']} test images is "
+            f"{found['accuracy']:.2%}, that of float32 {found['float_accuracy']:.2%}.",
+        ]
     if "explain" in record:
         lines += [
             "",

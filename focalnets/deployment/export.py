@@ -15,16 +15,21 @@ from focalnets.conversion.open import as_classifier
 from focalnets.deployment.card import card
 from focalnets.deployment.formats import FORMATS, check_format, save_onnx
 from focalnets.deployment.onnx_evidence import onnx_evidence_model
+from focalnets.deployment.quantize import Quantized
+from focalnets.deployment.quantize import quantize as quantize_graph
 from focalnets.deployment.record import (
     CARD,
     EXPLAIN_GRAPH,
     EXPLAIN_WEIGHTS,
     FORMAT,
     FORMAT_VERSION,
+    GRAPH,
+    GRAPHS,
+    IR_GRAPH,
     LABELS,
     RECORD,
 )
-from focalnets.deployment.runtimes import RUNTIMES, usable_runtimes
+from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes, write_openvino
 from focalnets.deployment.verify import Comparison, check, compare, evidence_difference
 from focalnets.files import expanded
 from focalnets.layers.geometry import receptive_fields
@@ -44,12 +49,14 @@ class Exported:
         comparison: `Comparison` with Keras, in the runtime of the format.
         evidence_difference: float or None. Largest difference of the evidence at any tap or level, relative
             to the largest value there. `None` without `explain`.
+        quantized: `Quantized` or None. Accuracy and speed of 8 bits. `None` without `quantize`.
     """
 
     directory: pathlib.Path
     format: str
     comparison: Comparison
     evidence_difference: float | None = None
+    quantized: Quantized | None = None
 
     def __str__(self):
         found = self.comparison
@@ -61,10 +68,20 @@ class Exported:
         ]
         if self.evidence_difference is not None:
             lines.append(f"largest difference of the evidence: {self.evidence_difference:.1e}, relative")
-        return "\n".join(lines)
+        return "\n".join([*lines, *([] if self.quantized is None else [str(self.quantized)])])
 
 
-def export(preset, out, format="onnx", force=False, explain=False, data=None, any_size=False):
+def export(
+    preset,
+    out,
+    format="onnx",
+    force=False,
+    explain=False,
+    data=None,
+    any_size=False,
+    quantize=None,
+    most_loss=0.005,
+):
     """Export a classifier for other programs and verify the export, as `focalnets export` does.
 
     The exported network takes uint8 images (N, height, width, channels) and returns "probabilities" and
@@ -81,6 +98,9 @@ def export(preset, out, format="onnx", force=False, explain=False, data=None, an
             made images.
         any_size: bool. Export for images of any height and width. Defaults to `False`, the image size of the
             classifier.
+        quantize: str. "int8" computes in 8 bits (formats onnx and openvino). Its accuracy is measured on
+            `data`, which must be labeled. Defaults to `None`.
+        most_loss: float. Largest loss of accuracy that `quantize` may cost, 0 to 1. Defaults to 0.005.
 
     Returns:
         `Exported`.
@@ -103,18 +123,46 @@ def export(preset, out, format="onnx", force=False, explain=False, data=None, an
             "Images of any size are possible with the formats onnx, openvino and keras, without explain; got "
             f"format={format!r}, explain={explain}."
         )
+    _check_quantize(quantize, format, data, any_size)
     classifier = as_classifier(preset)
     origin = None if classifier is preset else {"preset": str(preset)}
     with new_directory(out, "deployment", force, paths_among([origin and str(preset), data])) as partial:
         write_export(classifier, partial, origin, explain, format, any_size)
         found = verify(classifier, partial, format=format, data=data, explain=explain, any_size=any_size)
-        record = {
-            **export_record(classifier, origin, explain, format, any_size),
-            "verified": asdict(found[0]),
-        }
+        record = export_record(classifier, origin, explain, format, any_size)
+        record["verified"], quantized = asdict(found[0]), None
+        if quantize is not None:
+            quantized = _quantize(classifier, partial, format, data, most_loss)
+            record["quantized"] = asdict(quantized)
         write_json(partial / RECORD, record)
         write_text(partial / CARD, card(record, out))
-    return Exported(expanded(out), format, *found)
+    return Exported(expanded(out), format, *found, quantized)
+
+
+def _check_quantize(quantize, format, data, any_size):
+    if quantize is None:
+        return
+    if quantize != "int8":
+        raise ValueError(f'quantize must be "int8" or None; got {quantize!r}.')
+    if format not in GRAPHS or any_size or data is None:
+        raise ValueError(
+            f"8 bits are for the formats {' and '.join(GRAPHS)}, for images of one size, and need labeled "
+            f"data (--data); got format={format!r}, any_size={any_size}, data={data!r}."
+        )
+    if missing_packages("onnxruntime"):
+        raise ImportError("8 bits need onnx and onnxruntime: pip install 'focalnets[onnxruntime]'.")
+
+
+def _quantize(classifier, directory, format, data, most_loss):
+    graph = directory / GRAPH
+    if format == "openvino":
+        FORMATS["onnx"].write(classifier, image_shape(classifier), directory)
+    runtime = "openvino" if format == "openvino" else "onnxruntime"
+    quantized = quantize_graph(graph, classifier, data, runtime, most_loss)
+    if format == "openvino":
+        write_openvino(graph, directory / IR_GRAPH)
+        graph.unlink()
+    return quantized
 
 
 def verify(
