@@ -198,13 +198,13 @@ def test_table_of_recipes_matches_stored_runs(keep_run):
 def test_keep_run_stores_records(keep_run, monkeypatch, tmp_path):
     monkeypatch.setattr(keep_run.measure, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
-    recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
+    recipe = dataclasses.replace(load_recipe("digits"), epochs=1)
     result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
     keep_run.keep(result.directory)
     (row,) = keep_run.rows()
     found = dict(zip(keep_run.COLUMNS, row, strict=True))
     assert found["recipe"] == "digits"
-    assert found["epochs"] == 2
+    assert found["epochs"] == 1
     assert found["parameters"] == "0.14 M"
     assert found["test"] == f"{result.test_accuracy:.2%}"
     assert found["validation"] == f"{max(one['val_accuracy'] for one in result.history):.2%}"

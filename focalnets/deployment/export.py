@@ -128,7 +128,7 @@ def export(
     origin = None if classifier is preset else {"preset": str(preset)}
     with new_directory(out, "deployment", force, paths_among([origin and str(preset), data])) as partial:
         write_export(classifier, partial, origin, explain, format, any_size)
-        found = verify(classifier, partial, format=format, data=data, explain=explain, any_size=any_size)
+        found = verify(classifier, partial, format=format, data=data, explain=explain)
         record = export_record(classifier, origin, explain, format, any_size)
         record["verified"], quantized = asdict(found[0]), None
         if quantize is not None:
@@ -172,7 +172,6 @@ def verify(
     format="onnx",
     data=None,
     explain=False,
-    any_size=False,
     made=16,
     cached=False,
 ):
@@ -184,7 +183,7 @@ def verify(
     Raises:
         ValueError: if the results differ.
     """
-    shape = image_shape(classifier, any_size)
+    shape = image_shape(classifier)  # its own size, where it has one
     found = compare(classifier, FORMATS[format].open(directory, runtime, cached), shape, data, made)
     check(found.largest, f"output of {runtime or format}", "logit")
     if not explain:

@@ -21,9 +21,9 @@ _SPEED_SECONDS = 1.0  # time of each measurement
 
 # Name -> operations in int8, and whether the first and last of them stay in float32. Fastest first.
 SETTINGS = {
-    "matrix products and convolutions": (("Gemm", "Conv"), False),
+    "matrix multiplications and convolutions": (("Gemm", "Conv"), False),
     "all but the first and last layer": (("Gemm", "Conv"), True),
-    "matrix products": (("Gemm",), True),
+    "matrix multiplications": (("Gemm",), True),
 }
 
 

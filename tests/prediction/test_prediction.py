@@ -17,7 +17,7 @@ from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageCo
 from focalnets.cli import main
 from focalnets.data.find import FoundImage
 from focalnets.data.splits import Split
-from focalnets.explanation import explain as explain_job
+from focalnets.explanation import explanations
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.prediction.evaluation import evaluate_logits
 from focalnets.prediction.predictor import Predictor, softmax
@@ -226,14 +226,14 @@ def test_explain_writes_figures_and_arrays(run, images, tmp_path, capsys):
 @pytest.mark.slow
 def test_explain_lists_file_hashes_while_it_writes(run, images, tmp_path, monkeypatch):
     """If `explain` is killed, files that are edited later do not match their hashes."""
-    found, draw = [], explain_job.draw_explanation
+    found, draw = [], explanations.draw_explanation
 
     def read_record(path, *arguments, **keywords):
         record = json.loads((path.parent / ".focalnets-files.json").read_text())
         found.append({name for name, entry in record["files"].items() if entry["sha256"]})
         return draw(path, *arguments, **keywords)
 
-    monkeypatch.setattr(explain_job, "draw_explanation", read_record)
+    monkeypatch.setattr(explanations, "draw_explanation", read_record)
     command = ["explain", str(run.directory), str(images)]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert found[:2] == [set(), {"a.npz", "a.evidence.png"}]

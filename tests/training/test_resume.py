@@ -70,9 +70,9 @@ class KilledError(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [5, 16, 26])
+@pytest.mark.parametrize("last", [5, 26])
 def test_resume_after_crash_within_epoch(whole, tmp_path, monkeypatch, last):
-    """An epoch has 13 batches: the crash is in the first epoch, in the second, and in its last batch."""
+    """An epoch has 13 batches: the crash is in the first epoch, and in the last batch of the second."""
     seen = []
     original = run_recorder.RunRecorder.on_train_batch_end
 
