@@ -18,7 +18,7 @@ EXTRAS_tensorflow := tensorflow-cpu,dev,hf,litert,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the
 # others those marked `all_backends`. JAX takes twice as long as TensorFlow, which runs beside it.
 TESTS_torch := tests -n 2 --dist loadfile --no-loadscope-reorder
-TESTS_jax := tests -m all_backends -n 2 --dist loadfile --no-loadscope-reorder
+TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
 .PHONY: help setup demo test test-fast test-triton test-all test-jax test-tensorflow lint bench docs clean

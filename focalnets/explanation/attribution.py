@@ -25,7 +25,7 @@ REFERENCES = ("mean", "blur")
 # Bytes per position, channel and block, for an image and for each of its references: pairs and slopes that
 # wait for the way back. 72 to 92 were measured on torch without levels, and 60 to 107 with levels.
 _BYTES = 100
-_BATCH_BYTES = 2**29  # of a batch
+_BATCH_BYTES = 2**30  # of a batch
 _IMAGE_BYTES = 2**31  # of one image, if the levels of some blocks can be left to another pass
 
 
