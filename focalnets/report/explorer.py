@@ -16,7 +16,7 @@ from PIL import Image
 from focalnets.output.files import writing
 
 _PHOTO_SIDE = 320  # pixels of the longer side of a photograph on the page
-_LARGEST_MAP = 64  # pixels: larger maps of pixels are halved
+_LARGEST_MAP = 96  # pixels: larger maps of pixels are halved
 
 _BODY = """<header><h1>{title}</h1>
 <p class="faint">Red pixels speak for the class, blue pixels speak against it. All evidence adds up to the
@@ -116,7 +116,7 @@ def _map(values):
 
 def _smaller(values):
     """Halve the sides of a large map, with the sums of 2 x 2 pixels as its values."""
-    while max(values.shape) > 2 * _LARGEST_MAP and not any(side % 2 for side in values.shape):
+    while max(values.shape) > _LARGEST_MAP and not any(side % 2 for side in values.shape):
         values = values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
     return values
 
