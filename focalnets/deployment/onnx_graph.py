@@ -45,10 +45,9 @@ def onnx_model(classifier, height=None, width=None):
     images = graph.images(classifier, height or "height", width or "width")
     size = None if height is None or width is None else (height, width)
     features, size = _backbone(graph, classifier.backbone, images, size)
-    axes = graph.shape(1, 2)
     if size is not None:
         features = graph.add("Reshape", features, graph.shape(-1, size[0] * size[1], graph.width(features)))
-        axes = graph.shape(1)
+    axes = graph.shape(1, 2) if size is None else graph.shape(1)
     pooled = graph.add("ReduceMean", features, axes, keepdims=0)
     logits = graph.gemm(pooled, _numpy(classifier.head.kernel), _numpy(classifier.head.bias), output="logits")
     graph.add("Softmax", logits, axis=-1, output="probabilities")

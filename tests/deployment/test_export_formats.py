@@ -61,6 +61,16 @@ def test_export_is_verified_and_its_readme_runs(tmp_path, name):
     export(make_net(), tmp_path / "out", format=name, force=True)  # replaces every file
 
 
+@pytest.mark.parametrize("options", [{}, {"explain": True}, {"any_size": True}])
+def test_onnx_graphs_have_no_unused_constants(tmp_path, options):
+    onnx = pytest.importorskip("onnx", reason="reads the graph")
+    export(make_net(), tmp_path / "out", **options)
+    for path in (tmp_path / "out").glob("*.onnx"):
+        graph = onnx.load(path).graph
+        used = {name for node in graph.node for name in node.input}
+        assert {one.name for one in graph.initializer} <= used, path.name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in HERE if FORMATS[name].any_size])
 def test_export_for_any_size_takes_images_of_two_sizes(tmp_path, name):
