@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from focalnets import __version__
 from focalnets.conversion.open import as_classifier
 from focalnets.deployment.card import card
-from focalnets.deployment.formats import FORMATS, check_format, save_onnx
+from focalnets.deployment.formats import FORMATS, check_format, onnx_to_openvino, save_onnx
 from focalnets.deployment.onnx_evidence import onnx_evidence_model
 from focalnets.deployment.quantize import Quantized
 from focalnets.deployment.quantize import quantize as quantize_graph
@@ -25,11 +25,10 @@ from focalnets.deployment.record import (
     FORMAT_VERSION,
     GRAPH,
     GRAPHS,
-    IR_GRAPH,
     LABELS,
     RECORD,
 )
-from focalnets.deployment.runtimes import RUNTIMES, missing_packages, usable_runtimes, write_openvino
+from focalnets.deployment.runtimes import NO_RUNTIME, RUNTIMES, missing_packages, usable_runtimes
 from focalnets.deployment.verify import Comparison, check, compare, evidence_difference
 from focalnets.files import expanded
 from focalnets.layers.geometry import receptive_fields
@@ -118,6 +117,8 @@ def export(
     True
     """
     check_format(format)
+    if explain and not usable_runtimes():
+        raise ImportError(NO_RUNTIME)
     if any_size and (explain or not FORMATS[format].any_size):
         raise ValueError(
             "Images of any size are possible with the formats onnx, openvino and keras, without explain; got "
@@ -160,8 +161,7 @@ def _quantize(classifier, directory, format, data, most_loss):
     runtime = "openvino" if format == "openvino" else "onnxruntime"
     quantized = quantize_graph(graph, classifier, data, runtime, most_loss)
     if format == "openvino":
-        write_openvino(graph, directory / IR_GRAPH)
-        graph.unlink()
+        onnx_to_openvino(directory)
     return quantized
 
 

@@ -87,6 +87,11 @@ def _open_onnx(directory, runtime, cached):
 
 def _write_openvino(classifier, shape, directory):
     _write_onnx(classifier, shape, directory)
+    onnx_to_openvino(directory)
+
+
+def onnx_to_openvino(directory):
+    """Replace the ONNX graph of an export directory by the files of OpenVINO."""
     write_openvino(directory / GRAPH, directory / IR_GRAPH)
     for name in (GRAPH, WEIGHTS):
         (directory / name).unlink(missing_ok=True)

@@ -120,10 +120,12 @@ def _splits(classifier, data):
     everything = dataset.everything()
     training = splits.get("train", everything)
     places = np.random.default_rng(0).permutation(len(training))
-    calibration = training.take(np.sort(places[:CALIBRATION_IMAGES]))
+    enough = len(training) > CALIBRATION_IMAGES
+    count = CALIBRATION_IMAGES if enough else -(-len(training) // 2)
+    calibration = training.take(np.sort(places[:count]))
     validation = splits.get("val")
     if validation is None:
-        validation = training.take(np.sort(places[CALIBRATION_IMAGES : CALIBRATION_IMAGES + 1000]))
+        validation = training.take(np.sort(places[count : count + 1000]))
     return calibration, validation, splits.get("test", everything)
 
 

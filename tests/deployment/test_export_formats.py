@@ -92,6 +92,12 @@ def test_format_of_another_backend_is_refused(name):
         check_format(name)
 
 
+def test_explain_without_a_runtime_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("focalnets.deployment.export.usable_runtimes", list)
+    with pytest.raises(ImportError, match="Exporting needs onnx and a runtime"):
+        export(make_net(), tmp_path / "out", format="keras", explain=True)
+
+
 def test_unknown_format_and_option_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Unknown format 'onx'.*Did you mean 'onnx'"):
         export("focalnet_nano_cifar10", tmp_path / "out", format="onx")

@@ -7,6 +7,7 @@ import pytest
 
 import focalnets
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, export
+from focalnets.deployment.quantize import _splits
 from focalnets.deployment.runtimes import usable_runtimes
 
 onnx = pytest.importorskip("onnx", reason="exports need onnx")
@@ -67,6 +68,14 @@ def test_quantized_export_that_loses_accuracy_is_refused(trained, tmp_path, monk
     with pytest.raises(ValueError, match=r"8 bits lose too much accuracy on 280 validation images .matrix"):
         export(net, tmp_path / "out", data=data, quantize="int8")
     assert not (tmp_path / "out").exists()
+
+
+def test_few_images_calibrate_and_validate(trained, tmp_path):
+    arrays = np.load(trained[1])
+    few = {name: arrays[name][:60] for name in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "few.npz", **few, class_names=np.array(NAMES))
+    calibration, validation, test = _splits(trained[0], str(tmp_path / "few.npz"))
+    assert (len(calibration), len(validation), len(test)) == (30, 30, 60)
 
 
 def _damaged(graph, path, *_):
