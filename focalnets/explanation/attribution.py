@@ -26,7 +26,7 @@ REFERENCES = ("mean", "blur")
 # wait for the way back. 72 to 92 were measured on torch without levels, and 60 to 107 with levels.
 _BYTES = 100
 _BATCH_BYTES = 2**30  # of a batch
-_IMAGE_BYTES = 2**31  # of one image, if the levels of some blocks can be left to another pass
+_IMAGE_BYTES = 2**29  # of one image, if the levels of some blocks can be left to another pass
 
 
 class EvidenceModels:
