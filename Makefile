@@ -9,6 +9,8 @@ ifeq ($(filter $(BACKEND),torch jax tensorflow),)
 $(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
 endif
 export KERAS_BACKEND = $(BACKEND)
+# Tests start many processes, which would compile the package each time.
+unexport PYTHONDONTWRITEBYTECODE
 
 # What goes into the environment. Parity with transformers and exports are tested beside torch, data sets of
 # other libraries beside TensorFlow, which is installed in its CPU build, a third of the full one.

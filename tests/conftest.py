@@ -5,7 +5,7 @@ import os
 # Most of the time of the tests on JAX is compilation, and half of that optimization of what runs once.
 os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
-import focalnets  # noqa: F401  isort: skip
+import focalnets  # isort: skip
 import pathlib
 import signal
 
@@ -13,6 +13,7 @@ import keras
 import matplotlib.figure
 import numpy as np
 import pytest
+from PIL import Image
 
 matplotlib.use("Agg")
 
@@ -53,6 +54,20 @@ def _own_cache(tmp_path_factory):
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         yield
+
+
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory):
+    """Folder of 250 training and 50 test images of the digits, for a training of few steps."""
+    folder = tmp_path_factory.mktemp("few_digits")
+    splits = focalnets.open_dataset("digits", channels=1).splits
+    for name, count in (("train", 250), ("test", 50)):
+        for number, (image, label) in enumerate(zip(splits[name].images, splits[name].labels, strict=True)):
+            if number < count:
+                path = folder / name / str(label) / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image[..., 0]).save(path)
+    return folder
 
 
 @pytest.fixture

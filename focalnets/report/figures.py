@@ -114,7 +114,8 @@ def draw_curves(path, history):
         path: Path of the file to write.
         history: list of dicts with "epoch", "loss", "accuracy", "val_loss" and "val_accuracy".
     """
-    figure = matplotlib.figure.Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(10, 4), dpi=100)
+    figure.subplots_adjust(left=0.06, right=0.99, bottom=0.12, top=0.92, wspace=0.15)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 3 else None  # a line of one point is invisible
     for axis, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import time
 
 import keras
@@ -14,6 +15,7 @@ from focalnets.training.checkpoint import take_snapshot, write_snapshot, write_w
 
 # Interval of snapshots within an epoch: a killed run loses at most this.
 SNAPSHOT_MINUTES = 10.0
+CURVES_SECONDS = 10.0
 
 
 class OutOfTime(Exception):  # noqa: N818 - not an error
@@ -33,8 +35,8 @@ class Averages(keras.callbacks.Callback):
 class RunRecorder(keras.callbacks.Callback):
     """Write the files from which a run resumes after a crash.
 
-    Each epoch writes, in this order: the best weights so far, a snapshot, history.csv and curves.png. Within
-    an epoch, a snapshot is written every ten minutes.
+    Each epoch writes, in this order: the best weights so far, a snapshot, history.csv, and curves.png (at
+    most every ten seconds). Within an epoch, a snapshot is written every ten minutes.
 
     Args:
         directory: `pathlib.Path`. Run directory.
@@ -62,6 +64,7 @@ class RunRecorder(keras.callbacks.Callback):
         self.max_minutes = max_minutes
         self.signals = signals
         self.started = self.last_snapshot = time.monotonic()
+        self.drawn = -math.inf  # time of the last curves.png; the trainer draws it once more at the end
 
     @property
     def minutes(self):
@@ -125,7 +128,9 @@ class RunRecorder(keras.callbacks.Callback):
             write_weights(self.directory / "best.npz", self._weights())
         self._snapshot(epoch + 1, 0)
         write_history(self.directory / "history.csv", self.rows)
-        draw_curves(self.directory / "curves.png", self.rows)
+        if self._is_to_stop or time.monotonic() - self.drawn > CURVES_SECONDS:
+            draw_curves(self.directory / "curves.png", self.rows)
+            self.drawn = time.monotonic()
         if self._is_to_stop:
             self._stop()
 

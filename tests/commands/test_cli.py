@@ -169,8 +169,9 @@ def test_recipes_copy_does_not_overwrite_files(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_train_prints_test_accuracy_last(tmp_path):
-    ran = run("train", "--out", str(tmp_path / "run"), "--epochs", "1")
+def test_train_prints_test_accuracy_last(few_digits, tmp_path):
+    data = ("--recipe", "digits", "--data", str(few_digits))
+    ran = run("train", *data, "--out", str(tmp_path / "run"), "--epochs", "1")
     assert ran.returncode == 0, ran.stderr
     lines = ran.stdout.splitlines()
     assert lines[-1].startswith("test accuracy: 0.")

@@ -63,8 +63,8 @@ def test_cache_completes_on_closed_pipe(both, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_completes_on_closed_pipe(tmp_path):
-    options = ["--recipe", "digits", "--epochs", "1", "--monitor-every", "0"]
+def test_train_completes_on_closed_pipe(few_digits, tmp_path):
+    options = ["--recipe", "digits", "--data", str(few_digits), "--epochs", "1", "--monitor-every", "0"]
     ran = run_into_closed_pipe("train", *options, "--out", str(tmp_path / "run"), stderr=None)
     assert ran.returncode == 0
     assert (tmp_path / "run" / "report.html").is_file()

@@ -71,16 +71,18 @@ def test_trainer_keeps_head_only_for_same_classes_in_same_order(tmp_path):
     ("keep_weights", "ema_decay"),
     [("best", 0.9), ("best", 0.0), ("last", 0.9), ("last", 0.0)],
 )
-def test_train_saves_weights_of_the_reported_validation_loss(keep_weights, ema_decay, tmp_path, monkeypatch):
+def test_train_saves_weights_of_the_reported_validation_loss(
+    few_digits, keep_weights, ema_decay, tmp_path, monkeypatch
+):
     """The first epoch counts as the best, so that best and last epoch differ."""
     monkeypatch.setattr(ImageClassification, "best_row", lambda task, rows: rows[0])
-    recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay)
-    result = train(recipe, out=tmp_path / "run", monitor_every=0, verbose=0)
+    recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay, batch_size=20)
+    result = train(recipe, few_digits, out=tmp_path / "run", monitor_every=0, verbose=0)
     assert result.kept["epoch"] == (1 if keep_weights == "best" else 2)
     first, second = (row["val_loss"] for row in result.history)
     assert abs(first - second) > 0.01, "the epochs must differ for this test"
 
-    _, validation = training_splits(open_dataset("digits", channels=1), recipe)
+    _, validation = training_splits(open_dataset(few_digits, channels=1), recipe)
     logits = np.float64(
         FocalNetImageClassifier.from_preset(result.directory).predict(validation.images, verbose=0)
     )
