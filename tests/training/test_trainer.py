@@ -76,7 +76,9 @@ def test_train_saves_weights_of_the_reported_validation_loss(
 ):
     """The first epoch counts as the best, so that best and last epoch differ."""
     monkeypatch.setattr(ImageClassification, "best_row", lambda task, rows: rows[0])
-    recipe = dataclasses.replace(SHORT, keep_weights=keep_weights, ema_decay=ema_decay, batch_size=20)
+    recipe = dataclasses.replace(
+        SHORT, keep_weights=keep_weights, ema_decay=ema_decay, batch_size=20, learning_rate=1e-2
+    )
     result = train(recipe, few_digits, out=tmp_path / "run", monitor_every=0, verbose=0)
     assert result.kept["epoch"] == (1 if keep_weights == "best" else 2)
     first, second = (row["val_loss"] for row in result.history)
