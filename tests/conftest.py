@@ -70,6 +70,21 @@ def few_digits(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_preset(tmp_path_factory):
+    """Preset of a network with two blocks for the digits, which JAX and TensorFlow compile in seconds."""
+    backbone = focalnets.FocalNetBackbone(
+        16, (1, 1), focal_levels=(2, 2), patch_size=1, seed=0, image_shape=(8, 8, 1)
+    )
+    converter = focalnets.FocalNetImageConverter(8, mean=(0.3,), std=(0.37,))
+    network = focalnets.FocalNetImageClassifier(
+        backbone, 10, converter, class_names=[str(digit) for digit in range(10)]
+    )
+    directory = tmp_path_factory.mktemp("tiny") / "preset"
+    network.save_to_preset(directory)
+    return str(directory)
+
+
 @pytest.fixture
 def figures(monkeypatch):
     """Dict of all drawn matplotlib figures by file name."""

@@ -34,7 +34,8 @@ class EvidenceModels:
 
     Args:
         classifier: `FocalNetImageClassifier`.
-        eager: bool. Do not compile the models, which is faster for a few images. Defaults to `False`.
+        eager: bool. Do not compile the models, which is faster for a few images. JAX compiles them in any
+            case, because it would compile each operation by itself. Defaults to `False`.
     """
 
     def __init__(self, classifier, eager=False):
@@ -45,7 +46,7 @@ class EvidenceModels:
         key = (tuple(levels), own_reference)
         if key not in self._models:
             self._models[key] = evidence_model(self.classifier, levels, own_reference)
-            if self.eager:
+            if self.eager and keras.backend.backend() != "jax":
                 self._models[key].compile(run_eagerly=True)
         return self._models[key]
 

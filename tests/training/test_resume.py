@@ -24,24 +24,30 @@ from focalnets.images.augment import Augmentation
 from focalnets.ops.backend import bfloat16_supported
 from focalnets.output.manifest import Manifest
 from focalnets.output.paths import PREFIX
-from focalnets.presets.architectures import find_architecture
 from focalnets.training import checkpoint, run_recorder, signals
 from focalnets.training.recipe import load_recipe
 from focalnets.training.signals import HeldSignals
 
-# Every kind of state is in use: dropout, drop path, averages, mixup, and accumulation across epochs.
-EVERYTHING = dataclasses.replace(
-    load_recipe("digits"),
-    epochs=3,
-    batch_size=50,
-    accumulation=2,
-    ema_decay=0.9,
-    drop_path_rate=0.2,
-    dropout_rate=0.1,
-    augmentation=Augmentation(pad_crop=1, mixup=0.4, erasing=0.2),
-    keep_weights="last",
-)
 QUIET = {"verbose": 0, "monitor_every": 0}
+
+
+@pytest.fixture(scope="module")
+def everything(few_digits, tiny_preset):
+    """Every kind of state is in use: dropout, drop path, averages, mixup, and accumulation across epochs."""
+    return dataclasses.replace(
+        load_recipe("digits"),
+        data=str(few_digits),
+        architecture="",
+        preset=tiny_preset,
+        epochs=3,
+        batch_size=50,
+        accumulation=2,
+        ema_decay=0.9,
+        drop_path_rate=0.2,
+        dropout_rate=0.1,
+        augmentation=Augmentation(pad_crop=1, mixup=0.4, erasing=0.2),
+        keep_weights="last",
+    )
 
 
 def weights(directory):
@@ -49,9 +55,9 @@ def weights(directory):
 
 
 @pytest.fixture(scope="module")
-def whole(few_digits, tmp_path_factory):
+def whole(everything, tmp_path_factory):
     """Uninterrupted run."""
-    return train(EVERYTHING, few_digits, out=tmp_path_factory.mktemp("whole") / "run", **QUIET)
+    return train(everything, out=tmp_path_factory.mktemp("whole") / "run", **QUIET)
 
 
 def assert_same_run(directory, whole):
@@ -71,7 +77,7 @@ class KilledError(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [2, 10])
-def test_resume_after_crash_within_epoch(few_digits, whole, tmp_path, monkeypatch, last):
+def test_resume_after_crash_within_epoch(everything, whole, tmp_path, monkeypatch, last):
     """An epoch has 5 batches: the crash is in the first epoch, and in the last batch of the second."""
     seen = []
     original = run_recorder.RunRecorder.on_train_batch_end
@@ -85,7 +91,7 @@ def test_resume_after_crash_within_epoch(few_digits, whole, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(run_recorder.RunRecorder, "on_train_batch_end", crashes)
         with pytest.raises(KilledError):
-            train(EVERYTHING, few_digits, out=tmp_path / "run", **QUIET)
+            train(everything, out=tmp_path / "run", **QUIET)
     assert not (tmp_path / "run" / "config.json").exists(), "an incomplete run must not be a preset"
     resume(tmp_path / "run", verbose=0)
     assert_same_run(tmp_path / "run", whole)
@@ -93,10 +99,10 @@ def test_resume_after_crash_within_epoch(few_digits, whole, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.all_backends
-def test_resume_after_time_limit_within_epoch(few_digits, whole, tmp_path, monkeypatch):
+def test_resume_after_time_limit_within_epoch(everything, whole, tmp_path, monkeypatch):
     """Snapshots within an epoch include metrics, accumulated gradients and the batch."""
     monkeypatch.setattr(run_recorder, "SNAPSHOT_MINUTES", 0.0)  # after every batch
-    result = train(EVERYTHING, few_digits, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
+    result = train(everything, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
     interrupted = 2 if keras.backend.backend() == "torch" else 1  # the others compile in each session
     sessions = 1
     while not result.complete:
@@ -150,13 +156,13 @@ def send_in_batch(patch, last, *numbers):
     ],
 )
 def test_train_writes_snapshot_on_signal(
-    few_digits, whole, tmp_path, monkeypatch, capfd, handlers, number, last, max_minutes, state
+    everything, whole, tmp_path, monkeypatch, capfd, handlers, number, last, max_minutes, state
 ):
     handler, error = handlers[number]
     with monkeypatch.context() as patch:
         send_in_batch(patch, last, number)
         with pytest.raises(error):
-            train(EVERYTHING, few_digits, out=tmp_path / "run", max_minutes=max_minutes, **QUIET)
+            train(everything, out=tmp_path / "run", max_minutes=max_minutes, **QUIET)
     assert "writing a snapshot, then stopping" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) == signal.getsignal(signal.SIGTERM) == handler
     snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
@@ -166,12 +172,12 @@ def test_train_writes_snapshot_on_signal(
 
 
 @pytest.mark.slow
-def test_train_stops_at_once_on_second_signal(few_digits, tmp_path, monkeypatch, handlers):
+def test_train_stops_at_once_on_second_signal(everything, tmp_path, monkeypatch, handlers):
     with monkeypatch.context() as patch:
         patch.setattr(signals, "_REPEATED_SECONDS", 0.0)
         send_in_batch(patch, 8, signal.SIGTERM, signal.SIGTERM)
         with pytest.raises(TerminatedError):
-            train(EVERYTHING, few_digits, out=tmp_path / "run", **QUIET)
+            train(everything, out=tmp_path / "run", **QUIET)
     snapshot = checkpoint.read_snapshot(tmp_path / "run" / "last.npz")
     assert (snapshot.epoch, snapshot.batch) == (1, 0), "expected the snapshot of the last epoch"
 
@@ -211,21 +217,21 @@ def test_held_signals_leaves_other_threads_and_ignored_signals_alone(handlers):
 
 
 @pytest.mark.slow
-def test_train_continues_if_signal_handler_does_not_raise(few_digits, tmp_path, monkeypatch, handlers):
+def test_train_continues_if_signal_handler_does_not_raise(everything, tmp_path, monkeypatch, handlers):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    recipe = dataclasses.replace(EVERYTHING, epochs=1)
+    recipe = dataclasses.replace(everything, epochs=1)
     send_in_batch(monkeypatch, 2, signal.SIGTERM)
-    assert train(recipe, few_digits, out=tmp_path / "run", **QUIET).complete
+    assert train(recipe, out=tmp_path / "run", **QUIET).complete
     assert seen == [signal.SIGTERM]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not bfloat16_supported(), reason="150 times slower on this processor")
-def test_resume_in_mixed_precision(few_digits, tmp_path):
-    recipe = dataclasses.replace(EVERYTHING, epochs=2, precision="bfloat16", batch_size=120)
-    whole = train(recipe, few_digits, out=tmp_path / "whole", **QUIET)
-    stopped = train(recipe, few_digits, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
+def test_resume_in_mixed_precision(everything, tmp_path):
+    recipe = dataclasses.replace(everything, epochs=2, precision="bfloat16", batch_size=120)
+    whole = train(recipe, out=tmp_path / "whole", **QUIET)
+    stopped = train(recipe, out=tmp_path / "run", max_minutes=1e-9, **QUIET)
     assert not stopped.complete
     resume(stopped.directory, verbose=0)
     for found, expected in zip(weights(stopped.directory), weights(whole.directory), strict=True):
@@ -233,7 +239,7 @@ def test_resume_in_mixed_precision(few_digits, tmp_path):
 
 
 @pytest.mark.slow
-def test_resume_after_crash_while_writing_snapshot(few_digits, whole, tmp_path, monkeypatch):
+def test_resume_after_crash_while_writing_snapshot(everything, whole, tmp_path, monkeypatch):
     replaced = os.replace
 
     def crashes(source, target):
@@ -245,7 +251,7 @@ def test_resume_after_crash_while_writing_snapshot(few_digits, whole, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", crashes)
         with pytest.raises(KilledError):
-            train(EVERYTHING, few_digits, out=tmp_path / "run", **QUIET)
+            train(everything, out=tmp_path / "run", **QUIET)
     assert checkpoint.read_snapshot(tmp_path / "run" / "last.npz").epoch == 1
     left = tmp_path / "run" / ".focalnets-work-killed"  # a real crash leaves this directory
     left.mkdir(mode=0o700)
@@ -395,12 +401,12 @@ def test_train_fails_when_loss_is_nan_or_infinite(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_tensorboard_has_metrics_of_every_epoch(few_digits, tmp_path):
+def test_tensorboard_has_metrics_of_every_epoch(everything, tmp_path):
     """Includes the epoch at the time limit. With one batch per epoch, every epoch ends at a time limit."""
     from tensorboardX.proto import event_pb2
 
     recipe = dataclasses.replace(load_recipe("digits"), epochs=2, batch_size=2000)
-    stopped = train(recipe, few_digits, out=tmp_path / "run", tensorboard=True, max_minutes=1e-9, **QUIET)
+    stopped = train(recipe, out=tmp_path / "run", tensorboard=True, max_minutes=1e-9, **QUIET)
     assert len(stopped.history) == 1
     result = resume(tmp_path / "run", verbose=0)
     found = {}
@@ -458,5 +464,4 @@ def test_finetuning_starts_from_preset_weights(whole, tmp_path, frozen):
             out=tmp_path / "r",
             **QUIET,
         )
-    backbone = find_architecture("focalnet_pico").backbone
-    assert tuned.backbone.get_config()["embed_dim"] == backbone["embed_dim"]
+    assert tuned.backbone.get_config()["embed_dim"] == start.backbone.get_config()["embed_dim"]

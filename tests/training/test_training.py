@@ -38,9 +38,15 @@ on_torch = pytest.mark.skipif(
 )
 
 
+# Last block of each stage of the network of `run`.
+LAST = "block2" if keras.backend.backend() == "torch" else "block1"
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_preset, tmp_path_factory):
     recipe = dataclasses.replace(load_recipe("digits"), epochs=2)
+    if keras.backend.backend() != "torch":  # the others compile focalnet_pico and its evidence for minutes
+        recipe = dataclasses.replace(recipe, architecture="", preset=tiny_preset)
     return train(recipe, out=tmp_path_factory.mktemp("runs") / "digits", verbose=0)
 
 
@@ -53,7 +59,7 @@ def test_explain_draws_the_evidence_over_the_epochs_of_a_run(run, tmp_path, caps
     for arrays in frames.values():
         assert arrays["evidence"].shape == arrays["images"].shape[:3]
         if has_levels:
-            assert arrays["stage2_block2.levels"].shape == (len(arrays["images"]), 3)
+            assert arrays[f"stage2_{LAST}.levels"].shape == (len(arrays["images"]), 3)
         assert np.all((arrays["probability"] > 0) & (arrays["probability"] < 1))
     assert main(["explain", "--epochs", str(run.directory), "--out", str(tmp_path / "epochs")]) == 0
     with Image.open(tmp_path / "epochs" / "epochs.gif") as animation:
@@ -88,7 +94,7 @@ def test_train_writes_all_files(run):
         "best.npz",
         "last.npz",
     }
-    assert [path.name for path in run.panels] == ["evidence.png", "stage1_block2.png", "stage2_block2.png"]
+    assert [path.name for path in run.panels] == ["evidence.png", f"stage1_{LAST}.png", f"stage2_{LAST}.png"]
     for path in (run.curves, *run.panels):
         assert np.asarray(Image.open(path).convert("L")).std() > 10
     with (run.directory / "history.csv").open() as file:
@@ -117,21 +123,22 @@ def test_modulation_maps_of_trained_network_match_float64_reference(run):
     net = FocalNetImageClassifier.from_preset(run.directory)
     images = open_dataset("digits", channels=1).splits["test"].images[:3]
     _, values = Reference().classifier(net, images)
-    block = modulation_maps(net, images)["stage1_block2"]  # stride 1: no up-sampling between
-    np.testing.assert_allclose(block.gates, values["gates stage1_block2"], atol=1e-4)
-    norm = np.linalg.norm(values["modulator stage1_block2"], axis=-1)
+    block = modulation_maps(net, images)[f"stage1_{LAST}"]  # stride 1: no up-sampling between
+    np.testing.assert_allclose(block.gates, values[f"gates stage1_{LAST}"], atol=1e-4)
+    norm = np.linalg.norm(values[f"modulator stage1_{LAST}"], axis=-1)
     np.testing.assert_allclose(block.modulator_norm, norm, atol=1e-4)
     assert block.gates.std(axis=(1, 2)).min() > 1e-3, "the gates must vary over the image"
     assert set(modulation_model(net).output) == {"logits", "gates", "modulators"}
 
 
 @pytest.mark.slow
-def test_train_reads_batches_in_loader_order(tmp_path, monkeypatch):
+def test_train_reads_batches_in_loader_order(few_digits, tiny_preset, tmp_path, monkeypatch):
     requested, batch = [], Loader.__getitem__
     monkeypatch.setattr(Loader, "__getitem__", lambda self, i: requested.append((self, i)) or batch(self, i))
-    train(
-        dataclasses.replace(load_recipe("digits"), epochs=1), out=tmp_path / "run", monitor_every=0, verbose=0
+    recipe = dataclasses.replace(
+        load_recipe("digits"), architecture="", preset=tiny_preset, epochs=1, batch_size=50
     )
+    train(recipe, few_digits, out=tmp_path / "run", monitor_every=0, verbose=0)
     first = requested[0][0]
     order = [index for loader, index in requested if loader is first]
     assert order[-len(first) :] == list(range(len(first)))
