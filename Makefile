@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # What goes into the environment. Parity with transformers and exports are tested beside torch, data sets of
 # other libraries beside TensorFlow, which is installed in its CPU build, a third of the full one.
-EXTRAS_torch := torch,dev,parity,onnxruntime,openvino
+EXTRAS_torch := torch,dev,parity,onnxruntime,openvino,serve
 EXTRAS_jax := jax,dev
 EXTRAS_tensorflow := tensorflow-cpu,dev,hf,litert,tfds
 # On torch every test runs, in two processes of a thread each (small tensors gain nothing from more); on the

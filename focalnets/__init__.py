@@ -105,7 +105,8 @@ def _is_command_line():
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # Python is looking for what it is to run
         return "focalnets" in sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1]
-    return pathlib.Path(program).stem == "focalnets"
+    path = pathlib.Path(program)  # that of __main__.py in the processes that `serve` starts
+    return path.stem == "focalnets" or (path.name, path.parent.name) == ("__main__.py", "focalnets")
 
 
 def _register_with_keras():

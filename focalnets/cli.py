@@ -20,6 +20,7 @@ VERBS = {
     "explain": "draw gates and modulators over images",
     "convert": "convert weights from and to other libraries",
     "export": "write a network for runtimes without Keras",
+    "serve": "answer requests over HTTP with exported networks",
     "cache": "resize a data set once",
     "presets": "list architectures and published weights",
     "completion": "print a script for shell completion",

@@ -30,6 +30,7 @@ ALLOWED = {
     "images": set(),
     "data": {"output", "images"},
     "prediction": {"output", "report", "hub", "presets", "conversion", "deployment", "images", "data"},
+    "serving": {"output", "report", "deployment", "images", "prediction"},
     "explanation": {
         *("output", "report", "ops", "layers", "models", "conversion", "images", "data", "prediction"),
     },
@@ -39,7 +40,7 @@ ALLOWED = {
     },
     "commands": {
         *("output", "presets", "conversion", "deployment", "data", "prediction", "explanation", "training"),
-        "cli",
+        *("serving", "cli"),
     },
     "cli": {"commands"},
     "__main__": {"cli"},

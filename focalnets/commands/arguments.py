@@ -67,6 +67,7 @@ CLASS = _value("CLASS")
 INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >= 0)
 COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
 SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
+TIME = _value("FLOAT", float, "a number of at least 0", lambda value: 0 <= value < 1e6)
 POSITIVE = _value("FLOAT", float, "a number above 0", lambda value: 0 < value < math.inf)
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
@@ -359,6 +360,51 @@ class ExportArguments:
     """Also write explain.onnx, which returns the exact evidence of a decision."""
     backend: Backend = None
     """Keras backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class ServeArguments:
+    """Answer requests over HTTP with exported networks: predictions, and the evidence for them.
+
+    Example: focalnets serve exported
+    """
+
+    exports: Annotated[
+        tyro.conf.Positional[tuple],
+        _values("EXPORT..."),
+        tyro.conf.arg(metavar="EXPORT...", help_behavior_hint=""),
+    ] = ()
+    """Directories of `focalnets export` (onnx, openvino), or NAME=DIRECTORY. The first is the default."""
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 accepts requests from other machines."""
+    port: Annotated[int, INDEX] = 8000
+    """Port to listen on. 0 chooses a free one, which the log shows."""
+    token_file: Annotated[OptionalStr, FILE, _default("no token")] = None
+    """File with a token that requests must send (Authorization: Bearer TOKEN)."""
+    workers: Annotated[int, COUNT] = 1
+    """Number of processes. A process that dies is replaced."""
+    threads: Annotated[OptionalInt, COUNT, _default("the cores divided by --workers")] = None
+    """Threads per process. Each computes one request or batch at a time."""
+    queue: Annotated[int, COUNT] = 64
+    """Requests that may wait, per process. Further ones get the status 503."""
+    max_batch: Annotated[int, COUNT] = 1
+    """Requests that may share a batch. On a CPU, batches of small networks save no time."""
+    max_delay: Annotated[float, TIME] = 0.0
+    """Milliseconds that a request waits for others to share its batch."""
+    timeout: Annotated[float, POSITIVE] = 10.0
+    """Seconds for a request to arrive, and seconds until its answer."""
+    max_body: Annotated[float, POSITIVE] = 20.0
+    """Largest body of a request in megabytes."""
+    lame_duck: Annotated[float, TIME] = 5.0
+    """Seconds between SIGTERM and the end, in which the server answers but is not ready."""
+    reload: Annotated[float, TIME] = 2.0
+    """Seconds between checks for exports that changed, which are loaded without a pause. 0 does not check."""
+    engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    """Runtime. auto: the fastest installed one."""
+    no_access_log: Flag = False
+    """Log no single requests."""
     debug: Flag = False
     """Show the traceback of an error."""
 

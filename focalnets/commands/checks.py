@@ -167,6 +167,20 @@ def _check_export(arguments):
         _check_data(arguments.data)
 
 
+def _check_serve(arguments):
+    missing = [
+        name
+        for name in ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart")
+        if importlib.util.find_spec(name) is None
+    ]
+    if missing:
+        raise ImportError(f"focalnets serve needs {', '.join(missing)}: pip install 'focalnets[serve]'.")
+    if not arguments.exports:
+        raise ValueError(
+            "Give at least one export directory. Write one: focalnets export focalnet_micro_cifar10 exported"
+        )
+
+
 def _check_cache(arguments):
     _check_data(arguments.data)
     inputs = data_paths(arguments.data)
@@ -181,6 +195,7 @@ _CHECKS = {
     "explain": _check_explain,
     "convert": _check_convert,
     "export": _check_export,
+    "serve": _check_serve,
     "cache": _check_cache,
 }
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import sys
+import threading
 
 from focalnets.deployment.cached_files import checked_files
 from focalnets.threads import cores
@@ -18,12 +19,12 @@ def missing_packages(runtime):
     return " and ".join(name for name in (runtime, "onnx") if importlib.util.find_spec(name) is None)
 
 
-def _onnxruntime(path, cached):
+def _onnxruntime(path, cached, streams=None):
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # builds for Windows send telemetry
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = 1 if streams else cores()
     # Spinning threads slow down other work on the same cores (benchmarks/README.md).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -31,12 +32,13 @@ def _onnxruntime(path, cached):
     return lambda inputs: dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def _openvino(path, cached):
+def _openvino(path, cached, streams=None):
     openvino = _import_openvino()
     core = openvino.Core()
     settings = {
-        "INFERENCE_NUM_THREADS": cores(),
-        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": streams or cores(),
+        # A server outlives its files: a mapped file that is overwritten would change the weights.
+        **({"NUM_STREAMS": streams, "ENABLE_MMAP": False} if streams else {"PERFORMANCE_HINT": "LATENCY"}),
         "INFERENCE_PRECISION_HINT": "f32",  # the default is bfloat16 on some processors
     }
     compiled = path.parent / "compiled"
@@ -44,10 +46,13 @@ def _openvino(path, cached):
         settings["CACHE_DIR"] = str(compiled)
     # OpenVINO does not detect damaged files.
     with checked_files(compiled) if cached else contextlib.nullcontext():
-        request = core.compile_model(path, "CPU", settings).create_infer_request()
+        compiled_model = core.compile_model(path, "CPU", settings)
+    of_thread = threading.local()
 
     def run(inputs):
-        found = request.infer(inputs)
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled_model.create_infer_request()
+        found = of_thread.request.infer(inputs)
         # The next call overwrites the arrays.
         return {name: array.copy() for output, array in found.items() for name in output.get_names()}
 
@@ -77,8 +82,9 @@ def _import_openvino():
     return openvino
 
 
-# Name -> function(path of the graph, whether files may be added to its directory in the cache), which returns
-# a function from a dict of inputs to a dict of outputs.
+# Name -> function(path of the graph, whether files may be added to its directory in the cache, streams). It
+# returns a function from a dict of inputs to a dict of outputs, which several threads may call. A call uses
+# all cores. If `streams` is given, the number of calls at the same time, each uses one core.
 RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 NO_RUNTIME = "Exporting needs onnx and a runtime to verify it: pip install 'focalnets[onnxruntime]'."

@@ -75,8 +75,22 @@ def _open_export(directory, engine):
             f"{directory} is an exported network, which Keras cannot run; got engine='keras'. Use onnxruntime"
             " or openvino, or give the preset that it was exported from."
         )
+    return ExportEngine(directory, runtime_of(directory, read_export(directory), engine))
+
+
+def runtime_of(directory, record, engine="auto"):
+    """Name of the runtime that runs an export.
+
+    Args:
+        directory: Path. Export directory, for the errors.
+        record: `Export`, from its export.json.
+        engine: str. "onnxruntime", "openvino", or "auto" for the fastest installed one. Defaults to "auto".
+
+    Raises:
+        ValueError: if no runtime runs the format of the export.
+        ImportError: if the runtime is not installed.
+    """
     usable = usable_runtimes() if engine == "auto" else [engine] * (not missing_packages(engine))
-    record = read_export(directory)
     if record.model not in GRAPHS:
         raise ValueError(
             f"{directory} is an export in the format {record.model}; focalnets predicts with the formats "
@@ -87,7 +101,7 @@ def _open_export(directory, engine):
     if not usable:
         wanted = "openvino" if record.model == "openvino" else "onnxruntime" if engine == "auto" else engine
         raise ImportError(f"{directory} needs a runtime: pip install 'focalnets[{wanted}]'.")
-    return ExportEngine(directory, usable[0])
+    return usable[0]
 
 
 def _automatic(source):

@@ -26,7 +26,7 @@ function decode(map) {
 const escaped = (text) => {
   const span = document.createElement("span");
   span.textContent = text;
-  return span.innerHTML;
+  return span.innerHTML.replaceAll('"', "&quot;");
 };
 const signedText = (value, digits) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(digits);
 const image = () => data.images[state.place];
@@ -72,6 +72,7 @@ function colorOf(value, signed) {
 }
 
 function draw() {
+  if (!data.images.length) return;
   const canvas = byId("canvas");
   const context = canvas.getContext("2d");
   if (!photo || !photo.complete || !photo.naturalWidth) return;
@@ -168,7 +169,7 @@ function panels() {
 }
 
 function options(select, items, value) {
-  select.innerHTML = items.map(([key, text]) => `<option value="${key}">${escaped(text)}</option>`).join("");
+  select.innerHTML = items.map(([key, text]) => `<option value="${escaped(key)}">${escaped(text)}</option>`).join("");
   select.value = String(value);
 }
 
@@ -204,7 +205,7 @@ function fillViews() {
   groups.push(["Gates (no explanation)", perLevel("gates", data.gateBlocks)]);
   groups.push(["Modulator norm (no explanation)", data.gateBlocks.map((block) => [`norms|${block}`, block])]);
   byId("view").innerHTML = groups.filter(([, items]) => items.length).map(([title, items]) =>
-    `<optgroup label="${title}">` + items.map(([key, text]) => `<option value="${key}">${escaped(text)}</option>`).join("") +
+    `<optgroup label="${title}">` + items.map(([key, text]) => `<option value="${escaped(key)}">${escaped(text)}</option>`).join("") +
     "</optgroup>").join("");
 }
 
@@ -216,7 +217,8 @@ function fillList() {
     return `<button data-place="${place}" class="${isWrong(one) ? "wrong" : ""}" aria-label="${escaped(text)}" title="${escaped(text)}">
       <img src="${one.photo}" alt="" loading="lazy"></button>`;
   }).join("");
-  byId("count").textContent = `${places.length} of ${data.images.length} images`;
+  byId("count").textContent = data.images.length ? `${places.length} of ${data.images.length} images` : "no images yet";
+  if (!data.images.length) return;
   if (places.length && !places.includes(state.place)) select(places[0]);
   else select(state.place);
 }
@@ -232,6 +234,7 @@ function hover(event) {
 }
 
 function step(by) {
+  if (!data.images.length) return;
   const places = visible();
   const next = places[(places.indexOf(state.place) + by + places.length) % places.length];
   if (next !== undefined) select(next);
@@ -264,9 +267,36 @@ addEventListener("keydown", (event) => {
   } else return;
   event.preventDefault();
 });
-const labeled = data.images.some((one) => one.label !== null);
-const predicted = [...new Set(data.images.map((one) => one.top[0][0]))].sort((a, b) => a - b);
-options(byId("filter"), [["all", "all images"], ...(labeled ? [["wrong", "wrong predictions"]] : []),
-  ...predicted.map((index) => [index, `predicted ${data.classes[index]}`])], "all");
+// === Images of the reader, if the page has the function `explainFile` ===
+
+async function addFiles(files) {
+  for (const file of files) {
+    byId("problem").textContent = `Explaining ${file.name} ...`;
+    try {
+      data.images.unshift(await explainFile(file));
+      state.filter = "all";
+      state.place = 0;
+      fillFilter();
+      fillList();
+      byId("problem").textContent = "";
+    } catch (error) {
+      byId("problem").textContent = error.message;
+    }
+  }
+}
+if (byId("files")) {
+  byId("files").addEventListener("change", (event) => addFiles([...event.target.files]));
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => { event.preventDefault(); addFiles([...event.dataTransfer.files]); });
+  addEventListener("paste", (event) => addFiles([...event.clipboardData.files]));
+}
+
+function fillFilter() {
+  const labeled = data.images.some((one) => one.label !== null);
+  const predicted = [...new Set(data.images.map((one) => one.top[0][0]))].sort((a, b) => a - b);
+  options(byId("filter"), [["all", "all images"], ...(labeled ? [["wrong", "wrong predictions"]] : []),
+    ...predicted.map((index) => [index, `predicted ${data.classes[index]}`])], "all");
+}
+fillFilter();
 fillViews();
 fillList();

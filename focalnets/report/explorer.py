@@ -1,4 +1,4 @@
-"""explorer.html: one self-contained page with the explanations of many images.
+"""The page of explanations: explorer.html of `explain`, and the page of `serve`.
 
 The page needs no connection and no server. Photographs are JPEG or PNG, and maps are int8 with one scale
 each, all in one JSON text inside the page.
@@ -23,7 +23,7 @@ _BODY = """<header><h1>{title}</h1>
 difference of the logit from that of the reference image. Gates and modulators show what the network computed,
 not what it decided by.</p></header>
 <main>
-<section id="side" aria-label="Images"><label>Show <select id="filter"></select></label>
+<section id="side" aria-label="Images">{add}<label>Show <select id="filter"></select></label>
 <p id="count" class="faint"></p><div id="list"></div></section>
 <section aria-label="Explanation"><h2 id="headline" aria-live="polite"></h2><p id="sentence"></p>
 <div class="controls"><label>Class <select id="target"></select></label>
@@ -40,18 +40,31 @@ image</p><div id="levels"></div></section>
 </main>"""
 
 
-def write_explorer(path, title, classes, taps, windows, images):
-    """Write the page.
+# The field for images of the reader. It needs a script that defines `explainFile`, see explorer.js.
+_ADD = """<label class="add">Explain images of yours
+<input id="files" type="file" accept="image/*" multiple></label>
+<p id="problem" class="faint" role="status"></p>"""
+
+
+def write_explorer(path, *contents):
+    """Write the page. `contents` are the arguments of `explorer_page`."""
+    with writing(path) as partial:
+        partial.write_text(explorer_page(*contents), encoding="utf-8", errors="backslashreplace")
+
+
+def explorer_page(title, classes, taps, windows, images, script=None):
+    """HTML of the page, a str.
 
     Args:
-        path: Path of the file to write.
         title: str.
         classes: list of str. All class names.
         taps: list of str. Names of the taps.
         windows: dict of block -> list of str. Receptive fields of its levels.
         images: list of dicts from `explorer_image`.
+        script: str. JavaScript that defines `explainFile(file)`, which resolves to a dict as from
+            `explorer_image`. The page then takes images of the reader. Defaults to `None`.
     """
-    first = images[0] if images else {"levels": {}, "gates": {}}
+    first = images[0] if images else {"levels": windows if script else {}, "gates": {}}
     data = {
         "classes": list(classes),
         "taps": taps,
@@ -63,18 +76,18 @@ def write_explorer(path, title, classes, taps, windows, images):
     # "<" cannot end the script element or start a comment in it.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     files = importlib.resources.files("focalnets.report")
-    style, script = (files.joinpath(f"explorer.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
+    style, explorer = (files.joinpath(f"explorer.{end}").read_text(encoding="utf-8") for end in ("css", "js"))
     page = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body>",
-        _BODY.format(title=html.escape(title)),
+        _BODY.format(title=html.escape(title), add=_ADD if script else ""),
         f'<script type="application/json" id="data">{text}</script>',
-        f"<script>{script}</script></body></html>\n",
+        f"<script>{script}</script>" if script else "",
+        f"<script>{explorer}</script></body></html>\n",
     ]
-    with writing(path) as partial:
-        partial.write_text("\n".join(page), encoding="utf-8", errors="backslashreplace")
+    return "\n".join(page)
 
 
 def explorer_image(explanation, evidence, logits):
@@ -89,7 +102,7 @@ def explorer_image(explanation, evidence, logits):
     names = one.class_names
     return {
         "name": one.name.encode(errors="backslashreplace").decode(),
-        "photo": _photo(one.photo),
+        "photo": photo_address(one.photo),
         "size": list(one.image.shape[:2]),
         "top": [[names.index(name), round(value, 5)] for name, value in one.top(5)],
         "label": None if one.label is None else names.index(one.label),
@@ -97,31 +110,32 @@ def explorer_image(explanation, evidence, logits):
         "versus": -1 if one.versus is None else names.index(one.versus),
         "logits": {index: [round(float(value), 4) for value in pair] for index, pair in logits.items()},
         "evidence": {
-            index: {tap: _map(_smaller(values)) for tap, values in maps.items()}
+            index: {tap: packed(smaller(values)) for tap, values in maps.items()}
             for index, maps in evidence.items()
         },
-        "levels": {block: _map(values) for block, values in one.levels.items()},
+        "levels": {block: packed(values) for block, values in one.levels.items()},
         "totals": {block: [round(value, 4) for _, value in rows] for block, rows in one.level_totals()},
-        "gates": {block: _map(values) for block, values in one.gates.items()},
-        "norms": {block: _map(values) for block, values in one.norms.items()},
+        "gates": {block: packed(values) for block, values in one.gates.items()},
+        "norms": {block: packed(values) for block, values in one.norms.items()},
     }
 
 
-def _map(values):
+def packed(values):
+    """Map as a dict for the page: int8 with a scale."""
     scale = float(np.abs(values).max()) or 1.0
     small = np.rint(np.float32(values) / scale * 127).astype("int8")
     data = base64.b64encode(small.tobytes()).decode()
     return {"size": list(values.shape), "scale": float(f"{scale:.5g}"), "data": data}
 
 
-def _smaller(values):
+def smaller(values):
     """Halve the sides of a large map, with the sums of 2 x 2 pixels as its values."""
     while max(values.shape) > _LARGEST_MAP and not any(side % 2 for side in values.shape):
         values = values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]
     return values
 
 
-def _photo(pixels):
+def photo_address(pixels):
     """Photograph as a data address: PNG if it is small, else JPEG."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     stream = io.BytesIO()

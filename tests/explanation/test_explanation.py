@@ -168,7 +168,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, which runs the page")
 def test_page_draws_and_filters_in_chromium(net, tmp_path):
     """A script in a copy of the page does what a reader does: keyboard, controls."""
-    focalnets.explain(net, sorted(FOLDER.glob("*.jpg"))[:3]).to_html(tmp_path / "page.html")
+    odd = tmp_path / 'x" data-odd="1.jpg'  # must not become an attribute
+    shutil.copy(FOLDER / "ship.jpg", odd)
+    focalnets.explain(net, [*sorted(FOLDER.glob("*.jpg"))[:2], odd]).to_html(tmp_path / "page.html")
     steps = """
     const key = (name) => dispatchEvent(new KeyboardEvent("keydown", { key: name }));
     const pixels = () => byId("canvas").getContext("2d").getImageData(0, 0, 999, 999).data;
@@ -183,6 +185,7 @@ def test_page_draws_and_filters_in_chromium(net, tmp_path):
       byId("versus").selectedIndex = 1; byId("versus").dispatchEvent(new Event("change"));
       found.push(byId("sentence").textContent, byId("count").textContent);
       found.push(document.documentElement.scrollWidth <= innerWidth);
+      found.push(document.querySelectorAll("[data-odd]").length);
       const out = document.createElement("pre"); out.id = "found";
       out.textContent = JSON.stringify(found); document.body.append(out);
     })().catch((error) => { document.title = String(error); });
@@ -199,7 +202,9 @@ def test_page_draws_and_filters_in_chromium(net, tmp_path):
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert match, re.search(r"<title>(.*?)</title>", dom)[1]
-    first, drawn, bare, second, other, low, sentence, count, fits = json.loads(match[1].replace("&amp;", "&"))
+    found = json.loads(match[1].replace("&amp;", "&"))
+    first, drawn, bare, second, other, low, sentence, count, fits, odd_attributes = found
+    assert odd_attributes == 0
     assert first != second
     assert len({drawn, bare, other}) == 3, "the overlay is drawn, removed, and changes with the image"
     assert low.strip().startswith("\u2212")
