@@ -1,6 +1,7 @@
 """Throughput and latency of `focalnets serve` beside its runtime alone.
 
-    python benchmarks/bench_serving.py EXPORT [--rounds 5] [--seconds 10] [--connections 32] [--options ...]
+    python benchmarks/bench_serving.py EXPORT [--rounds 5] [--seconds 10] [--connections 32] [--engine auto]
+        [--options ...]
 
 Contenders take turns: the runtime alone on decoded images, in one process with a thread per core and in one
 process per core; and the server with JPEG files and with binary tensors, loaded by `wrk`, which has to be
@@ -33,23 +34,25 @@ local file = io.open("{path}", "rb")
 wrk.body = file:read("*a")
 file:close()
 """
+MEASURED = ("requests_per_s", "cpu_ms", "p50_ms", "p90_ms", "p99_ms", "refused", "memory_mb")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def engine(export, processes, seconds):
+def runtime_alone(export, runtime, processes, seconds):
     """(images per second, processor milliseconds per image) of the runtime alone."""
     threads = max(1, (os.cpu_count() or 1) // processes)
     command = [sys.executable, __file__, str(export), "--worker", str(threads), "--seconds", str(seconds)]
+    command += ["--engine", runtime]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     found = [json.loads(one.communicate()[0]) for one in running]
     images = sum(row["images"] / row["seconds"] for row in found)
     return images, 1000 * sum(row["cpu"] for row in found) / sum(row["images"] for row in found)
 
 
-def engine_worker(export, threads, seconds):
+def worker(export, runtime, threads, seconds):
     from focalnets.serving.network import ServedNetwork
 
-    network = ServedNetwork(pathlib.Path(export), streams=threads)
+    network = ServedNetwork(pathlib.Path(export), runtime, threads)
     image = network.decode(IMAGE.read_bytes(), "cat")[None]
     network.warm_up()
     counts, end = [0] * threads, time.perf_counter() + seconds
@@ -72,11 +75,11 @@ def engine_worker(export, threads, seconds):
 class Server:
     """A server process, and its processor time."""
 
-    def __init__(self, export, options):
+    def __init__(self, export, runtime, options):
         command = [sys.executable, "-m", "focalnets", "serve", str(export), "--port", "0", "--lame-duck", "0"]
         began = time.perf_counter()
         self.process = subprocess.Popen(
-            [*command, "--no-access-log", *options], stderr=subprocess.PIPE, text=True
+            [*command, "--no-access-log", "--engine", runtime, *options], stderr=subprocess.PIPE, text=True
         )
         for line in self.process.stderr:
             row = json.loads(line)
@@ -157,20 +160,23 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--worker", type=int)
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[])
     arguments = parser.parse_args()
     if arguments.worker:
-        engine_worker(arguments.export, arguments.worker, arguments.seconds)
+        worker(arguments.export, arguments.engine, arguments.worker, arguments.seconds)
         return
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
         sent = scripts(pathlib.Path(folder), arguments.export)
-        server = Server(arguments.export, arguments.options)
+        server = Server(arguments.export, arguments.engine, arguments.options)
         try:
             for _ in range(arguments.rounds):
                 for processes in (1, 2):
-                    images, cpu = engine(arguments.export, processes, arguments.seconds)
+                    images, cpu = runtime_alone(
+                        arguments.export, arguments.engine, processes, arguments.seconds
+                    )
                     row = {"requests_per_s": images, "cpu_ms": cpu}
                     rows.setdefault(f"runtime alone, {processes} processes", []).append(row)
                 for name, (script, path) in sent.items():
@@ -184,19 +190,19 @@ def main():
     for name, found in rows.items():
         speed = [row["requests_per_s"] for row in found]
         facts = {
-            key: round(float(np.median([row[key] for row in found])), 2)
-            for key in found[0]
-            if key != "socket_errors"
+            key: round(float(np.median([row[key] for row in found])), 2) if key in found[0] else ""
+            for key in MEASURED
         }
         written.append(
             {
                 "what": name,
                 "connections": arguments.connections,
+                "engine": arguments.engine,
                 "options": " ".join(arguments.options),
                 **facts,
                 "least_per_s": round(min(speed), 1),
                 "most_per_s": round(max(speed), 1),
-                "ratio_to_runtime": round(float(np.median(speed)) / best, 3),
+                "ratio_to_runtime": round(float(np.median(speed) / best), 3),
             }
         )
         print(written[-1])

@@ -402,7 +402,7 @@ class ServeArguments:
     reload: Annotated[float, TIME] = 2.0
     """Seconds between checks for exports that changed, which are loaded without a pause. 0 does not check."""
     engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """Runtime. auto: the fastest installed one."""
+    """Runtime. auto: onnxruntime if it is installed."""
     no_access_log: Flag = False
     """Log no single requests."""
     debug: Flag = False

@@ -218,6 +218,7 @@ function fillList() {
       <img src="${one.photo}" alt="" loading="lazy"></button>`;
   }).join("");
   byId("count").textContent = data.images.length ? `${places.length} of ${data.images.length} images` : "no images yet";
+  document.body.classList.toggle("empty", !data.images.length);
   if (!data.images.length) return;
   if (places.length && !places.includes(state.place)) select(places[0]);
   else select(state.place);

@@ -41,7 +41,7 @@ image</p><div id="levels"></div></section>
 
 
 # The field for images of the reader. It needs a script that defines `explainFile`, see explorer.js.
-_ADD = """<label class="add">Explain images of yours
+_ADD = """<label class="add">Explain images of yours: choose, drop or paste them
 <input id="files" type="file" accept="image/*" multiple></label>
 <p id="problem" class="faint" role="status"></p>"""
 

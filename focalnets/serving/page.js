@@ -3,7 +3,7 @@
 let token = sessionStorage.getItem("token");
 
 async function explainFile(file) {
-  const headers = { "Content-Type": file.type || "application/octet-stream" };
+  const headers = { "Content-Type": "application/octet-stream" }; // the server finds the format by itself
   if (token) headers.Authorization = `Bearer ${token}`;
   const query = new URLSearchParams({ ...Object.fromEntries(new URLSearchParams(location.search)), name: file.name });
   const response = await fetch(`explore?${query}`, { method: "POST", headers, body: file });

@@ -131,6 +131,7 @@ def _run(settings, listening, networks):
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # the log has no addresses of clients
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.seconds)),
         limit_concurrency=4096,
