@@ -55,7 +55,7 @@ class Limits:
 
 
 class State:
-    """What the endpoints share.
+    """Objects that the endpoints share.
 
     Attributes:
         networks: `Networks`.

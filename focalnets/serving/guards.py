@@ -1,4 +1,4 @@
-"""What every request passes before it is read: the token, the queue, and the log."""
+"""Checks that every request passes before it is read (token, queue), and its log."""
 
 import asyncio
 import hmac

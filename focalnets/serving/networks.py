@@ -50,7 +50,7 @@ class Networks:
                 self._stamps[name] = found
                 try:
                     network = await asyncio.to_thread(_load, directory, *self._options)
-                except Exception as error:  # whatever a runtime raises for a damaged file
+                except Exception as error:  # runtimes raise many types for damaged files
                     _log.error("reload failed", extra={"model": name, "error": str(error)})
                     continue
                 before, self._networks[name] = self._networks[name].version, network
