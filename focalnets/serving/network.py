@@ -10,6 +10,7 @@ import numpy as np
 
 from focalnets.deployment.record import EXPLAIN_GRAPH, GRAPHS, RECORD, read_export
 from focalnets.deployment.runtimes import RUNTIMES, missing_packages
+from focalnets.files import expanded
 from focalnets.images.decode import open_image
 from focalnets.output.manifest import MANIFEST, Manifest
 from focalnets.prediction.engines import runtime_of
@@ -161,8 +162,6 @@ def named_exports(words):
     >>> {name: str(path) for name, path in named_exports(["runs/birds", "cats=runs/old"]).items()}
     {'birds': 'runs/birds', 'cats': 'runs/old'}
     """
-    from focalnets.files import expanded
-
     found = {}
     for word in words:
         name, equals, path = str(word).partition("=")

@@ -76,11 +76,13 @@ def serve(settings):
         OSError: if the address is in use.
         ValueError: if an export cannot be served.
     """
-    for path in settings.exports.values():
-        check_export(path, settings.engine)  # an error here is clearer than one in each process
-    networks = _load(settings) if settings.workers == 1 else None
-    listening = _listen(settings.host, settings.port)
-    with listening:
+    networks = None
+    if settings.workers == 1:
+        networks = _load(settings)
+    else:
+        for path in settings.exports.values():
+            check_export(path, settings.engine)  # an error here is clearer than one in each process
+    with _listen(settings.host, settings.port) as listening:
         _serve_on(listening, networks, settings)
 
 
@@ -149,13 +151,12 @@ class _Server(uvicorn.Server):
 
     def __init__(self, config, state, lame_duck):
         super().__init__(config)
-        self._state, self._lame_duck, self._end = state, lame_duck, None
+        self._state, self._lame_duck, self._end, self._is_logged = state, lame_duck, None, False
 
     def handle_exit(self, sig, frame):
         if self._end is None:
             self._state.draining = True
             self._end = time.monotonic() + self._lame_duck
-            _log.info("draining")
         else:
             self.should_exit = True
 
@@ -164,6 +165,9 @@ class _Server(uvicorn.Server):
         _log.info("ready")
 
     async def on_tick(self, counter):
+        if self._end is not None and not self._is_logged:  # not in `handle_exit`, which may interrupt the log
+            self._is_logged = True
+            _log.info("draining")
         if self._end is not None and time.monotonic() > self._end:
             self.should_exit = True
         return await super().on_tick(counter)
