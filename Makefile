@@ -9,7 +9,8 @@ ifeq ($(filter $(BACKEND),torch jax tensorflow),)
 $(error BACKEND must be torch, jax or tensorflow; got "$(BACKEND)")
 endif
 export KERAS_BACKEND = $(BACKEND)
-# Tests start many processes, which would compile the package each time.
+# Tests start many processes, which would compile the packages each time. `--no-compile` below: a tenth of their
+# files is ever imported, and is compiled then.
 unexport PYTHONDONTWRITEBYTECODE
 
 # What goes into the environment. Parity with transformers and exports are tested beside torch, data sets of
@@ -23,7 +24,7 @@ TESTS_torch := tests -n 2 --dist loadfile --no-loadscope-reorder
 TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
-.PHONY: help setup demo test test-fast test-triton test-all test-jax test-tensorflow lint bench docs clean
+.PHONY: help setup setup-all demo test test-fast test-triton test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,8 +33,14 @@ setup: $(VENV)/.installed ## make the virtual environment of BACKEND (done by th
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS_$(BACKEND))]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[$(EXTRAS_$(BACKEND))]'
 	touch $@
+
+setup-all: ## the three environments, side by side
+	$(MAKE) --jobs=3 --output-sync=target setup-torch setup-jax setup-tensorflow
+
+setup-torch setup-jax setup-tensorflow:
+	$(MAKE) setup BACKEND=$(@:setup-%=%)
 
 demo: setup ## train on real handwritten digits and draw what the network looks at (one to two minutes)
 	$(BIN)/focalnets train --recipe digits --out runs/demo --force

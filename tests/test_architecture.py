@@ -114,7 +114,7 @@ def test_foreign_modules_are_imported_only_in_their_parts():
                 assert own, f"{path} imports a backend"
             if first == "keras":
                 assert part(path) not in free_of_keras, path
-            if first in ("sklearn", "huggingface_hub", "safetensors", "onnx", "onnxruntime", "openvino"):
+            if first in ("huggingface_hub", "safetensors", "onnx", "onnxruntime", "openvino"):
                 assert not at_top, f"{path}: optional packages are imported where they are used"
 
 

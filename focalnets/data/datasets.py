@@ -71,7 +71,7 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", cache_ima
 
     Args:
         spec: str or path. One of:
-            - "digits": scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, grayscale. The split is fixed:
+            - "digits": 1,797 handwritten digits, included, 8 x 8 pixels, grayscale. The split is fixed:
               1,438 images for training, 359 for testing.
             - "cifar10", "cifar100", "mnist" or "fashion_mnist": data sets that Keras downloads once.
             - a folder, zip or tar of `<split>/<class>/<image>`, with the splits train, test and optionally

@@ -37,6 +37,8 @@ def test_open_dataset_digits_split_is_fixed_and_stratified():
     splits = open_dataset("digits", channels=1).splits
     assert (len(splits["train"]), len(splits["test"])) == (1438, 359)
     assert splits["test"].images.max() == 255
+    labels = np.concatenate([split.labels for split in splits.values()])
+    assert np.bincount(labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     assert np.bincount(splits["test"].labels).min() >= 34
     assert splits["test"].labels[:12].tolist() == [5, 9, 2, 4, 6, 7, 9, 3, 4, 6, 8, 5]
 
