@@ -346,7 +346,9 @@ class ExportArguments:
     """Directory to create, with the network, export.json and README.md. `focalnets predict OUT` uses it."""
     force: Flag = False
     """Replace the export in the directory OUT."""
-    format: Annotated[str, _choice("onnx", "openvino", "saved_model", "litert", "torch", "keras")] = "onnx"
+    format: Annotated[str, _choice("onnx", "openvino", "web", "saved_model", "litert", "torch", "keras")] = (
+        "onnx"
+    )
     """Format of the export. saved_model is TensorFlow's; torch writes a .pt2 file."""
     data: Annotated[OptionalStr, DATA, _default("made images")] = None
     """Data set or folder of images for the verification."""

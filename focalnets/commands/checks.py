@@ -161,7 +161,8 @@ def _check_convert(arguments):
 def _check_export(arguments):
     resolve_weights(arguments.preset)
     check_output_directory(arguments.out, "deployment", arguments.force, paths_among([arguments.preset]))
-    if (arguments.format == "onnx" or arguments.explain) and not usable_runtimes():
+    needs_runtime = arguments.format == "onnx" or (arguments.explain and arguments.format != "web")
+    if needs_runtime and not usable_runtimes():
         raise ImportError(NO_RUNTIME)
     if arguments.data is not None:
         _check_data(arguments.data)

@@ -51,7 +51,6 @@ def card(record, name):
     any_size = height is None
     dtype = "float32" if record["preprocessing"] is None else "uint8"
     verified = record["verified"]
-    code = _CODE[record["model"]].format(shape=(1, height or 224, width or 224, channels), dtype=dtype)
     size = "any height, any width" if any_size else f"{height}, {width}"
     lines = [
         f"# {str(name).rstrip('/').rsplit('/', 1)[-1]}",
@@ -66,9 +65,7 @@ def card(record, name):
         f"| output | `logits` | float32 | (N, {record['num_classes']}) |",
         "",
         *_preprocessing(record),
-        "```python",
-        code,
-        "```",
+        *_use(record, dtype),
         "",
         f"Verified on {verified['images']} {'made ' if verified['made'] else ''}images: the largest "
         f"difference from the logits of Keras is {verified['largest']:.1e} of the largest logit, and "
@@ -81,7 +78,7 @@ def card(record, name):
             f"The network computes in 8 bits. Its accuracy on {found['images']} test images is "
             f"{found['accuracy']:.2%}, that of float32 {found['float_accuracy']:.2%}.",
         ]
-    if "explain" in record:
+    if "explain" in record and record["model"] != "web":
         lines += [
             "",
             "`explain.onnx` returns the exact evidence. Its inputs are `images` and `targets` (N, "
@@ -90,6 +87,19 @@ def card(record, name):
             "logits), `evidence_<tap>`, and `levels_<block>` (the focal levels, the global one last).",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _use(record, dtype):
+    """Lines on how the network is run."""
+    if record["model"] == "web":
+        return [
+            "Open `index.html` in a browser, from this disk or from any file server. The page sends nothing "
+            "anywhere: images that are dropped on it are classified and explained in the browser, by ONNX "
+            "Runtime Web (`runtime.js`, Copyright Microsoft Corporation, MIT License).",
+        ]
+    height, width, channels = record["image_shape"]
+    code = _CODE[record["model"]].format(shape=(1, height or 224, width or 224, channels), dtype=dtype)
+    return ["```python", code, "```"]
 
 
 def _colors(record, channels):

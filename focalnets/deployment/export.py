@@ -10,10 +10,19 @@ README.md         inputs, outputs, preprocessing, and code that runs the network
 import pathlib
 from dataclasses import asdict, dataclass
 
+import msgspec
+
 from focalnets import __version__
 from focalnets.conversion.open import as_classifier
 from focalnets.deployment.card import card
-from focalnets.deployment.formats import FORMATS, check_format, onnx_to_openvino, save_onnx
+from focalnets.deployment.formats import (
+    FORMATS,
+    check_format,
+    explained,
+    onnx_to_openvino,
+    preprocessing_of,
+    save_onnx,
+)
 from focalnets.deployment.onnx_evidence import onnx_evidence_model
 from focalnets.deployment.quantize import Quantized
 from focalnets.deployment.quantize import quantize as quantize_graph
@@ -31,8 +40,6 @@ from focalnets.deployment.record import (
 from focalnets.deployment.runtimes import NO_RUNTIME, RUNTIMES, missing_packages, usable_runtimes
 from focalnets.deployment.verify import Comparison, check, compare, evidence_difference
 from focalnets.files import expanded
-from focalnets.layers.geometry import receptive_fields
-from focalnets.models.evidence import strides, taps
 from focalnets.output.files import write_json, write_text
 from focalnets.output.inputs import paths_among
 from focalnets.output.replace import new_directory
@@ -90,9 +97,11 @@ def export(
         preset: Path of a preset or run directory, a name in `CHECKPOINTS`, any other source that
             `FocalNetImageClassifier.from_preset` accepts, or a `FocalNetImageClassifier`.
         out: str or path. Directory to create. `focalnets.predict(out, images)` uses it.
-        format: str. "onnx", "openvino", "saved_model", "litert", "torch" or "keras". Defaults to "onnx".
+        format: str. "onnx", "openvino", "web", "saved_model", "litert", "torch" or "keras". Defaults to
+            "onnx".
         force: bool. Replace an existing export. Defaults to `False`.
-        explain: bool. Also write explain.onnx, which returns the exact evidence. Defaults to `False`.
+        explain: bool. Also write explain.onnx, which returns the exact evidence, which the format "web" always contains.
+            Defaults to `False`.
         data: str. Data set or folder of images for the verification, see `open_dataset`. Defaults to `None`,
             made images.
         any_size: bool. Export for images of any height and width. Defaults to `False`, the image size of the
@@ -116,14 +125,15 @@ def export(
     >>> done.comparison.largest < 1e-4
     True
     """
-    check_format(format)
-    if explain and not usable_runtimes():
+    explains = check_format(format).open_evidence is not None
+    if explain and not explains and not usable_runtimes():
         raise ImportError(NO_RUNTIME)
     if any_size and (explain or not FORMATS[format].any_size):
         raise ValueError(
             "Images of any size are possible with the formats onnx, openvino and keras, without explain; got "
             f"format={format!r}, explain={explain}."
         )
+    explain = explain or explains
     _check_quantize(quantize, format, data, any_size)
     classifier = as_classifier(preset)
     origin = None if classifier is preset else {"preset": str(preset)}
@@ -188,8 +198,12 @@ def verify(
     check(found.largest, f"output of {runtime or format}", "logit")
     if not explain:
         return found, None
-    name = usable_runtimes()[0] if runtime is None else runtime
-    of_evidence = evidence_difference(classifier, RUNTIMES[name](directory / EXPLAIN_GRAPH, False), shape)
+    if open_evidence := FORMATS[format].open_evidence:
+        name, run = format, open_evidence(directory)
+    else:
+        name = usable_runtimes()[0] if runtime is None else runtime
+        run = RUNTIMES[name](directory / EXPLAIN_GRAPH, False)
+    of_evidence = evidence_difference(classifier, run, shape)
     check(of_evidence, f"evidence of {name}", "value")
     return found, of_evidence
 
@@ -226,7 +240,7 @@ def write_export(classifier, directory, origin=None, explain=False, format="onnx
             "size (any_size=True, --any-size)."
         )
     FORMATS[format].write(classifier, shape, directory)
-    if explain:
+    if explain and FORMATS[format].open_evidence is None:
         graph = onnx_evidence_model(classifier, *shape[:2])
         save_onnx(graph, directory / EXPLAIN_GRAPH, EXPLAIN_WEIGHTS, classifier.count_params())
     if classifier.class_names is not None:
@@ -238,11 +252,6 @@ def write_export(classifier, directory, origin=None, explain=False, format="onnx
 
 def export_record(classifier, origin, explain, format, any_size):
     """Contents of export.json, a dict."""
-    converter, backbone = classifier.image_converter, classifier.backbone
-    preprocessing = None
-    if converter is not None:
-        names = ("image_size", "crop_fraction", "interpolation")
-        preprocessing = {name: getattr(converter, name) for name in names}
     record = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -250,15 +259,12 @@ def export_record(classifier, origin, explain, format, any_size):
         "origin": origin,
         "model": format,
         "image_shape": image_shape(classifier, any_size),
-        "preprocessing": preprocessing,
+        "preprocessing": preprocessing_of(classifier),
         "num_classes": classifier.num_classes,
         "class_names": classifier.class_names,
     }
     if explain:
-        record["explain"] = {
-            "taps": dict(zip(taps(classifier), strides(backbone), strict=True)),
-            "levels": {one.name: receptive_fields(one.modulation.kernel_sizes) for one in backbone.blocks},
-        }
+        record["explain"] = msgspec.to_builtins(explained(classifier))
     return record
 
 

@@ -8,11 +8,16 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
+from focalnets.deployment.onnx_evidence import onnx_evidence_model
 from focalnets.deployment.onnx_graph import onnx_model
-from focalnets.deployment.record import GRAPH, IR_GRAPH, WEIGHTS
+from focalnets.deployment.record import GRAPH, IR_GRAPH, WEIGHTS, Explained
 from focalnets.deployment.runtimes import RUNTIMES, usable_runtimes, write_openvino
+from focalnets.layers.geometry import receptive_fields
+from focalnets.models.evidence import strides, taps
 from focalnets.names import unknown_name
 from focalnets.ops import exported
+from focalnets.web.folder import write_folder
+from focalnets.web.runtime import Node, missing_programs
 
 _LARGEST_MESSAGE = 2**31 - 2**26  # limit of protobuf, minus space for the graph
 
@@ -30,6 +35,8 @@ class Format(NamedTuple):
         install: str. What to install for them.
         reason: str. Why the other backends cannot, or "".
         any_size: bool. Whether images of any size are possible.
+        open_evidence: Function (directory) that returns a function from the inputs of explain.onnx to its
+            outputs, if the evidence is always in the export. None if it is in explain.onnx, on request.
     """
 
     write: Callable
@@ -39,6 +46,7 @@ class Format(NamedTuple):
     install: str = ""
     reason: str = ""
     any_size: bool = False
+    open_evidence: Callable | None = None
 
 
 def check_format(name):
@@ -59,6 +67,10 @@ def check_format(name):
         raise ValueError(
             f"The format {name} cannot be written with the backend {backend}: {found.reason} Use --backend "
             f"{' or '.join(found.backends)} (KERAS_BACKEND in Python)."
+        )
+    if name == "web" and (programs := missing_programs()):
+        raise ImportError(
+            f"The format web needs {programs}, which fetches and runs ONNX Runtime Web: install Node.js."
         )
     missing = [one for one in found.packages if importlib.util.find_spec(one) is None]
     if missing:
@@ -100,6 +112,55 @@ def onnx_to_openvino(directory):
 def _open_openvino(directory, runtime, cached):
     run = RUNTIMES["openvino"](directory / IR_GRAPH, False)
     return lambda images: run({"images": images})
+
+
+def explained(classifier):
+    """`Explained`: the outputs of the evidence of a classifier."""
+    backbone = classifier.backbone
+    return Explained(
+        taps=dict(zip(taps(classifier), strides(backbone), strict=True)),
+        levels={one.name: receptive_fields(one.modulation.kernel_sizes) for one in backbone.blocks},
+    )
+
+
+def _write_web(classifier, shape, directory):
+    preprocessing = preprocessing_of(classifier)
+    if preprocessing is None or shape[2] not in (1, 3):
+        raise ValueError(
+            "A web page needs a classifier with preprocessing (image_converter) for images with 1 or 3 "
+            f"channels; got image_converter={classifier.image_converter}, {shape[2]} channels."
+        )
+    graphs = {
+        "classify": onnx_model(classifier, *shape[:2]),
+        "explain": onnx_evidence_model(classifier, *shape[:2]),
+    }
+    evidence = explained(classifier)
+    settings = {
+        "shape": shape,
+        "preprocessing": preprocessing,
+        "taps": list(evidence.taps),
+        "windows": evidence.windows(),
+    }
+    names = classifier.class_names or [str(index) for index in range(classifier.num_classes)]
+    write_folder(directory, {name: one.SerializeToString() for name, one in graphs.items()}, settings, names)
+
+
+def preprocessing_of(classifier):
+    """Preprocessing for export.json: dict, or None without a converter."""
+    converter = classifier.image_converter
+    if converter is None:
+        return None
+    return {name: getattr(converter, name) for name in ("image_size", "crop_fraction", "interpolation")}
+
+
+def _open_web(directory, runtime, cached):
+    node = Node(directory)
+    return lambda images: node.run("classify", {"images": images})
+
+
+def _open_web_evidence(directory):
+    node = Node(directory)
+    return lambda inputs: node.run("explain", inputs)
 
 
 def _serving_model(classifier, shape):
@@ -152,6 +213,7 @@ FORMATS = {
         "'focalnets[openvino]'",
         any_size=True,
     ),
+    "web": Format(_write_web, _open_web, (), ("onnx",), "onnx", open_evidence=_open_web_evidence),
     "saved_model": Format(
         _export_keras("tf_saved_model", "saved_model"),
         _open(exported.open_saved_model, "saved_model"),

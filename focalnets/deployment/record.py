@@ -12,7 +12,7 @@ GRAPH, IR_GRAPH, WEIGHTS, RECORD = "model.onnx", "model.xml", "model.data", EXPO
 EXPLAIN_GRAPH, EXPLAIN_WEIGHTS = "explain.onnx", "explain.data"
 LABELS, CARD = "labels.txt", "README.md"
 GRAPHS = {"onnx": GRAPH, "openvino": IR_GRAPH}  # formats that `predict` runs without Keras
-MODELS = (*GRAPHS, "saved_model", "litert", "torch", "keras")
+MODELS = (*GRAPHS, "web", "saved_model", "litert", "torch", "keras")
 
 _Size = Annotated[int, msgspec.Meta(ge=1, le=8192)]
 
@@ -28,6 +28,13 @@ class Explained(msgspec.Struct):
 
     taps: dict[str, _Size]
     levels: dict[str, list[_Size]]
+
+    def windows(self):
+        """Receptive fields of the levels in pixels of the image: dict of block -> list of str."""
+        return {
+            block: [*(f"{side * self.taps[block]} px" for side in sides), "global"]
+            for block, sides in self.levels.items()
+        }
 
 
 class Export(msgspec.Struct):

@@ -143,7 +143,7 @@ def download(url):
     target = _cached_path(url)
     if target.is_file():
         return target
-    if variable := _offline():
+    if variable := offline():
         raise OSError(
             f"{target.name} is not in the cache, and {variable} forbids downloading {url}. Unset {variable}, "
             f"or copy the file to {target}."
@@ -195,7 +195,7 @@ def fetch_hugging_face(repository, filename=None, revision=None):
     ValueError: 'focalnet_tiny_srf' is not a repository of the hub. Expected organization/name.
     """
     own = cache_directory() / "huggingface" if os.environ.get("FOCALNETS_CACHE") else None
-    return hugging_face.fetch(repository, filename, revision, own, _offline())
+    return hugging_face.fetch(repository, filename, revision, own, offline())
 
 
 def _cached_path(url):
@@ -208,7 +208,7 @@ def _cached_path(url):
     return cache_directory().absolute() / "downloads" / hashlib.sha256(url.encode()).hexdigest()[:20] / name
 
 
-def _offline():
+def offline():
     """Name of the environment variable that forbids network access, or None."""
     for name in ("FOCALNETS_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "TRUE", "YES"):

@@ -29,7 +29,7 @@ NAMES = {
     "cache": r"cache\.json|(train|val|test)\.(images|labels)\.npy",
     "deployment": r"(model|explain)\.(onnx|data)|model\.(xml|bin|pt2|tflite|keras)"
     r"|saved_model/((saved_model|fingerprint)\.pb|variables/variables\.[^/]+)"
-    r"|export\.json|labels\.txt|README\.md",
+    r"|index\.html|(runtime|network)\.js|export\.json|labels\.txt|README\.md",
 }
 NETWORKS = ("run", "preset", "checkpoint")  # kinds of output that replace each other
 RUN_FOLDERS = ("panels", "monitor", "tensorboard")

@@ -16,6 +16,7 @@ function bytes(text) {
 }
 
 function decode(map) {
+  if (map.values) return { height: map.size[0], width: map.size[1], values: map.values }; // computed in the page
   if (!decoded.has(map)) {
     const small = bytes(map.data);
     decoded.set(map, Float32Array.from(small, (v) => (v * map.scale) / 127));
@@ -271,25 +272,49 @@ addEventListener("keydown", (event) => {
 // === Images of the reader, if the page has the function `explainFile` ===
 
 async function addFiles(files) {
+  const say = (text) => { byId("problem").textContent = text; };
+  const problems = [];
   for (const file of files) {
-    byId("problem").textContent = `Explaining ${file.name} ...`;
+    say(`Explaining ${file.name} ...`);
     try {
-      data.images.unshift(await explainFile(file));
+      data.images.unshift(await explainFile(file, say));
       state.filter = "all";
       state.place = 0;
       fillFilter();
       fillList();
-      byId("problem").textContent = "";
     } catch (error) {
-      byId("problem").textContent = error.message;
+      problems.push(error.message);
     }
   }
+  say(problems.join(" "));
 }
 if (byId("files")) {
   byId("files").addEventListener("change", (event) => addFiles([...event.target.files]));
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => { event.preventDefault(); addFiles([...event.dataTransfer.files]); });
   addEventListener("paste", (event) => addFiles([...event.clipboardData.files]));
+  byId("camera").hidden = !navigator.mediaDevices?.getUserMedia; // browsers have it on https, localhost and disks
+  byId("camera").addEventListener("click", () => useCamera().catch((error) => {
+    byId("problem").textContent = `The camera cannot be used: ${error.message}`;
+  }));
+}
+
+// The first press shows what the camera sees, the second takes the picture.
+async function useCamera() {
+  const video = byId("video");
+  if (video.hidden) {
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    video.hidden = false;
+    byId("camera").textContent = "Take the picture";
+    return;
+  }
+  const still = Object.assign(document.createElement("canvas"), { width: video.videoWidth, height: video.videoHeight });
+  still.getContext("2d").drawImage(video, 0, 0);
+  video.srcObject.getTracks().forEach((track) => track.stop());
+  video.hidden = true;
+  byId("camera").textContent = "Use the camera";
+  const blob = await new Promise((done) => still.toBlob(done, "image/png"));
+  await addFiles([new File([blob], "picture.png", { type: "image/png" })]);
 }
 
 function fillFilter() {

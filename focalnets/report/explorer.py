@@ -43,6 +43,8 @@ image</p><div id="levels"></div></section>
 # The field for images of the reader. It needs a script that defines `explainFile`, see explorer.js.
 _ADD = """<label class="add">Explain images of yours: choose, drop or paste them
 <input id="files" type="file" accept="image/*" multiple></label>
+<button id="camera" type="button" hidden>Use the camera</button>
+<video id="video" autoplay muted playsinline hidden aria-label="What the camera sees"></video>
 <p id="problem" class="faint" role="status"></p>"""
 
 
@@ -52,7 +54,7 @@ def write_explorer(path, *contents):
         partial.write_text(explorer_page(*contents), encoding="utf-8", errors="backslashreplace")
 
 
-def explorer_page(title, classes, taps, windows, images, script=None):
+def explorer_page(title, classes, taps, windows, images, script=None, policy=None):
     """HTML of the page, a str.
 
     Args:
@@ -61,8 +63,9 @@ def explorer_page(title, classes, taps, windows, images, script=None):
         taps: list of str. Names of the taps.
         windows: dict of block -> list of str. Receptive fields of its levels.
         images: list of dicts from `explorer_image`.
-        script: str. JavaScript that defines `explainFile(file)`, which resolves to a dict as from
-            `explorer_image`. The page then takes images of the reader. Defaults to `None`.
+        script: str. JavaScript that defines `explainFile(file, say)`, which resolves to a dict as from
+            `explorer_image`, and may call `say` with a message meanwhile. The page then takes images of the reader. Defaults to `None`.
+        policy: str. Content-Security-Policy of the page. Defaults to `None`.
     """
     first = images[0] if images else {"levels": windows if script else {}, "gates": {}}
     data = {
@@ -81,6 +84,7 @@ def explorer_page(title, classes, taps, windows, images, script=None):
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">' if policy else "",
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body>",
         _BODY.format(title=html.escape(title), add=_ADD if script else ""),
         f'<script type="application/json" id="data">{text}</script>',

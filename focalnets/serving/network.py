@@ -53,10 +53,7 @@ class ServedNetwork:
         self.explains, self.taps, self.windows = record.explain is not None, [], {}
         if self.explains:
             self.taps = list(record.explain.taps)
-            self.windows = {
-                block: [*(f"{side * record.explain.taps[block]} px" for side in sides), "global"]
-                for block, sides in record.explain.levels.items()
-            }
+            self.windows = record.explain.windows()
             # OpenVINO takes seconds to compile this graph, and computes it wrongly in more than one stream
             # (2026.4).
             runtime = "openvino" if missing_packages("onnxruntime") else "onnxruntime"

@@ -26,7 +26,7 @@ def usable(name):
     return fits and all(importlib.util.find_spec(one) for one in found.packages)
 
 
-HERE = [name for name in FORMATS if usable(name)]
+HERE = [name for name in FORMATS if usable(name) and name != "web"]  # tested in tests/web
 # The others test what they alone can write.
 TESTED = HERE if BACKEND == "torch" else [name for name in HERE if FORMATS[name].backends]
 
