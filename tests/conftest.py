@@ -3,7 +3,7 @@
 import os
 
 # Most of the time of the tests on JAX is compilation, and half of that optimization of what runs once.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import focalnets  # isort: skip
 import pathlib

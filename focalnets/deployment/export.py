@@ -100,8 +100,8 @@ def export(
         format: str. "onnx", "openvino", "web", "saved_model", "litert", "torch" or "keras". Defaults to
             "onnx".
         force: bool. Replace an existing export. Defaults to `False`.
-        explain: bool. Also write explain.onnx, which returns the exact evidence, which the format "web" always contains.
-            Defaults to `False`.
+        explain: bool. Also write explain.onnx, which returns the exact evidence. The format "web" always
+            contains it. Defaults to `False`.
         data: str. Data set or folder of images for the verification, see `open_dataset`. Defaults to `None`,
             made images.
         any_size: bool. Export for images of any height and width. Defaults to `False`, the image size of the

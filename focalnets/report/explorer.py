@@ -64,7 +64,8 @@ def explorer_page(title, classes, taps, windows, images, script=None, policy=Non
         windows: dict of block -> list of str. Receptive fields of its levels.
         images: list of dicts from `explorer_image`.
         script: str. JavaScript that defines `explainFile(file, say)`, which resolves to a dict as from
-            `explorer_image`, and may call `say` with a message meanwhile. The page then takes images of the reader. Defaults to `None`.
+            `explorer_image`, and may call `say` with a message meanwhile. The page then takes images of the
+            reader. Defaults to `None`.
         policy: str. Content-Security-Policy of the page. Defaults to `None`.
     """
     first = images[0] if images else {"levels": windows if script else {}, "gates": {}}

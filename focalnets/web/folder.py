@@ -1,6 +1,7 @@
 """Files of a web page with a network: index.html, runtime.js and network.js.
 
-The page works from a disk, where a browser reads scripts only. So WebAssembly and graphs are texts in scripts.
+The page works from a disk, where a browser reads scripts only. So WebAssembly and graphs are texts in
+scripts.
 """
 
 import importlib.resources

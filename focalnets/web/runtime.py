@@ -14,7 +14,6 @@ import weakref
 import numpy as np
 
 from focalnets.files import locked
-from focalnets.files import locked
 from focalnets.hub import offline, private_directory
 from focalnets.output.files import writing
 
