@@ -109,12 +109,11 @@ def _is_command_line():
     return path.stem == "focalnets" or (path.name, path.parent.name) == ("__main__.py", "focalnets")
 
 
+def _has_backend():
+    return any(importlib.util.find_spec(name) for name in _BACKENDS)
+
+
 def _register_with_keras():
-    if not any(importlib.util.find_spec(name) for name in _BACKENDS):
-        raise ImportError(
-            "focalnets needs a Keras backend, and none is installed: pip install 'focalnets[torch]', "
-            "'focalnets[jax]' or 'focalnets[tensorflow]'."
-        )
     for module in _SERIALIZABLE:
         importlib.import_module(f"focalnets.{module}")
 
@@ -122,7 +121,15 @@ def _register_with_keras():
 def __getattr__(name):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'focalnets' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"focalnets.{_PUBLIC[name]}"), name)
+    try:
+        value = getattr(importlib.import_module(f"focalnets.{_PUBLIC[name]}"), name)
+    except ImportError as error:
+        if _has_backend():
+            raise
+        raise ImportError(
+            "focalnets needs a Keras backend, and none is installed: pip install 'focalnets[torch]', "
+            "'focalnets[jax]' or 'focalnets[tensorflow]'."
+        ) from error
     globals()[name] = value
     return value
 
@@ -132,5 +139,5 @@ def __dir__():
 
 
 _choose_backend()
-if not _is_command_line():
+if not _is_command_line() and _has_backend():  # `focalnets.serving` needs none
     _register_with_keras()

@@ -119,12 +119,28 @@ def _load(settings):
     return Networks(settings.exports, settings.engine, _threads(settings))
 
 
-def _run(settings, listening, networks):
-    """Serve in this process."""
+def application(settings, networks=None):
+    """(ASGI application, its `State`) for a server of one process, here or of another library.
+
+    The exports are loaded and warmed up. The application serves without lifespan events, too, and then does
+    not look for new versions.
+
+    Args:
+        settings: `Settings`.
+        networks: `Networks`. Defaults to `None`, those of the settings.
+
+    Raises:
+        ValueError: if an export cannot be served.
+    """
     limits = Limits(settings.body_bytes, settings.images, settings.seconds)
     turns = (_threads(settings), settings.queue, settings.max_batch, settings.max_delay)
-    state = State(networks, limits, *turns)
-    app = make_app(state, settings.reload, settings.token, settings.access_log)
+    state = State(networks or _load(settings), limits, *turns)
+    return make_app(state, settings.reload, settings.token, settings.access_log), state
+
+
+def _run(settings, listening, networks):
+    """Serve in this process."""
+    app, state = application(settings, networks)
     config = uvicorn.Config(
         app,
         http=_Patient.with_limit(settings.seconds),
