@@ -70,7 +70,7 @@ def check_format(name):
         )
     if name == "web" and (programs := missing_programs()):
         raise ImportError(
-            f"The format web needs {programs}, which fetches and runs ONNX Runtime Web: install Node.js."
+            f"The format web needs {programs}, to fetch and to run ONNX Runtime Web: install Node.js."
         )
     missing = [one for one in found.packages if importlib.util.find_spec(one) is None]
     if missing:

@@ -184,3 +184,10 @@ def test_network_without_preprocessing_is_refused(tmp_path):
         export(bare, tmp_path / "out", format="web")
     assert not (tmp_path / "out").exists()
     keras.utils.clear_session()
+
+
+def test_missing_node_is_reported_before_anything_is_written(net, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ImportError, match="needs node and npm, to fetch and to run ONNX Runtime Web"):
+        export(net, tmp_path / "out", format="web")
+    assert not (tmp_path / "out").exists()
