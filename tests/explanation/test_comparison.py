@@ -112,6 +112,7 @@ def test_grad_cam_equals_pytorch_grad_cam(net):
         def __init__(self):
             super().__init__()
             self.last = torch.nn.Identity()
+            self.unused = torch.nn.Parameter(torch.zeros(1))  # the library asks where the parameters are
 
         def forward(self, x):
             x = x.permute(0, 2, 3, 1)
