@@ -30,6 +30,7 @@ const escaped = (text) => {
   return span.innerHTML.replaceAll('"', "&quot;");
 };
 const signedText = (value, digits) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(digits);
+const minus = (value) => value.toFixed(2).replace("-", "\u2212");
 const image = () => data.images[state.place];
 const isWrong = (one) => one.label !== null && one.label !== one.top[0][0];
 
@@ -136,8 +137,8 @@ function sentence() {
   const target = data.classes[state.target];
   if (state.versus < 0) {
     const [logit, reference] = one.logits[state.target];
-    return `Evidence for ${target}: ${signedText(logit - reference, 2)}. The logit is ${logit.toFixed(2)}; ` +
-      `that of the reference image is ${reference.toFixed(2)}.`;
+    return `Evidence for ${target}: ${signedText(logit - reference, 2)}. The logit is ${minus(logit)}; ` +
+      `that of the reference image is ${minus(reference)}.`;
   }
   const [a, b] = [one.logits[state.target], one.logits[state.versus]];
   const total = a[0] - a[1] - b[0] + b[1];

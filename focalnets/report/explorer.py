@@ -20,8 +20,7 @@ _LARGEST_MAP = 96  # pixels: larger maps of pixels are halved
 
 _BODY = """<header><h1>{title}</h1>
 <p class="faint">Red pixels speak for the class, blue pixels speak against it. All evidence adds up to the
-difference of the logit from that of the reference image. Gates and modulators show what the network computed,
-not what it decided by.</p></header>
+difference of the logit from that of the reference image.{gates}</p></header>
 <main>
 <section id="side" aria-label="Images">{add}<label>Show <select id="filter"></select></label>
 <p id="count" class="faint"></p><div id="list"></div></section>
@@ -39,6 +38,8 @@ not what it decided by.</p></header>
 image</p><div id="levels"></div></section>
 </main>"""
 
+
+_GATES = " Gates and modulators show what the network computed, not what it decided by."
 
 # The field for images of the reader. It needs a script that defines `explainFile`, see explorer.js.
 _ADD = """<label class="add">Explain images of yours: choose, drop or paste them
@@ -87,7 +88,9 @@ def explorer_page(title, classes, taps, windows, images, script=None, policy=Non
         '<link rel="icon" href="data:,">',
         f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">' if policy else "",
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body>",
-        _BODY.format(title=html.escape(title), add=_ADD if script else ""),
+        _BODY.format(
+            title=html.escape(title), add=_ADD if script else "", gates=_GATES if first["gates"] else ""
+        ),
         f'<script type="application/json" id="data">{text}</script>',
         f"<script>{script}</script>" if script else "",
         f"<script>{explorer}</script></body></html>\n",

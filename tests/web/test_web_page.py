@@ -58,6 +58,7 @@ def test_folder_has_all_that_the_page_needs(folder):
     assert names == {"index.html", "runtime.js", "network.js", "export.json", "labels.txt", "README.md"}
     page = (folder / "index.html").read_text()
     assert not re.findall(r"(?:src|href)=\"(?!data:|\$)", page), "nothing is loaded from elsewhere"
+    assert "Gates" not in page.partition("<script")[0], "the page has none"
     assert "default-src 'none'" in html.unescape(page)
     assert json.loads((folder / "export.json").read_text())["model"] == "web"
     assert "index.html" in (folder / "README.md").read_text()
