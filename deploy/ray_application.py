@@ -43,11 +43,6 @@ class Networks:
         response.raw_headers = sent[0]["headers"]
         return response
 
-    def check_health(self):
-        """Ray replaces a replica that raises here."""
-        if self._state.draining:
-            raise RuntimeError("The replica is about to stop.")
-
     def __del__(self):
         """Let the running calls end."""
         self._state.turns.close()

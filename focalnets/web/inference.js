@@ -91,11 +91,13 @@ function prepare(image) {
   const { crop_fraction: fraction, interpolation } = preprocessing;
   const count = image.width * image.height;
   let pixels = new Uint8ClampedArray(count * channels);
-  for (let i = 0; i < count; i++) {
+  const onWhite = (i, k) => { // without arrays: a photograph has millions of pixels
     const alpha = image.data[4 * i + 3];
-    const color = [0, 1, 2].map((k) => Math.round((image.data[4 * i + k] * alpha + 255 * (255 - alpha)) / 255));
-    if (channels === 3) pixels.set(color, 3 * i);
-    else pixels[i] = (color[0] * 19595 + color[1] * 38470 + color[2] * 7471 + 32768) >> 16;
+    return Math.round((image.data[4 * i + k] * alpha + 255 * (255 - alpha)) / 255);
+  };
+  for (let i = 0; i < count; i++) {
+    if (channels === 3) for (let k = 0; k < 3; k++) pixels[3 * i + k] = onWhite(i, k);
+    else pixels[i] = (onWhite(i, 0) * 19595 + onWhite(i, 1) * 38470 + onWhite(i, 2) * 7471 + 32768) >> 16;
   }
   if (image.width === width && image.height === height && fraction === 1) return new Uint8Array(pixels.buffer);
   const [high, wide] = [Math.floor(height / fraction), Math.floor(width / fraction)];

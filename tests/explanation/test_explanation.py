@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from browser import CHROMIUM
 from PIL import Image
 
 import focalnets
@@ -159,9 +160,6 @@ def test_page_holds_the_evidence_of_every_image(net, photo, tmp_path, capsys):
     values = np.frombuffer(base64.b64decode(tap["data"]), "int8").reshape(tap["size"]) * tap["scale"] / 127
     np.testing.assert_allclose(values, first.taps["stage1_block1"], atol=0.51 * tap["scale"] / 127)
     assert (tmp_path / "out" / "explorer.html").stat().st_size < 2 * 30_000 + 60_000
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import subprocess
 import threading
 import urllib.parse
 
-import keras
 import numpy as np
 import pytest
+from browser import CHROMIUM
 from PIL import Image
 from reference import randomize
 
@@ -24,7 +24,6 @@ from focalnets.resizing import resize_and_crop
 from focalnets.web import runtime
 from focalnets.web.folder import write_folder
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(runtime.missing_programs()), reason="no Node, which runs the page's runtime"),
@@ -112,10 +111,9 @@ def told():
         server.shutdown()
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium, which runs the page")
 def test_page_explains_in_chromium(net, folder, tmp_path, told):
     """A script in a copy of the page gives it an image, as a reader does, and reads what it shows."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium, which runs the page")
     shutil.copytree(folder, tmp_path / "copy")
     image = np.random.default_rng(3).integers(0, 256, (30, 44, 3)).astype("uint8")
     Image.fromarray(image).save(tmp_path / "image.png")
@@ -184,7 +182,6 @@ def test_network_without_preprocessing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="A web page needs a classifier with preprocessing"):
         export(bare, tmp_path / "out", format="web")
     assert not (tmp_path / "out").exists()
-    keras.utils.clear_session()
 
 
 def test_missing_node_is_reported_before_anything_is_written(net, tmp_path, monkeypatch):
