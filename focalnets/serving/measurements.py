@@ -34,20 +34,28 @@ class Measurements:
             buckets=(1, 2, 4, 8, 16, 32, 64),
             **one,
         )
+        self._children = {}
         self.waiting = prometheus_client.Gauge(
             "focalnets_queue_requests", "Requests in the queue.", multiprocess_mode="livesum", **one
         )
 
     def request(self, endpoint, status, seconds):
-        self._requests.labels(endpoint, str(status)).inc()
-        self._seconds.labels(endpoint).observe(seconds)
+        self._child(self._requests, endpoint, status).inc()
+        self._child(self._seconds, endpoint).observe(seconds)
 
     def turn(self, model, queued, images):
-        self._queued.labels(model).observe(queued)
-        self._batches.labels(model).observe(images)
+        self._child(self._queued, model).observe(queued)
+        self._child(self._batches, model).observe(images)
 
     def images(self, model, count):
-        self._images.labels(model).inc(count)
+        self._child(self._images, model).inc(count)
+
+    def _child(self, metric, *labels):
+        """`metric.labels(*labels)`, which takes a lock and several microseconds each time."""
+        key = (metric, *labels)
+        if key not in self._children:
+            self._children[key] = metric.labels(*labels)
+        return self._children[key]
 
     def text(self):
         """Text format of Prometheus, bytes, and its media type."""

@@ -38,7 +38,7 @@ class Settings:
         exports: dict of name -> path of an export directory.
         host, port: Address. Port 0 chooses a free one.
         workers: int. Number of processes.
-        threads: int or None. Threads per process. `None` divides the cores among the processes.
+        threads: int or None. Cores that a process uses. `None` divides all cores among the processes.
         queue: int. Requests that wait, per process.
         max_batch: int. Requests in a batch.
         max_delay: float. Seconds that a request waits for its batch.
@@ -57,7 +57,7 @@ class Settings:
     workers: int = 1
     threads: int | None = None
     queue: int = 64
-    max_batch: int = 1
+    max_batch: int = 8
     max_delay: float = 0.0
     seconds: float = 10.0
     body_bytes: int = 20_000_000
@@ -133,7 +133,8 @@ def application(settings, networks=None):
         ValueError: if an export cannot be served.
     """
     limits = Limits(settings.body_bytes, settings.images, settings.seconds)
-    turns = (_threads(settings), settings.queue, settings.max_batch, settings.max_delay)
+    # One thread more than cores: a thread that reads images or waits for Python's lock leaves its core idle.
+    turns = (_threads(settings) + 1, settings.queue, settings.max_batch, settings.max_delay)
     state = State(networks or _load(settings), limits, *turns)
     return make_app(state, settings.reload, settings.token, settings.access_log), state
 

@@ -1,7 +1,9 @@
 """The queue of requests, and the threads that run the networks.
 
-Each thread runs a network on one core. On a CPU, this uses the cores as well as one call on all cores, and
-short requests do not wait for long ones. A batch is formed from requests that wait for the same network.
+Each thread runs a network on one core at a time. On a CPU, this uses the cores as well as one call on all
+cores, and short requests do not wait for long ones. A batch is formed from requests that wait for the same
+network. It is no faster for the network itself, but the locks and wakings of Python are then paid once per
+batch.
 """
 
 import asyncio
@@ -10,6 +12,9 @@ import threading
 import time
 
 import numpy as np
+
+_BATCH_SECONDS = 0.03  # longer batches save nothing, but the requests in them wait for each other
+_SMOOTHING = 0.2
 
 
 class OverloadedError(Exception):
@@ -23,8 +28,8 @@ class Turn:
         name: str. Name of the network, for the measurements.
         read: Function without arguments that returns a list of images, uint8 (H, W, channels). It is called
             in a thread, and its ValueErrors are those of the request.
-        run: Function of images (N, H, W, channels) that returns a list of N results. Requests with the same
-            function may share a batch.
+        run: Method of a network, of images (N, H, W, channels), that returns a list of N results. Requests
+            with the same method may share a batch.
         seconds: float. Time limit. A request that has waited longer is not computed.
     """
 
@@ -54,7 +59,8 @@ class Turns:
     Args:
         threads: int. Number of threads.
         limit: int. Largest number of requests in the queue.
-        max_batch: int. Largest number of requests in a batch.
+        max_batch: int. Largest number of requests in a batch. If images are slow to compute, a batch has
+            fewer: as many as are computed in 0.03 s.
         max_delay: float. Seconds that a request waits for others to share its batch.
         measure: Function of (name of the network, seconds in the queue, images in the batch), called for
             each request that is computed. Defaults to `None`.
@@ -63,6 +69,8 @@ class Turns:
     def __init__(self, threads, limit, max_batch=1, max_delay=0.0, measure=None):
         self.limit, self.max_batch, self.max_delay, self._measure = limit, max_batch, max_delay, measure
         self._queue, self._changed, self._closed = collections.deque(), threading.Condition(), False
+        self._forming = False  # a thread waits for more requests of its batch
+        self._image_seconds = {}  # of each method of each network
         self._threads = [
             threading.Thread(target=self._work, name=f"focalnets-{number}", daemon=True)
             for number in range(threads)
@@ -83,7 +91,10 @@ class Turns:
             if self.full:
                 raise OverloadedError("too many requests are waiting")
             self._queue.append(turn)
-            self._changed.notify()
+            if self._forming:
+                self._changed.notify_all()  # one of them forms a batch, and the others cannot start
+            else:
+                self._changed.notify()
 
     def close(self):
         """Compute what waits, then stop the threads."""
@@ -96,7 +107,7 @@ class Turns:
     def _work(self):
         while True:
             with self._changed:
-                while not self._queue and not self._closed:
+                while self._forming or not (self._queue or self._closed):
                     self._changed.wait()
                 if not self._queue:
                     return
@@ -107,14 +118,36 @@ class Turns:
         """Take the first request, and others that may share its batch."""
         turns = [self._queue.popleft()]
         until = turns[0].arrived + self.max_delay
-        while len(turns) < self.max_batch:
+        most = self._most(turns[0])
+        while len(turns) < most:
             other = next((one for one in self._queue if one.run == turns[0].run), None)
             if other is not None:
                 self._queue.remove(other)
                 turns.append(other)
-            elif self._closed or not self._changed.wait(max(0.0, until - time.monotonic())):
+            elif self._closed or time.monotonic() >= until:
                 break
+            else:
+                self._forming = True
+                self._changed.wait(until - time.monotonic())
+                self._forming = False
+                self._changed.notify_all()
+        if self._queue:
+            self._changed.notify()
         return turns
+
+    def _most(self, turn):
+        """Largest number of requests in the batch of a request."""
+        seconds = self._image_seconds.get(_method(turn))
+        return self.max_batch if seconds is None else max(1, min(self.max_batch, int(_BATCH_SECONDS / seconds)))
+
+    def _compute(self, turn, images):
+        began = time.monotonic()
+        results = _by_shape(turn.run, images)
+        seconds = (time.monotonic() - began) / len(images)
+        method = _method(turn)
+        before = self._image_seconds.get(method, seconds)
+        self._image_seconds[method] = before + _SMOOTHING * (seconds - before)
+        return results
 
     def _run(self, turns):
         started, found = time.monotonic(), []  # pairs of a request and its images
@@ -133,7 +166,7 @@ class Turns:
             for turn, _ in found:
                 self._measure(turn.name, started - turn.arrived, len(images))
         try:
-            results = iter(_by_shape(found[0][0].run, images) if images else ())
+            results = iter(self._compute(found[0][0], images) if images else ())
             parts = [[next(results) for _ in group] for _, group in found]
         except Exception as error:
             for turn, _ in found:
@@ -141,6 +174,10 @@ class Turns:
         else:
             for (turn, _), part in zip(found, parts, strict=True):
                 turn.finish(part)
+
+
+def _method(turn):
+    return turn.name, turn.run.__name__
 
 
 def _by_shape(run, images):
