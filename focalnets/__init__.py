@@ -39,7 +39,7 @@ _PUBLIC = {
     "open_dataset": "data.datasets",
     "evidence": "explanation.attribution",
     "evidence_model": "models.evidence",
-    "modulation_model": "explanation.modulation",
+    "modulation_model": "models.modulation",
     "evaluate": "prediction.evaluate",
     "explain": "explanation.explain",
     "export": "deployment.export",
@@ -62,7 +62,7 @@ _SERIALIZABLE = (
     "models.evidence",
     "models.former_names",
     "models.image_converter",
-    "explanation.modulation",
+    "models.modulation",
     "training.adamw",
     "training.muon",
 )

@@ -84,7 +84,8 @@ def card(record, name):
             "`explain.onnx` returns the exact evidence. Its inputs are `images` and `targets` (N, "
             f"{record['num_classes'] + 1}): weights of the logits, and of their log-sum-exp. Its outputs are "
             "`logits`, `reference_logits`, `evidence` (one map per image, whose sum is the difference of the "
-            "logits), `evidence_<tap>`, and `levels_<block>` (the focal levels, the global one last).",
+            "logits), `evidence_<tap>`, and for each block `levels_<block>` and `gates_<block>` (the focal "
+            "levels, the global one last).",
         ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Conversion of the exact evidence of a classifier to an ONNX graph."""
+"""Conversion of the exact evidence and the gates of a classifier to an ONNX graph."""
 
 import keras
 import numpy as np
@@ -10,6 +10,8 @@ from focalnets.layers.evidence import Pair
 from focalnets.maps import spreading_weights
 from focalnets.models.evidence import check_explainable, evidence_of, strides, taps
 
+PER_BLOCK = ("levels", "gates")  # also the first words of the names of outputs
+
 
 def onnx_evidence_model(classifier, height, width, levels=True):
     """Build an ONNX model that returns logits and the exact evidence, for images of one size.
@@ -20,14 +22,14 @@ def onnx_evidence_model(classifier, height, width, levels=True):
         classifier: `FocalNetImageClassifier`.
         height: int. Height of the images in pixels.
         width: int. Width of the images in pixels.
-        levels: bool. Also return the evidence of the levels, which takes about three times as long. Defaults
-            to `True`.
+        levels: bool. Also return the evidence of the levels, which takes about three times as long, and the
+            gates. Defaults to `True`.
 
     Returns:
         `onnx.ModelProto`. Its inputs are "images", as in `onnx_model`, and "targets" (B, num_classes + 1), as
         of `models.evidence.target_vector`. Its outputs are "logits" and "reference_logits" (B, num_classes),
         "evidence" (B, height, width), the mean over all taps per pixel, "evidence_<tap>" (B, H', W') for each
-        tap, and "levels_<block>" (B, H', W', L + 1) for each block.
+        tap, and for each block "levels_<block>" and "gates_<block>" (B, H', W', L + 1).
 
     Raises:
         ImportError: if the package `onnx` is not installed.
@@ -61,7 +63,7 @@ def onnx_evidence_model(classifier, height, width, levels=True):
         "reference_logits": found["reference_logits"],
         "evidence": _map(classifier, found["evidence"], (height, width)),
         **{f"evidence_{tap}": found["evidence"][tap] for tap in taps(classifier)},
-        **{f"levels_{block}": one for block, one in found.get("levels", {}).items()},
+        **{f"{kind}_{block}": one for kind in PER_BLOCK for block, one in found.get(kind, {}).items()},
     }
     add_operations(graph, {names[name]: symbol for name, symbol in symbols.items()}, outputs)
     return graph.model({name: ("batch", *one.shape[1:]) for name, one in outputs.items()})

@@ -7,6 +7,7 @@ import numpy as np
 
 from focalnets.data.datasets import open_dataset
 from focalnets.models.evidence import evidence_model, target_vector
+from focalnets.models.modulation import modulation_model
 
 TOLERANCE = 1e-4  # difference of logits, relative to the largest logit
 _MOST_IMAGES = 1000
@@ -100,14 +101,16 @@ def made_images(classifier, shape, count):
 
 
 def evidence_difference(classifier, run, shape):
-    """Largest difference between the evidence of `run` and Keras, relative to the largest value per array."""
+    """Largest difference of evidence and gates between `run` and Keras, relative to each largest value."""
     images, classes = made_images(classifier, shape, 2), classifier.num_classes
     targets = np.stack([target_vector(classes, one) for one in (0, classes - 1)])
     inputs = {"images": images, "targets": targets}
     expected = evidence_model(classifier, levels=True).predict_on_batch(inputs)
+    gates = modulation_model(classifier).predict_on_batch(images)["gates"]
     expected = {
         **{f"evidence_{tap}": one for tap, one in expected["evidence"].items()},
         **{f"levels_{block}": one for block, one in expected["levels"].items()},
+        **{f"gates_{block}": one for block, one in gates.items()},
     }
     found = run(inputs)
     return max(float(np.abs(found[name] - one).max() / np.abs(one).max()) for name, one in expected.items())

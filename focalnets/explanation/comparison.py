@@ -10,8 +10,8 @@ import functools
 import numpy as np
 from keras import ops
 
-from focalnets.explanation.modulation import modulation_model
 from focalnets.maps import channel_norm, upsample
+from focalnets.models.modulation import modulation_model
 from focalnets.ops.backend import value_and_gradient
 
 _BATCH = 32

@@ -10,10 +10,10 @@ from focalnets.data.find import NO_PREPROCESSING, describe_unreadable
 from focalnets.explanation.attribution import EvidenceModels, evidence
 from focalnets.explanation.blocks import chosen_blocks
 from focalnets.explanation.explanations import Explanation, Explanations
-from focalnets.explanation.modulation import modulation_model
 from focalnets.layers.geometry import receptive_fields
 from focalnets.maps import channel_norm
 from focalnets.models.evidence import taps, target_vector
+from focalnets.models.modulation import modulation_model
 from focalnets.names import listed, unknown_name
 from focalnets.prediction.images import list_images, read_image_like
 from focalnets.prediction.predictor import softmax

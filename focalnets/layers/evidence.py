@@ -116,7 +116,7 @@ def embedding_rule(layer, x):
 
 def block_rule(layer, x):
     """Rule of a `FocalBlock`."""
-    query, gated, gated_back = _gated_rule(layer, x)
+    query, gated, _, gated_back = _gated_rule(layer, x)
     y, rest_back = _rest_of_block_rule(layer, x, query, _sums(gated))
 
     def pull_back(m):
@@ -137,11 +137,11 @@ def block_rule_with_levels(layer, x):
         x: `Pair` of tensors (B, H, W, C) and (R, B or 1, H, W, C).
 
     Returns:
-        Tuple of `Pair`, with R + 1 references, and `pull_back`. It takes multipliers (R + 1, B, H, W, C), and
-        returns those of the input (R, B, H, W, C) and the evidence of the levels (B, H, W, L + 1), where the
-        global level comes last.
+        Tuple of `Pair`, with R + 1 references, the gates of the image (B, H, W, L + 1), and `pull_back`. It
+        takes multipliers (R + 1, B, H, W, C), and returns those of the input (R, B, H, W, C) and the evidence
+        of the levels (B, H, W, L + 1). The global level comes last.
     """
-    query, gated, gated_back = _gated_rule(layer, x)
+    query, gated, gates, gated_back = _gated_rule(layer, x)
     total = _sums(gated)
     without = total.reference[0]
     x, query = (_with_reference(pair, pair.value) for pair in (x, query))
@@ -154,7 +154,7 @@ def block_rule_with_levels(layer, x):
         m_x = m_x[:-1, ...] + gated_back(m_query[:-1, ...], m_total[:-1, ...])
         return m_x, ops.concatenate(levels, axis=-1)
 
-    return y, pull_back
+    return y, gates, pull_back
 
 
 def _with_reference(pair, reference):
@@ -175,7 +175,7 @@ def switched_off(layer, x, levels):
     Returns:
         `Pair` with one reference.
     """
-    query, gated, _ = _gated_rule(layer, x)
+    query, gated, _, _ = _gated_rule(layer, x)
     value = _sums(gated).value
     without = value - sum(gated[level].value - gated[level].reference[0] for level in levels)
     same = (Pair(one, one[None]) for one in (x.value, query.value))
@@ -183,13 +183,18 @@ def switched_off(layer, x, levels):
 
 
 def _gated_rule(block, x):
-    """Rule from the input of a `FocalBlock` to its query and the list of its gated levels."""
+    """Rule from the input of a `FocalBlock` to its query, its gated levels, and the gates of the image.
+
+    Returns:
+        Tuple: `Pair`, list of `Pair`, tensor (B, H, W, L + 1), and `pull_back`.
+    """
     x, norm_back = norm_rule(block.norm1, x) if block.norm_placement == "pre" else (x, _unchanged)
     layer = block.modulation
     channels, levels = x.value.shape[-1], layer.focal_levels
     projected, f_back = dense_rule(layer.f, x)
     parts = [split(one, (channels, channels, levels + 1)) for one in projected]
     query, context, gates = (Pair(*pair) for pair in zip(*parts, strict=True))
+    gates_of_image = gates.value
     gates = [gates.map(lambda one, level=level: one[..., level : level + 1]) for level in range(levels + 1)]
 
     gated, gate_backs, context_backs = [], [], []
@@ -214,7 +219,7 @@ def _gated_rule(block, x):
             m_context = context_back(m_context + m_level)
         return norm_back(f_back(ops.concatenate([m_query, m_context, *m_gates], axis=-1)))
 
-    return query, gated, pull_back
+    return query, gated, gates_of_image, pull_back
 
 
 def _level_rule(kernel, context):

@@ -132,7 +132,9 @@ class _Evidence(keras.layers.Layer):
         mean_color = ops.zeros_like(x[:1])
         reference = mean_color if reference is None else normalized(self.classifier, reference, dtype)
         targets = ops.cast(inputs["targets"], dtype)
-        return evidence_of(self.classifier, Pair(x, reference[None]), targets, self.levels)
+        found = evidence_of(self.classifier, Pair(x, reference[None]), targets, self.levels)
+        found.pop("gates", None)  # `modulation_model` returns them
+        return found
 
     def compute_output_spec(self, inputs):
         batch, height, width, _ = inputs["images"].shape
@@ -164,18 +166,21 @@ def normalized(classifier, images, dtype):
 
 
 def evidence_of(classifier, x, targets, levels):
-    """Logits and evidence of normalized images, as `evidence_model` returns them.
+    """Logits and evidence of normalized images, as `evidence_model` returns them, and gates.
 
     Args:
         classifier: `FocalNetImageClassifier`.
         x: `Pair` of tensors (B, H, W, channels) and (1, B or 1, H, W, channels), also `keras.KerasTensor`.
         targets: Tensor of shape (B, num_classes + 1).
-        levels: list of str. Names of the blocks whose levels are explained, too.
+        levels: list of str. Names of the blocks whose levels are explained, too. If there are any, the
+            result has "gates", a dict of these blocks -> (B, H', W', L + 1).
     """
-    values, backs, of_levels = [x], [], {}
+    values, backs, of_levels, gates = [x], [], {}, {}
     for layer in chain(classifier.backbone):
-        adds_levels = layer.name in levels
-        x, back = block_rule_with_levels(layer, x) if adds_levels else rule_of(layer, x)
+        if layer.name in levels:
+            x, gates[layer.name], back = block_rule_with_levels(layer, x)
+        else:
+            x, back = rule_of(layer, x)
         values.append(x)
         backs.append(back)
     logits, head_back = head_rule(classifier, x)
@@ -192,7 +197,9 @@ def evidence_of(classifier, x, targets, levels):
         "reference_logits": logits.reference[0] + ops.zeros_like(logits.value),
         "evidence": dict(reversed(evidence.items())),
     }
-    return {**outputs, "levels": dict(reversed(of_levels.items()))} if levels else outputs
+    if levels:
+        outputs |= {"levels": dict(reversed(of_levels.items())), "gates": gates}
+    return outputs
 
 
 def _map_shapes(function, shapes):

@@ -138,7 +138,9 @@ class Turns:
     def _most(self, turn):
         """Largest number of requests in the batch of a request."""
         seconds = self._image_seconds.get(_method(turn))
-        return self.max_batch if seconds is None else max(1, min(self.max_batch, int(_BATCH_SECONDS / seconds)))
+        return (
+            self.max_batch if seconds is None else max(1, min(self.max_batch, int(_BATCH_SECONDS / seconds)))
+        )
 
     def _compute(self, turn, images):
         began = time.monotonic()

@@ -9,7 +9,8 @@ from keras import ops
 
 from focalnets.explanation.attribution import EvidenceModels
 from focalnets.explanation.epochs import draw_evidence_filmstrip, epoch_arrays
-from focalnets.explanation.modulation import modulation_maps, modulation_model
+from focalnets.explanation.modulation import modulation_maps
+from focalnets.models.modulation import modulation_model
 from focalnets.output.files import list_files, shared_directory, writing
 from focalnets.output.paths import output_path
 from focalnets.report.figures import draw_filmstrip, draw_panels
