@@ -24,7 +24,7 @@ TESTS_torch := tests -n 2 --dist loadfile --no-loadscope-reorder
 TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
-.PHONY: help setup setup-all demo test test-fast test-triton test-all test-jax test-tensorflow lint bench docs clean
+.PHONY: help setup setup-all demo test test-fast test-triton test-nncf test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,10 @@ test-fast: setup ## the tests that take less than a second each, on torch: for t
 test-triton: setup ## the Triton kernels, which are not in the wheel, in Triton's interpreter (one to two minutes)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[triton]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ops/test_triton.py
+
+test-nncf: setup ## 8 bits for OpenVINO; NNCF brings scikit-learn, which slows each later start of Keras by a second
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[nncf]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/deployment/test_quantize.py
 
 test-all: ## the tests marked all_backends on JAX and TensorFlow, side by side: they mostly compile
 	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow

@@ -7,6 +7,7 @@ export.json       format version, origin, image size, preprocessing, class names
 README.md         inputs, outputs, preprocessing, and code that runs the network
 """
 
+import importlib.util
 import pathlib
 from dataclasses import asdict, dataclass
 
@@ -19,7 +20,6 @@ from focalnets.deployment.formats import (
     FORMATS,
     check_format,
     explained,
-    onnx_to_openvino,
     preprocessing_of,
     save_onnx,
 )
@@ -32,7 +32,6 @@ from focalnets.deployment.record import (
     EXPLAIN_WEIGHTS,
     FORMAT,
     FORMAT_VERSION,
-    GRAPH,
     GRAPHS,
     LABELS,
     RECORD,
@@ -143,7 +142,7 @@ def export(
         record = export_record(classifier, origin, explain, format, any_size)
         record["verified"], quantized = asdict(found[0]), None
         if quantize is not None:
-            quantized = _quantize(classifier, partial, format, data, most_loss)
+            quantized = quantize_graph(partial, format, classifier, data, most_loss)
             record["quantized"] = asdict(quantized)
         write_json(partial / RECORD, record)
         write_text(partial / CARD, card(record, out))
@@ -160,19 +159,10 @@ def _check_quantize(quantize, format, data, any_size):
             f"8 bits are for the formats {' and '.join(GRAPHS)}, for images of one size, and need labeled "
             f"data (--data); got format={format!r}, any_size={any_size}, data={data!r}."
         )
-    if missing_packages("onnxruntime"):
+    if format == "onnx" and missing_packages("onnxruntime"):
         raise ImportError("8 bits need onnx and onnxruntime: pip install 'focalnets[onnxruntime]'.")
-
-
-def _quantize(classifier, directory, format, data, most_loss):
-    graph = directory / GRAPH
-    if format == "openvino":
-        FORMATS["onnx"].write(classifier, image_shape(classifier), directory)
-    runtime = "openvino" if format == "openvino" else "onnxruntime"
-    quantized = quantize_graph(graph, classifier, data, runtime, most_loss)
-    if format == "openvino":
-        onnx_to_openvino(directory)
-    return quantized
+    if format == "openvino" and importlib.util.find_spec("nncf") is None:
+        raise ImportError("8 bits for OpenVINO need NNCF: pip install 'focalnets[nncf]'.")
 
 
 def verify(

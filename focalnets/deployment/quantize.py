@@ -1,30 +1,28 @@
 """8-bit exports: matrix multiplications and convolutions in int8, calibrated on images of the user.
 
-ONNX Runtime's static quantization writes QDQ nodes, which OpenVINO reads, too. Several settings are tried,
-the fastest first. The first one that loses little accuracy on validation images is measured on test images.
+ONNX graphs get the QDQ nodes of ONNX Runtime's static quantization, and those of OpenVINO are quantized by
+NNCF. Several settings are tried, the fastest first. The first one that loses little accuracy on validation
+images is measured on test images.
 """
 
+import contextlib
+import io
 import logging
 import pathlib
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from focalnets.data.datasets import open_dataset
-from focalnets.deployment.runtimes import RUNTIMES, usable_runtimes
+from focalnets.deployment.record import GRAPHS
+from focalnets.deployment.runtimes import RUNTIMES, hidden_telemetry, usable_runtimes
 
 CALIBRATION_IMAGES = 320
 _BATCH = 32
 _SPEED_SECONDS = 1.0  # time of each measurement
-
-# Name -> operations in int8, and whether the first and last of them stay in float32. Fastest first.
-SETTINGS = {
-    "matrix multiplications and convolutions": (("Gemm", "Conv"), False),
-    "all but the first and last layer": (("Gemm", "Conv"), True),
-    "matrix multiplications": (("Gemm",), True),
-}
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Quantized:
     """Accuracy and speed of an 8-bit export beside the float32 one.
 
     Attributes:
-        setting: str. A key of `SETTINGS`.
+        setting: str. A key of `SETTINGS[format]`.
         images: int. Number of test images.
         accuracy: float. Accuracy of the 8-bit network.
         float_accuracy: float. Accuracy of the float32 network.
@@ -62,15 +60,15 @@ class Quantized:
         )
 
 
-def quantize(graph, classifier, data, runtime, most_loss):
-    """Replace an ONNX graph by an 8-bit one.
+def quantize(directory, format, classifier, data, most_loss):
+    """Replace the graph of an export directory by an 8-bit one.
 
     Args:
-        graph: Path of the graph.
+        directory: `pathlib.Path`. Export directory in float32.
+        format: str. "onnx" or "openvino".
         classifier: `FocalNetImageClassifier`.
         data: str. Labeled data set, see `open_dataset`: training images calibrate, validation images choose
             the setting, and test images measure the result.
-        runtime: str. A key of `RUNTIMES`.
         most_loss: float. Largest accepted loss of accuracy, 0 to 1.
 
     Returns:
@@ -79,15 +77,16 @@ def quantize(graph, classifier, data, runtime, most_loss):
     Raises:
         ValueError: if the data has other classes, or every setting loses more accuracy.
     """
+    graph, runtime = directory / GRAPHS[format], _RUNTIME_OF[format]
     training, validation, test = _splits(classifier, data)
     exact = RUNTIMES[runtime](graph, False)
     exact_logits = _logits(exact, validation)
     right = np.mean(exact_logits.argmax(axis=-1) == validation.labels)
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, setting in SETTINGS.items():
-            path = pathlib.Path(folder, f"{len(losses)}.onnx")
-            _write(graph, path, _batches(training), *setting)
+        for name, write in SETTINGS[format].items():
+            path = pathlib.Path(folder, f"{len(losses)}{graph.suffix}")
+            write(graph, path, _batches(training))
             run = RUNTIMES[runtime](path, False)
             losses[name] = right - np.mean(_logits(run, validation).argmax(axis=-1) == validation.labels)
             if losses[name] <= most_loss:
@@ -105,8 +104,18 @@ def quantize(graph, classifier, data, runtime, most_loss):
                 f"test images; accepted is {most_loss:.2%}. Export without quantize, or accept more "
                 "(most_loss)."
             )
-        graph.write_bytes(path.read_bytes())
+        for part, to in zip(_files(path), _files(graph), strict=True):
+            to.write_bytes(part.read_bytes())
     return result
+
+
+def _files(graph):
+    """Files of a graph: OpenVINO has the weights beside it."""
+    return [graph, graph.with_suffix(".bin")] if graph.suffix == ".xml" else [graph]
+
+
+def _megabytes(graph):
+    return sum(path.stat().st_size for path in _files(graph)) / 1e6
 
 
 def _splits(classifier, data):
@@ -138,8 +147,8 @@ def _logits(run, split):
     return np.concatenate([run({"images": images})["logits"] for images in _batches(split)])
 
 
-def _write(graph, path, batches, operations, keeps_ends):
-    """Write an 8-bit copy of an ONNX graph."""
+def _write_qdq(graph, path, batches, operations, keeps_ends=False):
+    """Write an 8-bit copy of an ONNX graph, whose first and last layer may stay in float32."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -170,10 +179,50 @@ def _write(graph, path, batches, operations, keeps_ends):
         log.setLevel(level)
 
 
+def _write_nncf(graph, path, batches, **options):
+    """Write an 8-bit copy of a graph of OpenVINO."""
+    with hidden_telemetry():
+        import nncf
+        import openvino
+
+    if "preset" in options:
+        options["preset"] = nncf.QuantizationPreset[options["preset"]]
+    if "model_type" in options:
+        options["model_type"] = nncf.ModelType[options["model_type"]]
+    images = nncf.Dataset([{"images": one} for one in batches])
+    log = logging.getLogger("nncf")
+    level, _ = log.level, log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # bars of progress
+            model = nncf.quantize(openvino.Core().read_model(graph), images, **options)
+    finally:
+        log.setLevel(level)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+# Format -> name -> function (graph, path of the copy, batches of images) that writes an 8-bit copy. Fastest
+# first.
+SETTINGS = {
+    "onnx": {
+        "matrix multiplications and convolutions": partial(_write_qdq, operations=("Gemm", "Conv")),
+        "all but the first and last layer": partial(_write_qdq, operations=("Gemm", "Conv"), keeps_ends=True),
+        "matrix multiplications": partial(_write_qdq, operations=("Gemm",), keeps_ends=True),
+    },
+    "openvino": {
+        "NNCF, transformer": partial(_write_nncf, model_type="TRANSFORMER"),
+        "NNCF, preset performance": partial(_write_nncf, preset="PERFORMANCE"),
+        "NNCF, preset mixed": partial(_write_nncf, preset="MIXED"),
+    },
+}
+_RUNTIME_OF = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
 def _measured(setting, exact, run, graph, path, test, runtime):
     expected, found = (_logits(one, test).argmax(axis=-1) for one in (exact, run))
     speedup = {}
-    for name in {runtime: None} | dict.fromkeys(usable_runtimes()):
+    # Each runtime reads ONNX, but only OpenVINO reads its own format.
+    readers = usable_runtimes() if graph.suffix == ".onnx" else ()
+    for name in {runtime: None} | dict.fromkeys(readers):
         both = [RUNTIMES[name](one, False) for one in (graph, path)]
         batches = {size: test.batch(np.arange(size) % len(test)) for size in (1, 64)}
         speedup[name] = {size: _speedup(*both, images) for size, images in batches.items()}
@@ -184,8 +233,8 @@ def _measured(setting, exact, run, graph, path, test, runtime):
         float_accuracy=float(np.mean(expected == test.labels)),
         agreement=float(np.mean(found == expected)),
         speedup=speedup,
-        megabytes=path.stat().st_size / 1e6,
-        float_megabytes=graph.stat().st_size / 1e6,
+        megabytes=_megabytes(path),
+        float_megabytes=_megabytes(graph),
     )
 
 

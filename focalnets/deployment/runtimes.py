@@ -66,20 +66,24 @@ def write_openvino(onnx_path, path):
 
 
 def _import_openvino():
-    """Import OpenVINO without its telemetry, which would write an identifier into the home directory.
+    with hidden_telemetry():
+        import openvino
+    return openvino
 
-    OpenVINO has a substitute for the case that the package `openvino_telemetry` is not installed.
-    """
+
+@contextlib.contextmanager
+def hidden_telemetry():
+    """Imports of OpenVINO and NNCF without their telemetry, which would write an identifier into the home
+    directory. Both have a substitute for the case that the package `openvino_telemetry` is not installed."""
     name = "openvino_telemetry"
     hidden = name not in sys.modules
     if hidden:
         sys.modules[name] = None
     try:
-        import openvino
+        yield
     finally:
         if hidden:
             del sys.modules[name]
-    return openvino
 
 
 # Name -> function(path of the graph, whether files may be added to its directory in the cache, streams). It

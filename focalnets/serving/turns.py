@@ -2,7 +2,7 @@
 
 Each thread runs a network on one core at a time. On a CPU, this uses the cores as well as one call on all
 cores, and short requests do not wait for long ones. A batch is formed from requests that wait for the same
-network. It is no faster for the network itself, but the locks and wakings of Python are then paid once per
+network. The network itself gains nothing from it, but the locks and wakings of Python are then paid once per
 batch.
 """
 
@@ -59,8 +59,8 @@ class Turns:
     Args:
         threads: int. Number of threads.
         limit: int. Largest number of requests in the queue.
-        max_batch: int. Largest number of requests in a batch. If images are slow to compute, a batch has
-            fewer: as many as are computed in 0.03 s.
+        max_batch: int. Largest number of requests in a batch. A batch of images that are slow to
+            compute has fewer, so that it takes at most 0.03 s.
         max_delay: float. Seconds that a request waits for others to share its batch.
         measure: Function of (name of the network, seconds in the queue, images in the batch), called for
             each request that is computed. Defaults to `None`.
@@ -138,9 +138,9 @@ class Turns:
     def _most(self, turn):
         """Largest number of requests in the batch of a request."""
         seconds = self._image_seconds.get(_method(turn))
-        return (
-            self.max_batch if seconds is None else max(1, min(self.max_batch, int(_BATCH_SECONDS / seconds)))
-        )
+        if seconds is None:
+            return self.max_batch
+        return max(1, min(self.max_batch, int(_BATCH_SECONDS / seconds)))
 
     def _compute(self, turn, images):
         began = time.monotonic()

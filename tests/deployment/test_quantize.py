@@ -7,7 +7,7 @@ import pytest
 
 import focalnets
 from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter, export
-from focalnets.deployment.quantize import _splits
+from focalnets.deployment.quantize import SETTINGS, _splits
 from focalnets.deployment.runtimes import usable_runtimes
 
 onnx = pytest.importorskip("onnx", reason="exports need onnx")
@@ -38,15 +38,15 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
 def test_quantized_export_is_measured_and_smaller(trained, tmp_path, monkeypatch, name):
     monkeypatch.setattr("focalnets.deployment.quantize._SPEED_SECONDS", 0.05)
-    if name == "openvino" and "openvino" not in usable_runtimes():
-        pytest.skip("OpenVINO is not installed")
+    if name == "openvino":
+        pytest.importorskip("nncf", reason="make test-nncf installs it")
     net, data = trained
     done = export(net, tmp_path / "out", format=name, data=data, quantize="int8", most_loss=0.05)
     found = done.quantized
     assert found.images == 150
     assert found.float_accuracy > 0.9
     assert found.accuracy >= found.float_accuracy - 0.05
-    assert set(found.speedup) == set(usable_runtimes())
+    assert set(found.speedup) == (set(usable_runtimes()) if name == "onnx" else {"openvino"})
     assert all(ratio > 0 for ratios in found.speedup.values() for ratio in ratios.values())
     record = json.loads((tmp_path / "out" / "export.json").read_text())
     assert record["quantized"]["accuracy"] == found.accuracy
@@ -54,6 +54,8 @@ def test_quantized_export_is_measured_and_smaller(trained, tmp_path, monkeypatch
     assert sorted(path.suffix for path in (tmp_path / "out").glob("model.*")) == (
         [".onnx"] if name == "onnx" else [".bin", ".xml"]
     )
+    if name == "openvino":
+        assert 'element_type="i8"' in (tmp_path / "out" / "model.xml").read_text()
     if name == "onnx":
         kinds = {one.data_type for one in onnx.load(tmp_path / "out" / "model.onnx").graph.initializer}
         assert onnx.TensorProto.INT8 in kinds
@@ -64,7 +66,7 @@ def test_quantized_export_is_measured_and_smaller(trained, tmp_path, monkeypatch
 
 def test_quantized_export_that_loses_accuracy_is_refused(trained, tmp_path, monkeypatch):
     net, data = trained
-    monkeypatch.setattr("focalnets.deployment.quantize._write", _damaged)
+    monkeypatch.setitem(SETTINGS, "onnx", {"matrix multiplications": _damaged})
     with pytest.raises(ValueError, match=r"8 bits lose too much accuracy on 280 validation images .matrix"):
         export(net, tmp_path / "out", data=data, quantize="int8")
     assert not (tmp_path / "out").exists()
@@ -94,9 +96,13 @@ def _damaged(graph, path, *_):
         ({"quantize": "int4"}, "quantize must be .int8. or None; got 'int4'"),
         ({"quantize": "int8"}, "8 bits are for the formats onnx and openvino.*got format='onnx'.*data=None"),
         ({"quantize": "int8", "format": "keras", "data": "digits"}, "8 bits are for .*got format='keras'"),
+        (
+            {"quantize": "int8", "format": "openvino", "data": "digits"},
+            r"8 bits for OpenVINO need NNCF: pip install 'focalnets.nncf.'|digits has other classes",
+        ),
         ({"quantize": "int8", "data": "digits"}, "digits has other classes than the network; got 10 classes"),
     ],
 )
 def test_quantize_refuses(trained, tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, ImportError), match=message):
         export(trained[0], tmp_path / "out", **arguments)
