@@ -220,7 +220,7 @@ FORMATS = {
         ("tensorflow", "jax"),
         ("tensorflow",),
         "tensorflow-cpu",
-        "TensorFlow cannot trace torch.",
+        "Keras needs torch-xla for it, whose last release is for torch 2.9 (keras#20685).",
     ),
     "litert": Format(
         _export_keras("litert", "model.tflite"),
@@ -228,7 +228,7 @@ FORMATS = {
         ("tensorflow",),
         ("ai_edge_litert",),
         "'focalnets[litert]'",
-        "Keras converts from TensorFlow, and from torch with litert-torch, which requires an older torch.",
+        "Keras converts from TensorFlow, and from torch only for a fixed batch (keras#22996).",
     ),
     "torch": Format(
         _export_keras("torch", "model.pt2", dynamic_shapes=exported.dynamic_batch),
