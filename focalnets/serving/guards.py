@@ -9,7 +9,7 @@ import msgspec
 
 _log = logging.getLogger("focalnets.serve")
 _PUBLIC = ("/v2/health/live", "/v2/health/ready", "/")  # the page asks its reader for the token
-_SECONDS_BEFORE_REFUSAL = 0.05  # of clients that try again at once
+_SECONDS_BEFORE_REFUSAL = 0.1  # of clients that try again at once: a refusal takes time from good requests
 RETRY_AFTER = "1"  # seconds
 
 
