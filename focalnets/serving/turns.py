@@ -113,6 +113,7 @@ class Turns:
                     return
                 turns = self._take()
             self._run(turns)
+            del turns  # a thread that waits keeps no network that was replaced
 
     def _take(self):
         """Take the first request, and others that may share its batch."""

@@ -457,6 +457,26 @@ def test_changed_export_is_loaded_without_an_error(exported, tmp_path):
         assert {row["status"] for row in server.events("request")} == {200}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_memory_of_replaced_networks_is_returned(exported, tmp_path):
+    served, found = tmp_path / "served", []
+    shutil.copytree(exported, served)
+    with serving(served, "--reload", "0.2", "--lame-duck", "0") as server:
+        for count in range(1, 8):
+            assert server.ask("/predict?explain=1", CAT, JPEG)[0] == 200
+            (served / "model.onnx").touch()
+            wait_for(lambda count=count: len(server.events("reloaded")) == count)
+            time.sleep(0.5)
+            found.append(memory_mb(server.process.pid))
+    assert found[-1] - found[1] < 40, found  # 60 or more without `return_memory`
+
+
+def memory_mb(pid):
+    text = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+
+
 def wait_for(condition, seconds=20):
     end = time.monotonic() + seconds
     while not condition():
