@@ -67,8 +67,8 @@ class Networks:
 def return_memory():
     """Return freed memory to the system.
 
-    glibc keeps the memory of a replaced network, in pieces that the next one does not fit into: 20 MB for
-    each replacement of a network of 5 MB.
+    glibc keeps the memory of a replaced network in blocks that are too small for the next one: 20 MB for each
+    replacement of a network of 5 MB.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems have no `malloc_trim`
         ctypes.CDLL(None).malloc_trim(0)
