@@ -355,7 +355,7 @@ async def _take_turn(state, request, turn):
     try:
         results = await turn.future
     except asyncio.CancelledError as error:
-        if not turn.future.cancelled():  # the server stops
+        if asyncio.current_task().cancelling():  # the server stops, and not only the future was canceled
             raise
         if leaving is not None and leaving.done():
             raise HTTPException(_CLIENT_LEFT, "The client has left.") from error
