@@ -179,16 +179,16 @@ def _write_qdq(graph, path, batches, operations, keeps_ends=False):
         log.setLevel(level)
 
 
-def _write_nncf(graph, path, batches, **options):
+def _write_nncf(graph, path, batches, model_type=None, preset=None):
     """Write an 8-bit copy of a graph of OpenVINO."""
     with hidden_telemetry():
         import nncf
         import openvino
 
-    if "preset" in options:
-        options["preset"] = nncf.QuantizationPreset[options["preset"]]
-    if "model_type" in options:
-        options["model_type"] = nncf.ModelType[options["model_type"]]
+    options = {
+        "model_type": model_type and nncf.ModelType[model_type],
+        "preset": preset and nncf.QuantizationPreset[preset],
+    }
     images = nncf.Dataset([{"images": one} for one in batches])
     log = logging.getLogger("nncf")
     level, _ = log.level, log.setLevel(logging.ERROR)

@@ -348,7 +348,7 @@ async def _take_turn(state, request, turn):
         nonlocal leaving
         leaving = asyncio.ensure_future(_left(request, turn.future))
 
-    # Most requests are answered sooner, and a task for each of them would be a tenth of the server's time.
+    # Most requests are answered sooner, so that no task is made for them.
     loop = asyncio.get_running_loop()
     timers = [loop.call_later(_SECONDS_BEFORE_WATCHING, watch)]
     timers.append(loop.call_later(max(0.0, turn.deadline - time.monotonic()), turn.future.cancel))

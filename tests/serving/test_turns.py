@@ -69,8 +69,9 @@ def test_turns_wait_for_a_batch(threads):
     assert network.batches == [2]
 
 
-@pytest.mark.parametrize(("seconds", "largest"), [(0.05, 1), (0.012, 2)])
-def test_batches_of_slow_images_are_short(seconds, largest):
+@pytest.mark.parametrize(("seconds", "largest"), [(0.2, 1), (0.11, 2)])
+def test_batches_of_slow_images_are_short(monkeypatch, seconds, largest):
+    monkeypatch.setattr("focalnets.serving.turns._BATCH_SECONDS", 0.3)
     batches = []
 
     class Slow:
@@ -81,7 +82,7 @@ def test_batches_of_slow_images_are_short(seconds, largest):
 
     async def many():
         turns, network = Turns(1, 99, max_batch=8), Slow()
-        asked = [Turn("it", lambda: [image(0)], network.run, 60) for _ in range(12)]
+        asked = [Turn("it", lambda: [image(0)], network.run, 60) for _ in range(6)]
         turns.add(asked[0])
         await asked[0].future
         for one in asked[1:]:
