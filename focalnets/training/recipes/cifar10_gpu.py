@@ -1,8 +1,10 @@
-"""CIFAR-10 in ten minutes on one large GPU.
+"""CIFAR-10 on one large GPU.
 
 focalnets train --recipe cifar10_gpu --data cifar10 --out runs/cifar10_gpu
 
-This recipe has not been run yet. The goal is 96 % test accuracy.
+The goal is 96 % test accuracy. This recipe has not been run to its end. A shorter run of 2026-11-27 (24
+epochs with batches of 512, on an H200) reached 88.9 % validation accuracy. It trained 2,550 images per second
+and was limited by the processor, so that 100 epochs take half an hour.
 """
 
 from focalnets.images.augment import Augmentation
