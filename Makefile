@@ -77,7 +77,7 @@ bench: setup ## a short honest benchmark of this machine; rows go to build/bench
 		--task training --batch 128 --contenders focalnets-$(BACKEND) plain-keras-$(BACKEND)
 
 docs: setup ## the reference of every public name, from the docstrings, into build/docs
-	$(BIN)/pdoc -o build/docs focalnets '!focalnets.ops.[jt].*_ops' '!focalnets.__main__'
+	$(BIN)/pdoc -o build/docs focalnets '!focalnets.ops.[jt].*_ops' '!focalnets.ops.[jt].*_processes' '!focalnets.__main__'
 
 clean: ## remove environments, caches and builds; runs/ stays
 	rm -rf .venv .venv-jax .venv-tensorflow build dist .pytest_cache .ruff_cache

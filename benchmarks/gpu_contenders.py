@@ -110,19 +110,10 @@ def depthwise_jax(batch, side, channels, size, rehearse):
     )
 
     def grouped(x, kernel):
-        return jax_ops.gelu(
-            jax.lax.conv_general_dilated(
-                x,
-                kernel.reshape(size, size, 1, channels),
-                (1, 1),
-                "SAME",
-                feature_group_count=channels,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        )
+        return jax_ops.gelu(jax_ops.grouped_conv(x, kernel))
 
     def shifted(x, kernel):
-        return jax_ops.gelu(jax_ops.depthwise_conv(x, kernel))
+        return jax_ops.gelu(jax_ops.shifted_conv(x, kernel))
 
     def total(form):
         return lambda x, kernel: form(x, kernel).astype(jnp.float32).sum()

@@ -1,8 +1,9 @@
 """Parts of `gpu_session.sh`, with one backend per process.
 
-    gpu_session.py PART OUT DEADLINE [--rehearse]
+    gpu_session.py PART[,PART...] OUT DEADLINE [--rehearse]
 
-DEADLINE is the time at which the process is ended from outside, in seconds since 1970.
+Several parts share one process, whose imports take 15 s on a fresh machine. DEADLINE is the time at which the
+process is ended from outside, in seconds since 1970.
 
 - `ceilings`: a bfloat16 matrix multiplication and a copy, as the limits of the machine.
 - `correctness`, `train_step`: comparison with float64, and a decreasing loss.
@@ -43,7 +44,7 @@ from focalnets.threads import machine
 BACKEND = keras.backend.backend()
 FIT_STEPS = 10
 STAGES = ((56, 96), (28, 192), (14, 384), (7, 768))  # side and channels of the maps of tiny_srf
-COMPILING = 25.0  # seconds that must remain before a whole network is compiled
+COMPILING = 60.0  # seconds that must remain before a whole network is compiled
 ENDING = 5.0  # seconds reserved for the last round and the rows
 LEAST_SECONDS = 0.05  # shorter steps are repeated in each round, so that synchronization is negligible
 
@@ -369,13 +370,15 @@ PARTS = {
 }
 
 
-def main(name, out, deadline, *rest):
+def main(names, out, deadline, *rest):
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     part = Part(out, float(deadline), rest == ("--rehearse",))
     if accelerator() is None and not part.rehearse:
         return f"{BACKEND} does not find a GPU. Use --rehearse without a GPU."
-    return 0 if PARTS[name](part) else "wrong results, see above"
+    results = {name: PARTS[name](part) for name in names.split(",")}
+    wrong = [name for name, right in results.items() if not right]
+    return f"wrong results in {', '.join(wrong)}, see above" if wrong else 0
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 #
 #   benchmarks/gpu_session.sh OUT_DIRECTORY [--rehearse]
 #
-# Needs torch, jax, triton and timm, and keras, optree and namex, which can be wheels in the folder .whl:
+# Needs torch, jax, triton and timm, and the packages below, which can be wheels in the folder .whl:
 #
 #   python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
 #     --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
-#     -d .whl keras==3.15.1 optree namex
+#     -d .whl -c constraints.txt keras optree namex msgspec filelock platformdirs pillow
 #
 # The time limits of the parts sum to nine minutes. A part writes its rows group by group. If it fails or reaches
 # its limit, the earlier rows remain, the failure is printed, and the other parts continue.
@@ -41,16 +41,11 @@ part() { # part SECONDS BACKEND NAME
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv 2> /dev/null
-part 50 torch ceilings
-part 40 torch correctness
-part 20 torch train_step
-part 60 torch kernels && kernels=right
-part 60 torch depthwise
-part 100 torch speed
+part 150 torch ceilings,correctness,train_step,speed
+part 75 torch kernels && kernels=right
 if [ "${kernels:-}" = right ]; then # a wrong kernel can crash its process
-  part 40 torch kernel_speed
+  part 60 torch kernel_speed
 fi
-part 45 jax correctness
-part 20 jax train_step
-part 30 jax depthwise
-part 60 jax speed
+part 150 jax correctness,train_step,speed
+part 60 torch depthwise
+part 40 jax depthwise

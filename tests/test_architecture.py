@@ -55,9 +55,9 @@ LAZILY = {
 }
 ANYWHERE = {"__version__"}
 BACKEND_FILES = {
-    "torch": {"torch_ops.py", "torch_cpu.py", "triton_kernels.py", "exported.py"},
+    "torch": {"torch_ops.py", "torch_cpu.py", "torch_processes.py", "triton_kernels.py", "exported.py"},
     "triton": {"triton_kernels.py"},
-    "jax": {"jax_ops.py"},
+    "jax": {"jax_ops.py", "jax_processes.py"},
     "tensorflow": {"tensorflow_ops.py", "exported.py"},
 }
 

@@ -21,7 +21,7 @@ README = ROOT / "README.md"
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(focalnets.__path__, "focalnets.")
-    if not module.name.endswith(("_ops", "__main__", "triton_kernels"))  # need other packages
+    if not module.name.endswith(("_ops", "_processes", "__main__", "triton_kernels"))  # need other packages
 ]
 
 

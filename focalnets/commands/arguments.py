@@ -135,6 +135,8 @@ class TrainArguments:
     """Also write TensorBoard event files."""
     force_bfloat16: Flag = False
     """Use bfloat16 even where it is slower than float32."""
+    distributed: Flag = False
+    """Train on the processes of torchrun (also without this option) or srun, or on all devices of JAX."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
     cache_images: CacheImages = "auto"

@@ -9,6 +9,7 @@ import time
 from focalnets.data.find import report_skipped
 from focalnets.files import expanded
 from focalnets.names import say
+from focalnets.training.launch import is_other_process
 from focalnets.training.recipe import change, load_recipe
 from focalnets.training.run_directory import read_run
 from focalnets.training.suitability import recipe_for, report_choice
@@ -17,6 +18,9 @@ from focalnets.training.suitability import recipe_for, report_choice
 def run(arguments):
     """Train or resume, and print the paths of the results."""
     verbose = 1 if sys.stdout.isatty() else 2
+    if is_other_process(arguments.distributed or None):
+        _resume(arguments, 0) if arguments.resume else _train(arguments, 0)
+        return  # process 0 reports
     directory, start = arguments.resume or arguments.out, time.time()
     try:
         result = _resume(arguments, verbose) if arguments.resume else _train(arguments, verbose)
@@ -63,6 +67,7 @@ def _train(arguments, verbose):
         monitor_every=arguments.monitor_every,
         tensorboard=arguments.tensorboard,
         force_bfloat16=arguments.force_bfloat16,
+        distributed=arguments.distributed or None,
         verbose=verbose,
     )
 
@@ -90,7 +95,7 @@ def recipe_from_arguments(arguments):
 def check_resume_options(arguments):
     """Raise ValueError if an option cannot be combined with --resume."""
     fields = {field.name: field.default for field in dataclasses.fields(arguments)}
-    for free in ("resume", "data", "max_minutes", "backend", "debug"):
+    for free in ("resume", "data", "max_minutes", "distributed", "backend", "debug"):
         del fields[free]
     given = [name for name, default in fields.items() if getattr(arguments, name) != default]
     if given:
@@ -108,4 +113,10 @@ def _resume(arguments, verbose):
             os.environ["KERAS_BACKEND"] = backend  # before keras is imported
     from focalnets.training.train import resume
 
-    return resume(arguments.resume, max_minutes=arguments.max_minutes, verbose=verbose, data=arguments.data)
+    return resume(
+        arguments.resume,
+        max_minutes=arguments.max_minutes,
+        verbose=verbose,
+        data=arguments.data,
+        distributed=arguments.distributed or None,
+    )

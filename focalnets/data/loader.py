@@ -35,6 +35,8 @@ class Loader(keras.utils.PyDataset):
         seed: int. Seed of order and augmentation. Defaults to 0.
         threads: int. Threads that compute batches in advance, or 0 to compute batches on demand. Batches do
             not depend on it. Defaults to `None`, which selects a number.
+        shard: `Shard` or None. Return only the part of each batch that belongs to one process. Defaults to
+            `None`, the whole batch.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Loader(keras.utils.PyDataset):
         image_size=None,
         seed=0,
         threads=None,
+        shard=None,
     ):
         super().__init__()
         self.split = split
@@ -61,6 +64,7 @@ class Loader(keras.utils.PyDataset):
         if threads is None:
             threads = 1 if split.in_memory and not self.augmentation.changes_images else cores()
         self.threads = threads
+        self.shard = shard
         self.first_batch = 0
         self.problem = None
         self._ahead = {}
@@ -94,6 +98,10 @@ class Loader(keras.utils.PyDataset):
     def __len__(self):
         return self.batches - self.first_batch
 
+    def rows_in(self, index):
+        """Number of images in a batch of all processes, counted from the start of the epoch."""
+        return min(self.batch_size, len(self.split) - index * self.batch_size)
+
     def __getitem__(self, index):
         try:
             return self._get(index + self.first_batch)
@@ -119,6 +127,21 @@ class Loader(keras.utils.PyDataset):
 
     def _batch(self, draws, index):
         rows = draws.order[index * self.batch_size : (index + 1) * self.batch_size]
+        if self.shard is None:
+            images, targets = self._prepared(draws, rows)
+            images, targets = self._mixed(draws.epoch, index, images, targets, images[::-1], targets[::-1])
+            weights = self.task.sample_weights(targets)
+            return (images, targets) if weights is None else (images, targets, weights)
+        own, others = (self.shard.part(one) for one in (rows, rows[::-1]))
+        images, targets = self._prepared(draws, own)
+        if self.augmentation.mixup or self.augmentation.cutmix:
+            pairs = self._prepared(draws, others)
+            images, targets = self._mixed(draws.epoch, index, images, targets, *pairs)
+        weights = self.task.sample_weights(targets)
+        return images, *self.shard.padded(targets, weights, len(rows))
+
+    def _prepared(self, draws, rows):
+        """Augmented images and targets of rows of the split."""
         changes = self.augmentation
         images = self._transformed(draws.epoch, rows) if changes.changes_images else self.split.batch(rows)
         if changes.pad_crop:
@@ -127,12 +150,15 @@ class Loader(keras.utils.PyDataset):
             images = augment.flip(images, draws.flips[rows])
         if changes.erasing:
             images = np.stack([self._erased(draws.epoch, *item) for item in zip(rows, images, strict=True)])
-        targets = self.task.targets(self.split.labels[rows])
-        if changes.mixup or changes.cutmix:
-            generator = augment.generator_for(self.seed, draws.epoch, "mix", index)
-            images, targets = augment.mix(images, targets, changes.mixup, changes.cutmix, generator)
-        weights = self.task.sample_weights(targets)
-        return (images, targets) if weights is None else (images, targets, weights)
+        return images, self.task.targets(self.split.labels[rows])
+
+    def _mixed(self, epoch, index, images, targets, others, other_targets):
+        """Apply MixUp or CutMix to a batch and its reverse. Shuffled batches make these pairs random."""
+        changes = self.augmentation
+        if not changes.mixup and not changes.cutmix:
+            return images, targets
+        generator = augment.generator_for(self.seed, epoch, "mix", index)
+        return augment.mix(images, targets, others, other_targets, changes.mixup, changes.cutmix, generator)
 
     def _transformed(self, epoch, rows):
         if self.augmentation.needs_originals:

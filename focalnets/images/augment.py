@@ -149,12 +149,13 @@ def erase(image, generator):
     return erased
 
 
-def mix(images, targets, mixup, cutmix, generator):
-    """Apply MixUp or CutMix to a batch and its reverse. Shuffled batches make these pairs random.
+def mix(images, targets, others, other_targets, mixup, cutmix, generator):
+    """Apply MixUp or CutMix to images and others, such as a batch and its reverse.
 
     Args:
         images: uint8 array (B, H, W, C).
         targets: float32 array (B, classes).
+        others, other_targets: Arrays of the same shapes.
         mixup: float. Parameter of the Beta distribution for MixUp, 0 for no MixUp.
         cutmix: float. The same for CutMix. If both are positive, each is used with probability 1/2.
         generator: NumPy generator.
@@ -165,7 +166,9 @@ def mix(images, targets, mixup, cutmix, generator):
     >>> import numpy as np
     >>> from focalnets.images.augment import mix
     >>> images = np.array([0, 100], "uint8").reshape(2, 1, 1, 1)
-    >>> blended, targets = mix(images, np.eye(2, dtype="float32"), 1.0, 0.0, np.random.default_rng(0))
+    >>> targets = np.eye(2, dtype="float32")
+    >>> generator = np.random.default_rng(0)
+    >>> blended, targets = mix(images, targets, images[::-1], targets[::-1], 1.0, 0.0, generator)
     >>> bool(np.isclose(blended[0, 0, 0, 0], 100 * targets[0, 1], atol=0.5))
     True
     """
@@ -180,9 +183,9 @@ def mix(images, targets, mixup, cutmix, generator):
         left, right = np.clip([column - columns // 2, column - columns // 2 + columns], 0, width)
         weight = np.float32(1 - (bottom - top) * (right - left) / (height * width))
         mixed = images.copy()
-        mixed[:, top:bottom, left:right] = images[::-1, top:bottom, left:right]
+        mixed[:, top:bottom, left:right] = others[:, top:bottom, left:right]
     else:
         weight = np.float32(weight)
-        mixed = images * weight + images[::-1] * (1 - weight)
+        mixed = images * weight + others * (1 - weight)
         mixed = np.round(mixed, out=mixed).astype("uint8")
-    return mixed, targets * weight + targets[::-1] * (1 - weight)
+    return mixed, targets * weight + other_targets * (1 - weight)

@@ -4,7 +4,9 @@ import keras
 from keras import ops
 
 from focalnets.layers.seeds import resolve_seed
+from focalnets.ops.backend import from_host, on_host
 from focalnets.ops.dispatch import optimized
+from focalnets.ops.processes import current, rows_for_process
 
 
 @keras.saving.register_keras_serializable(package="focalnets")
@@ -37,7 +39,8 @@ class DropPath(keras.layers.Layer):
             raise ValueError(f"DropPath rate must be in [0, 1); got {rate}.")
         self.rate = rate
         self.seed = resolve_seed(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        with on_host():
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.built = True
 
     def mask(self, x, training):
@@ -47,8 +50,15 @@ class DropPath(keras.layers.Layer):
         """
         if not training or self.rate == 0.0:
             return None
-        ones = ops.ones((ops.shape(x)[0], *(1,) * (len(x.shape) - 1)), dtype=x.dtype)
-        return keras.random.dropout(ones, self.rate, seed=self.seed_generator)
+        rest = (1,) * (len(x.shape) - 1)
+
+        def draw(images):
+            ones = ops.ones((images, *rest), dtype=x.dtype)
+            return keras.random.dropout(ones, self.rate, seed=self.seed_generator)
+
+        with on_host():
+            mask = rows_for_process(draw, ops.shape(x)[0])
+        return from_host(mask, x)
 
     def call(self, x, training=None):
         mask = self.mask(x, training)
@@ -61,10 +71,31 @@ class DropPath(keras.layers.Layer):
         return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
-def dropout_mask(dropout, shape, dtype):
-    """Factors of this shape that a `keras.layers.Dropout` applies to a tensor during training."""
-    mask = optimized("dropout_mask", shape, dropout.rate, dropout.seed_generator.state.value)
-    if mask is None:
-        return dropout(ops.ones(shape, dtype=dtype), training=True)
-    dropout.seed_generator.next()
-    return ops.cast(mask, dtype)
+@keras.saving.register_keras_serializable(package="focalnets")
+class Dropout(keras.layers.Dropout):
+    """Keras' `Dropout` whose processes draw different factors for the parts of a batch."""
+
+    def call(self, inputs, training=False):
+        if not training or self.rate == 0 or current() is None:
+            return super().call(inputs, training=training)
+
+        def draw(images):
+            ones = ops.ones((images, *inputs.shape[1:]), dtype=inputs.dtype)
+            return keras.layers.Dropout.call(self, ones, training=True)
+
+        return inputs * rows_for_process(draw, inputs.shape[0])
+
+
+def dropout_mask(dropout, shape, x):
+    """Factors of this shape that a `keras.layers.Dropout` made `on_host` applies to `x` during training."""
+
+    def draw(images):
+        whole = (images, *shape[1:])
+        mask = optimized("dropout_mask", whole, dropout.rate, dropout.seed_generator.state.value, x)
+        if mask is None:
+            return dropout(ops.ones(whole, dtype=x.dtype), training=True)
+        with on_host():
+            dropout.seed_generator.next()
+        return ops.cast(mask, x.dtype)
+
+    return rows_for_process(draw, shape[0])

@@ -9,6 +9,7 @@ from focalnets.layers.initializers import dense_initializers
 from focalnets.layers.layer_scale import LayerScale
 from focalnets.layers.pointwise import ACTIVATIONS, activate, normalize, pointwise, pointwise_mlp
 from focalnets.layers.seeds import child_seed, resolve_seed
+from focalnets.ops.backend import on_host
 from focalnets.ops.dispatch import map_chunks
 
 NORM_PLACEMENTS = ("pre", "post", "mlp_only")
@@ -134,7 +135,8 @@ class FocalBlock(keras.layers.Layer):
         return LayerScale(self.layer_scale_init, dtype=self.dtype_policy, name=name)
 
     def _dropout(self, rate, stream):
-        return keras.layers.Dropout(rate, seed=child_seed(self.seed, stream), dtype=self.dtype_policy)
+        with on_host():
+            return keras.layers.Dropout(rate, seed=child_seed(self.seed, stream), dtype=self.dtype_policy)
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -176,7 +178,7 @@ class FocalBlock(keras.layers.Layer):
         def elementwise(dropout, channels):
             if dropout.rate == 0.0:
                 return None
-            return dropout_mask(dropout, (*ops.shape(x)[:-1], channels), x.dtype)
+            return dropout_mask(dropout, (*ops.shape(x)[:-1], channels), x)
 
         channels = x.shape[-1]
         return {

@@ -10,6 +10,7 @@ import itertools
 
 import keras
 
+from focalnets.layers.drop_path import Dropout
 from focalnets.layers.focal_block import FocalBlock
 from focalnets.layers.geometry import per_stage, stem_kernel_size
 from focalnets.layers.patch_embedding import PatchEmbedding
@@ -140,9 +141,7 @@ class FocalNetBackbone(GuardedModel):
             )
 
         stem = embedding(0, "stem", stem_kernel_size(patch_size, overlap_embed), patch_size, stem_padding)
-        stem_dropout = keras.layers.Dropout(
-            dropout_rate, seed=child_seed(seed, 0), dtype=dtype, name="stem_dropout"
-        )
+        stem_dropout = Dropout(dropout_rate, seed=child_seed(seed, 0), dtype=dtype, name="stem_dropout")
         stages, downsamples = [], []
         for stage, depth in enumerate(depths):
             blocks = [

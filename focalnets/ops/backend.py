@@ -1,5 +1,6 @@
 """Properties of the active backend, from its module `<backend>_ops.py`."""
 
+import contextlib
 import importlib
 
 import keras
@@ -17,6 +18,25 @@ def backend_ops():
 def fused_adamw():
     """Function that updates all variables at once, or None where the compiler fuses the plain loop."""
     return getattr(backend_ops(), "adamw", None)
+
+
+def on_host():
+    """Context in which Keras computes on the host, on torch. It changes nothing on other backends.
+
+    Torch starts operations of a GPU ahead of time. To create a tensor from a number, or to read one, it waits
+    until all of them are finished. Counters, rates and seeds therefore stay on the host.
+
+    >>> from keras import ops
+    >>> from focalnets.ops.backend import on_host
+    >>> with on_host():
+    ...     step = ops.ones(())
+    """
+    return getattr(backend_ops(), "on_host", contextlib.nullcontext)()
+
+
+def from_host(x, like):
+    """Copy a tensor of the host to the device of another tensor, without waiting for the device."""
+    return getattr(backend_ops(), "from_host", lambda x, like: x)(x, like)
 
 
 def value_and_gradient(function, x):

@@ -8,6 +8,7 @@ import importlib.util
 import math
 import os
 
+import keras
 import torch
 import torch.nn.functional as F
 
@@ -83,15 +84,16 @@ def triton_focal_context(context, gates, kernels):
     return triton_kernels.focal_context(context, gates, kernels)
 
 
-def unsupported_mask(shape, rate, seed):
-    return None if seed.is_cpu else "the generator is not on a CPU"
+def unsupported_mask(shape, rate, seed, like):
+    return None if seed.is_cpu else "the seed is not on the host"
 
 
-def dropout_mask(shape, rate, seed):
+def dropout_mask(shape, rate, seed, like):
     """Factors 0 and 1 / (1 - rate) in float32. Each 64-bit random integer gives four elements."""
-    generator = torch.Generator().manual_seed(int(seed.sum()))
+    generator = torch.Generator(like.device).manual_seed(int(seed.sum()))
     count = math.prod(shape)
-    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=like.device)
+    words.random_(-(2**63), None, generator=generator)
     keep = words.view(torch.int16)[:count] >= round(rate * 2**16) - 2**15
     return torch.where(keep, 1 / (1 - rate), 0.0).view(shape)
 
@@ -133,7 +135,7 @@ IMPLEMENTATIONS = {  # see `dispatch.optimized`
     ),
     "map_chunks": (("cache", torch_cpu.unsupported_chunks, torch_cpu.map_chunks),),
 }
-# These kernels have not run on a GPU yet.
+# Faster on an H200 for large maps, but the host limits a whole network, so that they are used on request.
 UNMEASURED = {"focal_context": (("triton", unsupported_triton, triton_focal_context),)}
 
 
@@ -155,10 +157,14 @@ def adamw(
 
     Args:
         groups: List of (indices into the lists, learning rate multiplier, weight decay).
-        learning_rate: Tensor. Reading a number would wait for the device.
-        step: Tensor. Number of the update, starting at 1.
-        kept: Tensor. Fraction of the averages that remains.
+        learning_rate: Tensor on the host.
+        step: Tensor on the host. Number of the update, starting at 1.
+        kept: Tensor on the host. Fraction of the averages that remains.
     """
+    numbers = torch.as_tensor
+    if not variables[0].is_cpu:  # the numbers are on the host, where `item` does not wait
+        step, kept = torch.full((), step.item(), device=variables[0].device), kept.item()
+        numbers = torch.Tensor.item
     # The gradient of a depthwise kernel is a permuted view, whose strides the fused update ignores.
     gradients = [gradient.contiguous() for gradient in gradients]
     for places, rate, decay in groups:
@@ -169,7 +175,7 @@ def adamw(
             ),
             [],
             [step] * len(places),
-            lr=learning_rate * rate,
+            lr=numbers(learning_rate * rate),
             beta1=betas[0],
             beta2=betas[1],
             weight_decay=decay,
@@ -188,6 +194,15 @@ def value_and_gradient(function, x):
         y = function(x)
         (gradient,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), gradient
+
+
+def on_host():
+    return keras.device("cpu")
+
+
+def from_host(x, like):
+    """Copies from pinned memory, after which the host does not wait."""
+    return x.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else x.to(like.device)
 
 
 def accelerator():

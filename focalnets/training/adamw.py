@@ -6,7 +6,8 @@ import re
 import keras
 from keras import ops
 
-from focalnets.ops.backend import fused_adamw
+from focalnets.ops.backend import fused_adamw, on_host
+from focalnets.ops.processes import mean_gradients
 
 # The average decays faster at first: min(ema_decay, t / (t + 9)) at update t = 0, 1, ...
 _AVERAGE_WARMUP = 9.0
@@ -64,7 +65,8 @@ class AdamW(keras.optimizers.Adam):
     ):
         # Decay and average of the Keras base class stay off.
         kwargs = {key: value for key, value in kwargs.items() if key not in ("use_ema", "weight_decay")}
-        super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
+        with on_host():  # the number of updates and the learning rate
+            super().__init__(learning_rate=learning_rate, epsilon=epsilon, name=name, **kwargs)
         self.decay = float(weight_decay)
         self.ema_decay = float(ema_decay)
         self.learning_rate_multipliers = learning_rate_multipliers
@@ -83,6 +85,10 @@ class AdamW(keras.optimizers.Adam):
                 for variable in variables
             ]
 
+    def apply(self, grads, trainable_variables=None):
+        """Average the gradients over the processes of a run, if there are any, and update the variables."""
+        return super().apply(mean_gradients(grads), trainable_variables)
+
     def swap_averages(self, variables):
         """Exchange weights and averages. A second call restores the weights.
 
@@ -94,17 +100,27 @@ class AdamW(keras.optimizers.Adam):
             variable.assign(mean)
             average.assign(weight)
 
-    def _factors(self, dtype):
-        """(1 - beta_1^t, 1 - beta_2^t, decay of the average) at update t."""
+    def _get_current_learning_rate(self):
+        """Current learning rate. Called by Keras."""
+        with on_host():
+            return super()._get_current_learning_rate()
+
+    def _corrections(self, dtype):
+        """(1 - beta_1^t, 1 - beta_2^t) at update t."""
         update = ops.cast(self.iterations + 1, dtype)  # `iterations` counts updates, not batches
-        kept = ops.minimum(self.ema_decay, (update - 1) / (update - 1 + _AVERAGE_WARMUP))
-        first, second = (1 - ops.power(ops.cast(beta, dtype), update) for beta in (self.beta_1, self.beta_2))
-        return first, second, kept
+        return [1 - ops.power(ops.cast(beta, dtype), update) for beta in (self.beta_1, self.beta_2)]
+
+    def _kept(self, dtype):
+        """Decay of the average at this update, on the host."""
+        with on_host():
+            before = ops.cast(self.iterations, dtype)
+            return ops.minimum(self.ema_decay, before / (before + _AVERAGE_WARMUP))
 
     def _scale(self, index):
         """Factor on the learning rate of a variable: a float, or a tensor if it depends on the update."""
         scale, first_step = self._multipliers[index], self._first_steps[index]
-        return scale * ops.cast(self.iterations >= first_step, "float32") if first_step else scale
+        with on_host():
+            return scale * ops.cast(self.iterations >= first_step, "float32") if first_step else scale
 
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable. Used on JAX and TensorFlow."""
@@ -112,7 +128,7 @@ class AdamW(keras.optimizers.Adam):
         dtype = variable.dtype
         gradient = ops.cast(gradient, dtype)
         rate = ops.cast(learning_rate, dtype) * self._scale(index)
-        correction_1, correction_2, _ = self._factors(dtype)
+        correction_1, correction_2 = self._corrections(dtype)
         momentum, velocity = self._momentums[index], self._velocities[index]
         self.assign_add(momentum, (1 - self.beta_1) * (gradient - momentum))
         self.assign_add(velocity, (1 - self.beta_2) * (ops.square(gradient) - velocity))
@@ -120,12 +136,11 @@ class AdamW(keras.optimizers.Adam):
         if self.decay and len(variable.shape) > 1:
             direction = direction + self.decay * ops.convert_to_tensor(variable)
         self.assign_sub(variable, rate * direction)
-        self._average(index, variable)
+        self._average(index, variable, self._kept(dtype))
 
-    def _average(self, index, variable):
+    def _average(self, index, variable, kept):
         """Update the average of a variable."""
         if self.averages:
-            _, _, kept = self._factors(variable.dtype)
             average = self.averages[index]
             self.assign_add(average, (1 - kept) * (ops.convert_to_tensor(variable) - average))
 
@@ -135,7 +150,9 @@ class AdamW(keras.optimizers.Adam):
         if fused is None:
             return super()._backend_update_step(grads, trainable_variables, learning_rate)
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        _, _, kept = self._factors("float32")
+        with on_host():
+            learning_rate = ops.convert_to_tensor(learning_rate)
+            update = ops.cast(self.iterations + 1, "float32")
         fused(
             [variable.value for variable in trainable_variables],
             grads,
@@ -143,11 +160,11 @@ class AdamW(keras.optimizers.Adam):
             [self._velocities[index].value for index in indices],
             [self.averages[index].value for index in indices] if self.averages else [],
             groups=self._groups(trainable_variables, indices),
-            learning_rate=ops.convert_to_tensor(learning_rate),
+            learning_rate=learning_rate,
             betas=(self.beta_1, self.beta_2),
-            step=ops.cast(self.iterations + 1, "float32"),
+            step=update,
             epsilon=self.epsilon,
-            kept=kept,
+            kept=self._kept("float32"),
         )
 
     def _groups(self, variables, indices):

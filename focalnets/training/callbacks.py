@@ -11,6 +11,7 @@ from focalnets.explanation.attribution import EvidenceModels
 from focalnets.explanation.epochs import draw_evidence_filmstrip, epoch_arrays
 from focalnets.explanation.modulation import modulation_maps
 from focalnets.models.modulation import modulation_model
+from focalnets.ops.processes import current
 from focalnets.output.files import list_files, shared_directory, writing
 from focalnets.output.paths import output_path
 from focalnets.report.figures import draw_filmstrip, draw_panels
@@ -57,8 +58,12 @@ class StopOnNaN(keras.callbacks.Callback):
         self.first_batch = 0
 
     def _check(self):
-        for batch, loss in self._unchecked:
-            value = float(ops.convert_to_numpy(loss))
+        losses = [float(ops.convert_to_numpy(loss)) for _, loss in self._unchecked]
+        among = current()
+        if among is not None and losses:  # the losses of another process may become NaN a batch earlier
+            everywhere = among.gather(losses)
+            losses = [next((v for v in column if not math.isfinite(v)), 0.0) for column in everywhere.T]
+        for (batch, _), value in zip(self._unchecked, losses, strict=True):
             if math.isfinite(value):
                 continue
             raise FloatingPointError(

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from keras import ops
 
 from focalnets import __version__
 from focalnets.data.loader import Loader
 from focalnets.explanation.attribution import EvidenceModels
 from focalnets.explanation.epochs import epoch_arrays
 from focalnets.explanation.modulation import modulation_maps
+from focalnets.ops.processes import alone
 from focalnets.output.files import shared_directory
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.presets.store import write_preset_files
@@ -80,7 +82,7 @@ class TrainResult:
 
 
 def finalize(trainer, directory, recorder):
-    """Assign the chosen weights, and write preset, panels, evaluation and report.
+    """Assign the chosen weights, and write preset, panels, evaluation and report. Only process 0 writes.
 
     Args:
         trainer: `Trainer` after training.
@@ -90,19 +92,33 @@ def finalize(trainer, directory, recorder):
     Returns:
         `TrainResult`.
     """
-    classifier, recipe = trainer.classifier, trainer.recipe
-    trained = classifier.trainable_variables
+    recipe, rows = trainer.recipe, recorder.rows
+    best = trainer.task.best_row(rows)
+    kept = best if recipe.keep_weights == "best" else rows[-1]
+    curves = directory / "curves.png"
+    if not recorder.writes:
+        return TrainResult(directory, curves, [], None, rows, kept, None, trainer.dataset.unreadable)
+    chosen = None
     if recipe.keep_weights == "best":
-        for variable, value in zip(trained, read_weights(directory / "best.npz"), strict=True):
-            variable.assign(value)
+        chosen = read_weights(directory / "best.npz")
     elif recipe.ema_decay:
-        classifier.optimizer.swap_averages(trained)
+        chosen = [ops.convert_to_numpy(average) for average in trainer.classifier.optimizer.averages]
+    classifier = trainer.single()
+    with alone():
+        return _finalize(trainer, classifier, chosen, directory, recorder, kept)
+
+
+def _finalize(trainer, classifier, chosen, directory, recorder, kept):
+    recipe, rows = trainer.recipe, recorder.rows
+    if chosen is not None:
+        for variable, value in zip(classifier.trainable_variables, chosen, strict=True):
+            variable.assign(value)
     write_preset_files(classifier, directory)
     test = trainer.dataset.splits.get("test")
     shown, kind = (trainer.validation, "validation") if test is None else (test, "test")
     panels = _draw_panels(classifier, shown, kind, directory / "panels")
     found = evaluate_logits(
-        _logits(trainer, shown),
+        _logits(trainer, classifier, shown),
         shown.labels,
         classifier.class_names,
         data=trainer.settings["data"],
@@ -110,9 +126,6 @@ def finalize(trainer, directory, recorder):
     )
     write_evaluation(directory, found)
     test_accuracy = None if test is None else found.top1
-    rows = recorder.rows
-    best = trainer.task.best_row(rows)
-    kept = best if recipe.keep_weights == "best" else rows[-1]
     facts = {
         "validation accuracy": f"{kept['val_accuracy']:.4f} in epoch {kept['epoch']}",
         "test accuracy": "no test split" if test_accuracy is None else f"{test_accuracy:.4f}",
@@ -158,6 +171,6 @@ def _draw_panels(classifier, split, kind, folder):
     return paths
 
 
-def _logits(trainer, split):
+def _logits(trainer, classifier, split):
     loader = Loader(split, trainer.task, trainer.recipe.batch_size)
-    return np.concatenate([trainer.classifier.predict_on_batch(images) for images, *_ in loader])
+    return np.concatenate([classifier.predict_on_batch(images) for images, *_ in loader])

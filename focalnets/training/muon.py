@@ -6,6 +6,7 @@ import re
 import keras
 from keras import ops
 
+from focalnets.ops.backend import on_host
 from focalnets.training.adamw import AdamW
 
 # Coefficients of a x + b x^3 + c x^5. Five iterations bring singular values in (0, 1] close to 1.
@@ -89,7 +90,9 @@ class Muon(AdamW):
 
     def _update_matrices(self, pairs, learning_rate):
         """Update matrices. Those of equal size are stacked: one batched multiplication beats many small."""
-        alike = {}
+        alike, kept = {}, self._kept("float32")
+        with on_host():
+            learning_rate = ops.cast(learning_rate, "float32")
         for gradient, variable in pairs:
             matrix = self._ahead(gradient, variable)
             alike.setdefault(tuple(sorted(matrix.shape)), []).append((variable, matrix))
@@ -99,7 +102,7 @@ class Muon(AdamW):
             for place, (variable, matrix) in enumerate(group):  # a symbolic tensor cannot be iterated over
                 direction = directions[place]
                 direction = direction if matrix.shape == size else ops.transpose(direction)
-                self._move(variable, direction, learning_rate)
+                self._move(variable, direction, learning_rate, kept)
 
     def _ahead(self, gradient, variable):
         """Nesterov momentum as a matrix (inputs, outputs), where inputs flattens all axes but the last."""
@@ -109,13 +112,13 @@ class Muon(AdamW):
         ahead = gradient + self.momentum * (momentum - gradient)
         return ops.reshape(ahead, (math.prod(variable.shape[:-1]), variable.shape[-1]))
 
-    def _move(self, variable, direction, learning_rate):
+    def _move(self, variable, direction, learning_rate, kept):
         index, dtype = self._get_variable_index(variable), variable.dtype
         scale = _RMS * math.sqrt(max(direction.shape))
         direction = scale * ops.reshape(ops.cast(direction, dtype), variable.shape)
         direction = direction + self.decay * ops.convert_to_tensor(variable)
-        self.assign_sub(variable, ops.cast(learning_rate, dtype) * self._scale(index) * direction)
-        self._average(index, variable)
+        self.assign_sub(variable, learning_rate * self._scale(index) * direction)
+        self._average(index, variable, kept)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

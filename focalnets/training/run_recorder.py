@@ -1,5 +1,6 @@
 """Callbacks that write history, weights and snapshots of a run, so that it can resume after a crash."""
 
+import contextlib
 import csv
 import io
 import math
@@ -18,6 +19,11 @@ SNAPSHOT_MINUTES = 10.0
 CURVES_SECONDS = 10.0
 
 
+# Several processes agree on whether to stop about this often, because they must do so after the same batch.
+AGREEMENT_SECONDS = 1.0
+AGREED_BATCHES = 4  # batches of an epoch after which the time of one is known
+
+
 class OutOfTime(Exception):  # noqa: N818 - not an error
     """Raised after a snapshot when training reaches its time limit."""
 
@@ -30,6 +36,59 @@ class Averages(keras.callbacks.Callback):
 
     def on_test_end(self, logs=None):
         self.model.optimizer.swap_averages(self.model.trainable_variables)
+
+
+class AcrossProcesses(keras.callbacks.Callback):
+    """Metrics of all processes of a run, and the size of the current batch of all processes.
+
+    Args:
+        processes: `Processes`.
+        loader, validation: `Loader` of the training and of the validation images, with a shard.
+    """
+
+    def __init__(self, processes, loader, validation):
+        super().__init__()
+        self.processes, self.loader, self.validation = processes, loader, validation
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.processes.rows = self.loader.rows_in(self.loader.first_batch + batch)
+
+    def on_test_begin(self, logs=None):
+        self.processes.rows = None
+        self.trained = self._metrics(self.loader)  # Keras resets them now
+
+    def on_test_end(self, logs=None):
+        self.validated = self._metrics(self.validation)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs.update(self.trained)
+        logs.update({f"val_{name}": value for name, value in self.validated.items()})
+
+    def _metrics(self, loader):
+        """Metrics of all processes at the end of an epoch."""
+        with summed_metrics(self.model, self.processes):
+            found = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+            # Keras divides the sum of the losses by the number of rows, with padding.
+            (tracker,) = (metric for metric in self.model.metrics if metric.name == "loss")
+            return {**found, "loss": float(tracker.total) / len(loader.split)}
+
+
+@contextlib.contextmanager
+def summed_metrics(model, processes):
+    """During the block, the metrics have the sums of all processes, where each process has its own."""
+    if not processes.sums_metrics:
+        yield
+        return
+    own = [np.array(ops.convert_to_numpy(variable)) for variable in model.metrics_variables]
+    sizes = np.cumsum([array.size for array in own])[:-1]
+    sums = processes.gather(np.concatenate([array.ravel() for array in own])).sum(axis=0)
+    for variable, value in zip(model.metrics_variables, np.split(sums, sizes), strict=True):
+        variable.assign(value.reshape(variable.shape))
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.metrics_variables, own, strict=True):
+            variable.assign(value)
 
 
 class RunRecorder(keras.callbacks.Callback):
@@ -47,10 +106,21 @@ class RunRecorder(keras.callbacks.Callback):
         snapshot: `Snapshot` or None. State to resume from. Defaults to `None`.
         max_minutes: float or None. Raise `OutOfTime` after this time and a snapshot. Defaults to `None`.
         signals: `HeldSignals` or None. A held signal is delivered after a snapshot. Defaults to `None`.
+        processes: `Processes` or None. All of them call the recorder, and process 0 writes. Defaults to
+            `None`, a run of one process.
     """
 
     def __init__(
-        self, directory, loader, task, schedule, averaged, snapshot=None, max_minutes=None, signals=None
+        self,
+        directory,
+        loader,
+        task,
+        schedule,
+        averaged,
+        snapshot=None,
+        max_minutes=None,
+        signals=None,
+        processes=None,
     ):
         super().__init__()
         self.directory = directory
@@ -63,6 +133,9 @@ class RunRecorder(keras.callbacks.Callback):
         self.minutes_before = 0.0 if snapshot is None else snapshot.minutes
         self.max_minutes = max_minutes
         self.signals = signals
+        self.processes = processes
+        self.writes = processes is None or processes.rank == 0
+        self.agree_every = 1
         self.started = self.last_snapshot = time.monotonic()
         self.drawn = -math.inf  # time of the last curves.png; the trainer draws it once more at the end
 
@@ -80,34 +153,47 @@ class RunRecorder(keras.callbacks.Callback):
             for variable, value in zip(
                 self.model.metrics_variables, self.resumed.arrays[-count:], strict=True
             ):
-                variable.assign(value)
+                apart = self.processes is not None and self.processes.sums_metrics
+                variable.assign(value * 0 if apart and not self.writes else value)
         self.resumed = None
         self.loader.epoch = epoch
+        self.agree_every = 1
         self.epoch_started = time.perf_counter()
 
     @property
     def _out_of_time(self):
         return self.max_minutes is not None and time.monotonic() - self.started > 60 * self.max_minutes
 
-    @property
-    def _is_to_stop(self):
-        return self._out_of_time or (self.signals is not None and self.signals.received is not None)
+    def _agreed(self):
+        """(received a signal, out of time, snapshot is due), in any process."""
+        signaled = self.signals is not None and self.signals.received is not None
+        due = time.monotonic() - self.last_snapshot >= 60 * SNAPSHOT_MINUTES
+        found = [signaled, self._out_of_time, due]
+        return found if self.processes is None else self.processes.gather(found).any(axis=0)
 
-    def _stop(self):
+    def _stop(self, signaled, out_of_time):
         if self.signals is not None:
             self.signals.deliver()  # raises KeyboardInterrupt, unless a handler of the user does not
-        if self._out_of_time:
+        if out_of_time:
             raise OutOfTime
+        if signaled and self.processes is not None:
+            raise KeyboardInterrupt("Another process of the run received a signal.")
 
     def on_train_batch_end(self, batch, logs=None):
-        stop = self._is_to_stop
-        if not stop and time.monotonic() - self.last_snapshot < 60 * SNAPSHOT_MINUTES:
+        if batch % self.agree_every:
+            return
+        signaled, out_of_time, due = self._agreed()
+        if self.processes is not None and batch == AGREED_BATCHES:
+            seconds = (time.perf_counter() - self.epoch_started) / batch
+            self.agree_every = round(
+                np.clip(AGREEMENT_SECONDS / self.processes.gather([seconds]).max(), 1, 64)
+            )
+        if not (signaled or out_of_time or due):
             return
         done = self.first_batch + batch + 1
         if done < self.loader.batches:  # `on_epoch_end` writes the snapshot after the last batch
             self._snapshot(self.epoch, done)
-            if stop:
-                self._stop()
+            self._stop(signaled, out_of_time)
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
@@ -124,15 +210,18 @@ class RunRecorder(keras.callbacks.Callback):
             "minutes": round(self.minutes, 3),
         }
         self.rows.append(row)
-        if self.task.best_row(self.rows) is row:
+        if self.writes and self.task.best_row(self.rows) is row:
             write_weights(self.directory / "best.npz", self._weights())
+        signaled, out_of_time, _ = self._agreed()
         self._snapshot(epoch + 1, 0)
-        write_history(self.directory / "history.csv", self.rows)
-        if self._is_to_stop or time.monotonic() - self.drawn > CURVES_SECONDS:
-            draw_curves(self.directory / "curves.png", self.rows)
-            self.drawn = time.monotonic()
-        if self._is_to_stop:
-            self._stop()
+        stop = signaled or out_of_time
+        if self.writes:
+            write_history(self.directory / "history.csv", self.rows)
+            if stop or time.monotonic() - self.drawn > CURVES_SECONDS:
+                draw_curves(self.directory / "curves.png", self.rows)
+                self.drawn = time.monotonic()
+        if stop:
+            self._stop(signaled, out_of_time)
 
     def _weights(self):
         chosen = self.model.optimizer.averages if self.averaged else self.model.trainable_variables
@@ -141,8 +230,14 @@ class RunRecorder(keras.callbacks.Callback):
     def _snapshot(self, epoch, batch):
         if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables are stale within an epoch
             self.model.jax_state_sync()
-        snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
-        write_snapshot(self.directory / "last.npz", snapshot)
+        whole = contextlib.nullcontext()
+        if self.processes is not None:
+            whole = summed_metrics(self.model, self.processes)
+        with whole:
+            if self.writes:
+                snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
+        if self.writes:
+            write_snapshot(self.directory / "last.npz", snapshot)
         self.last_snapshot = time.monotonic()
 
     def _rate(self, step):

@@ -12,6 +12,37 @@ import numpy as np
 from focalnets.presets.files import IMAGE_CLASSIFICATION
 
 
+class _PaddedAccuracy(keras.metrics.CategoricalAccuracy):
+    """Accuracy without the padding of the batch, whose targets are zeros."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        counted = keras.ops.cast(keras.ops.any(y_true > 0, axis=-1), "float32")
+        return super().update_state(y_true, y_pred, counted if sample_weight is None else sample_weight)
+
+
+class _PaddedCrossentropy(keras.losses.CategoricalCrossentropy):
+    """Cross-entropy whose gradient is that of the mean over the images, without the padding of the batch.
+
+    Its value is the mean over all rows, because Keras counts rows in its running average.
+    """
+
+    def __init__(self, processes, **arguments):
+        super().__init__(**arguments)
+        self.processes = processes
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        loss = super().__call__(y_true, y_pred, sample_weight)
+        rows = y_true.shape[0]
+        if self.processes.sums_metrics:  # only a part of the batch is here
+            images, rows = self.processes.rows, rows * self.processes.count
+        else:
+            images = keras.ops.sum(keras.ops.cast(keras.ops.any(y_true > 0, axis=-1), "float32"))
+        if images is None or rows is None:  # validation, or a symbolic call
+            return loss
+        scaled = loss * (rows / images)
+        return scaled + keras.ops.stop_gradient(loss - scaled)
+
+
 @dataclass(frozen=True)
 class ImageClassification:
     """Classification with one label per image.
@@ -44,13 +75,20 @@ class ImageClassification:
         """Factors on the loss of each image, float32 (B,), or None without class weights."""
         return None if self.class_weights is None else targets @ np.asarray(self.class_weights, "float32")
 
-    def loss(self):
-        """Keras loss on logits."""
-        return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
+    def loss(self, processes=None):
+        """Keras loss on logits.
 
-    def metrics(self):
-        """Keras metrics."""
-        return ["accuracy"]
+        Args:
+            processes: `Processes` that share each batch, or None. Defaults to `None`.
+        """
+        arguments = {"from_logits": True, "label_smoothing": self.label_smoothing}
+        if processes is None:
+            return keras.losses.CategoricalCrossentropy(**arguments)
+        return _PaddedCrossentropy(processes, **arguments)
+
+    def metrics(self, processes=None):
+        """Keras metrics. `processes` as in `loss`."""
+        return ["accuracy"] if processes is None else [_PaddedAccuracy(name="accuracy")]
 
     def best_row(self, rows):
         """History row of the best epoch: the highest validation accuracy, and among equals the lowest loss.

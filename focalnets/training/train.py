@@ -24,6 +24,7 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 from focalnets.threads import machine
 from focalnets.training.checkpoint import read_snapshot
 from focalnets.training.finalize import TrainResult, finalize
+from focalnets.training.joining import check_equal, joined_processes, reporting_to_all
 from focalnets.training.recipe import Recipe, data_for, load_recipe, replace_fields
 from focalnets.training.run_directory import check_run, read_recipe, read_run
 from focalnets.training.suitability import describe_misfits, recipe_for, report_choice
@@ -43,6 +44,7 @@ def train(
     monitor_every=None,
     tensorboard=False,
     force_bfloat16=False,
+    distributed=None,
     verbose="auto",
     **changes,
 ):
@@ -65,6 +67,9 @@ def train(
             to `None`, about ten figures per run.
         tensorboard: bool. Write TensorBoard event files. Defaults to `False`.
         force_bfloat16: bool. Allow bfloat16 where it is slower than float32. Defaults to `False`.
+        distributed: bool or None. Train on several processes with one global batch, or, on JAX, on all
+            devices of this process. Every process calls `train`, and process 0 writes. Defaults to `None`,
+            which uses the processes of torchrun, if there are any (docs/scale.md).
         verbose: Verbosity of Keras' `fit`. Defaults to "auto".
         changes: Fields of the recipe to replace, such as `epochs=5`.
 
@@ -106,30 +111,41 @@ def train(
     data_inputs = data_paths(data)
     inputs = [*data_inputs, *paths_among([given, recipe.preset])]
     refuse_inside(out, searched_folders(data_inputs))
-    check_output_directory(out, "run", force, inputs)
-    trainer = Trainer(recipe, settings)
-    for text in describe_misfits(recipe, trainer.converter, trainer.dataset.survey()):
-        _log.warning(text)
-    _report_drawn(trainer)
-    with new_output_directory(out, "run", force, inputs) as directory:
-        write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
-        where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
-        where["machine"] = accelerator() or machine()
-        record = {**settings, **where, "images": _images(trainer), "fingerprint": trainer.fingerprint()}
-        write_json(directory / "run.json", record)
-        return _run(trainer, directory, None, max_minutes, verbose)
+    with joined_processes(distributed) as processes:
+        with reporting_to_all(processes):
+            if processes is None or processes.rank == 0:
+                check_output_directory(out, "run", force, inputs)
+            trainer = Trainer(recipe, settings, processes)
+            fingerprint = trainer.fingerprint()
+        check_equal(processes, trainer, fingerprint)
+        for text in describe_misfits(recipe, trainer.converter, trainer.dataset.survey()):
+            _log.warning(text)
+        _report_drawn(trainer)
+        if processes is not None and processes.rank > 0:
+            return _run(trainer, expanded(out), None, max_minutes, 0)
+        with new_output_directory(out, "run", force, inputs) as directory:
+            write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": data})
+            where = {"backend": keras.backend.backend(), "keras": keras.__version__, "focalnets": __version__}
+            where["machine"] = accelerator() or machine()
+            where["processes"] = 1 if processes is None else processes.count
+            record = {**settings, **where, "images": _images(trainer), "fingerprint": fingerprint}
+            write_json(directory / "run.json", record)
+            return _run(trainer, directory, None, max_minutes, verbose)
 
 
-def resume(directory, max_minutes=None, verbose="auto", data=None):
+def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=None):
     """Resume a run that was stopped or killed, from its last snapshot.
 
-    On the same machine and backend, the final weights are bit for bit those of an uninterrupted run.
+    On the same machine and backend, and with the same number of processes, the final weights are bit for bit
+    those of an uninterrupted run.
 
     Args:
         directory: str or `pathlib.Path`. Run directory.
         max_minutes: float or None. Time limit of this session, see `train`. Defaults to `None`.
         verbose: Verbosity of Keras' `fit`. Defaults to "auto".
         data: New path of the data set, if it was moved. Defaults to the path in `run.json`.
+        distributed: bool or None. See `train`. The number of processes may differ from that of the start.
+            Defaults to `None`.
 
     Returns:
         `TrainResult`.
@@ -149,17 +165,24 @@ def resume(directory, max_minutes=None, verbose="auto", data=None):
     directory, moved = expanded(directory), data is not None
     settings, recipe = read_run(directory), read_recipe(directory)
     check_run(settings, directory, keras.backend.backend(), moved)
-    with resumed_directory(directory):
-        snapshot = read_snapshot(directory / "last.npz")
-        if moved:
-            settings["data"] = _located(data)
-        trainer = Trainer(recipe, settings)
-        if trainer.fingerprint() != settings["fingerprint"]:
-            raise ValueError(_changed_data(trainer, settings))
-        if moved:
-            write_json(directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]})
-            write_json(directory / "run.json", settings)
-        return _run(trainer, directory, snapshot, max_minutes, verbose)
+    with joined_processes(distributed) as processes:
+        writes = processes is None or processes.rank == 0
+        with resumed_directory(directory) if writes else contextlib.nullcontext():
+            with reporting_to_all(processes):
+                snapshot = read_snapshot(directory / "last.npz")
+                if moved:
+                    settings["data"] = _located(data)
+                trainer = Trainer(recipe, settings, processes)
+                fingerprint = trainer.fingerprint()
+                if fingerprint != settings["fingerprint"]:
+                    raise ValueError(_changed_data(trainer, settings))
+            check_equal(processes, trainer, fingerprint)
+            if moved and writes:
+                write_json(
+                    directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]}
+                )
+                write_json(directory / "run.json", settings)
+            return _run(trainer, directory, snapshot, max_minutes, verbose if writes else 0)
 
 
 def _changed_data(trainer, settings):
@@ -195,13 +218,15 @@ def _report_drawn(trainer):
 
 
 def _run(trainer, directory, snapshot, max_minutes, verbose):
+    writes = trainer.processes is None or trainer.processes.rank == 0
     try:
         recorder, complete = trainer.fit(directory, snapshot, max_minutes, verbose)
         if complete:
             return finalize(trainer, directory, recorder)
     finally:
-        with contextlib.suppress(OSError):  # on a full disk, an error is raised already
-            Manifest(directory).seal()
+        if writes:
+            with contextlib.suppress(OSError):  # on a full disk, an error is raised already
+                Manifest(directory).seal()
     curves = directory / "curves.png"
     return TrainResult(directory, curves, [], None, recorder.rows, None, None, trainer.dataset.unreadable)
 

@@ -3,21 +3,26 @@
 import contextlib
 import hashlib
 import json
+import logging
 
 import keras
 
 from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
+from focalnets.data.shard import Shard
+from focalnets.ops.processes import alone
 from focalnets.report.figures import draw_curves
 from focalnets.training.build import class_weights, freeze, make_classifier, make_converter, training_splits
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
 from focalnets.training.checkpoint import restore
 from focalnets.training.forecast import Forecast
 from focalnets.training.optimizer import learning_rate_schedule, make_optimizer
-from focalnets.training.run_recorder import Averages, OutOfTime, RunRecorder, write_history
+from focalnets.training.run_recorder import AcrossProcesses, Averages, OutOfTime, RunRecorder, write_history
 from focalnets.training.signals import HeldSignals
 from focalnets.training.task import ImageClassification
+
+_log = logging.getLogger("focalnets")
 
 
 class Trainer:
@@ -27,13 +32,17 @@ class Trainer:
         recipe: `Recipe`. Its precision must not be "auto".
         settings: dict. The arguments data, on_bad_image, cache_images, monitor_every and tensorboard of
             `train`.
+        processes: `Processes` or None. Defaults to `None`, a run of one process.
 
     Raises:
         ValueError: if the data cannot be read or do not fit the recipe.
     """
 
-    def __init__(self, recipe, settings):
-        self.recipe, self.settings = recipe, settings
+    def __init__(self, recipe, settings, processes=None):
+        self.recipe, self.settings, self.processes = recipe, settings, processes
+        shard = None
+        if processes is not None:
+            shard = Shard(processes.rank, processes.count, processes.devices)
         keras.utils.set_random_seed(recipe.seed)
         start = open_classifier(recipe.preset) if recipe.preset else None
         self.converter = make_converter(recipe, start)
@@ -60,6 +69,7 @@ class Trainer:
             augmentation=recipe.augmentation,
             image_size=self.converter.image_size,
             seed=recipe.seed,
+            shard=shard,
         )
         self.total_steps = recipe.epochs * self.loader.batches
         if self.total_steps < recipe.accumulation:
@@ -68,9 +78,11 @@ class Trainer:
                 "it never updates the weights. Use more epochs, or a smaller batch_size or accumulation."
             )
         optimizer = make_optimizer(recipe, self.classifier, self.total_steps)
-        self.classifier.compile(optimizer=optimizer, loss=self.task.loss(), metrics=self.task.metrics())
+        self.classifier.compile(
+            optimizer=optimizer, loss=self.task.loss(processes), metrics=self.task.metrics(processes)
+        )
         self.classifier.optimizer.build(self.classifier.trainable_variables)
-        self.validation_loader = Loader(self.validation, self.task, recipe.batch_size)
+        self.validation_loader = Loader(self.validation, self.task, recipe.batch_size, shard=shard)
 
     def fingerprint(self):
         """Hash of data and preprocessing. The preset to start from may change between sessions."""
@@ -97,13 +109,21 @@ class Trainer:
         complete = True
         with HeldSignals() as signals:
             recorder = RunRecorder(
-                directory, self.loader, self.task, schedule, averaged, snapshot, max_minutes, signals
+                directory,
+                self.loader,
+                self.task,
+                schedule,
+                averaged,
+                snapshot,
+                max_minutes,
+                signals,
+                self.processes,
             )
             try:
                 self._fit(directory, recorder, snapshot, verbose)
             except OutOfTime:
                 complete = False
-        if recorder.rows:
+        if recorder.rows and recorder.writes:
             write_history(directory / "history.csv", recorder.rows)
             draw_curves(directory / "curves.png", recorder.rows)
         return recorder, complete
@@ -114,8 +134,9 @@ class Trainer:
         done = 0 if snapshot is None else snapshot.epoch * self.loader.batches + snapshot.batch
         forecast = Forecast(len(self.training), self.recipe.epochs, self.total_steps, done)
         callbacks = [stop, forecast, *([Averages()] if self.recipe.ema_decay else []), recorder]
-        every = self.settings["monitor_every"]
-        every = max(1, round(self.recipe.epochs / 10)) if every is None else every
+        if self.processes is not None:
+            callbacks.insert(0, AcrossProcesses(self.processes, self.loader, self.validation_loader))
+        every = self._monitor_every() if recorder.writes else 0
         monitor = None
         if every:
             shown = self.validation.one_of_each(3)
@@ -125,12 +146,31 @@ class Trainer:
             )
             callbacks.insert(0, monitor)
         with contextlib.ExitStack() as stack:
-            if self.settings["tensorboard"]:
+            if self.settings["tensorboard"] and recorder.writes:
                 board = stack.enter_context(contextlib.closing(TensorBoard(directory / "tensorboard")))
                 callbacks.insert(-1, board)  # before the recorder, which may end the run
             self._fit_from(snapshot, callbacks, verbose)
         if monitor is not None and snapshot is not None and snapshot.epoch == self.recipe.epochs:
             monitor.draw_filmstrips()  # the run may have been killed between its last epoch and this call
+
+    def _monitor_every(self):
+        """Epochs between two figures, 0 for none."""
+        every = self.settings["monitor_every"]
+        every = max(1, round(self.recipe.epochs / 10)) if every is None else every
+        if every and self.processes is not None and not self.processes.sums_metrics:
+            _log.info("There are no figures in monitor/: on JAX, the network is spread over all devices.")
+            return 0
+        return every
+
+    def single(self):
+        """The classifier for this process alone. On JAX, a copy, because the original is on all devices."""
+        if self.processes is None or self.processes.sums_metrics:
+            return self.classifier
+        weights = self.classifier.get_weights()
+        with alone():
+            copy = type(self.classifier).from_config(self.classifier.get_config())
+            copy.set_weights(weights)
+        return copy
 
     def _fit_from(self, snapshot, callbacks, verbose):
         first = 0 if snapshot is None else snapshot.epoch
@@ -166,4 +206,5 @@ class Trainer:
     def _make_metrics(self):
         """Create the variables of the metrics, which Keras does with the first batch."""
         images, targets, *_ = self.validation_loader[0]
-        self.classifier.evaluate(images[:1], targets[:1], verbose=0)
+        rows = 1 if self.processes is None else len(images)  # JAX splits them over its devices
+        self.classifier.evaluate(images[:rows], targets[:rows], batch_size=rows, verbose=0)

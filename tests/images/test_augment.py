@@ -122,14 +122,17 @@ def test_mix_mixes_targets_in_proportion_to_pixels():
     targets = np.eye(4, dtype="float32")
     kinds = set()
     for seed in range(200):
-        mixed, soft = mix(images, targets, 0.8, 1.0, rng(seed))
+        mixed, soft = mix(images, targets, images[::-1], targets[::-1], 0.8, 1.0, rng(seed))
         np.testing.assert_allclose(soft.sum(axis=1), 1, rtol=1e-6)
         values = np.array([0, 60, 140, 250])
         np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), soft @ values, atol=0.51)
         np.testing.assert_allclose(soft[0], soft[3, ::-1])
         kinds.add("cutmix" if set(np.unique(mixed[0])) <= {0, 250} else "mixup")
     assert kinds == {"cutmix", "mixup"}
-    only = [set(np.unique(mix(images, targets, 0.0, 1.0, rng(i))[0][0])) <= {0, 250} for i in range(30)]
+    reverse = images[::-1], targets[::-1]
+    only = [
+        set(np.unique(mix(images, targets, *reverse, 0.0, 1.0, rng(i))[0][0])) <= {0, 250} for i in range(30)
+    ]
     assert all(only)
 
 

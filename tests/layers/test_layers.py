@@ -170,7 +170,7 @@ def test_focal_block_applies_each_mask_in_its_place(placement, monkeypatch):
     paths = {id(block.drop_path1): "path1", id(block.drop_path2): "path2"}
     monkeypatch.setattr(
         "focalnets.layers.focal_block.dropout_mask",
-        lambda dropout, shape, dtype: keras.ops.full(shape, factors[of_layer[id(dropout)]], dtype),
+        lambda dropout, shape, x: keras.ops.full(shape, factors[of_layer[id(dropout)]], x.dtype),
     )
     monkeypatch.setattr(DropPath, "mask", lambda self, x, training: factors[paths[id(self)]])
     found = block(x, training=True)

@@ -323,14 +323,15 @@ def test_environment_variable_rejects_other_values(monkeypatch):
 
 def test_dropout_mask_has_rate_and_differs_between_calls(setting):
     from focalnets.layers.drop_path import dropout_mask
+    from focalnets.ops.backend import on_host
 
     found = {}
     for optimized in (None, False):
         setting(optimized)
-        dropout = keras.layers.Dropout(0.3, seed=7)
-        first, second = (
-            ops.convert_to_numpy(dropout_mask(dropout, (50, 40, 51), "float32")) for _ in range(2)
-        )
+        like = ops.ones(1)
+        with on_host():
+            dropout = keras.layers.Dropout(0.3, seed=7)
+        first, second = (ops.convert_to_numpy(dropout_mask(dropout, (50, 40, 51), like)) for _ in range(2))
         for mask in (first, second):
             np.testing.assert_allclose(np.unique(mask), [0, 1 / 0.7], rtol=1e-6)
             assert abs((mask == 0).mean() - 0.3) < 0.01  # 7 standard deviations
@@ -338,7 +339,7 @@ def test_dropout_mask_has_rate_and_differs_between_calls(setting):
             correlation = np.corrcoef((mask == 0).ravel()[:-1], (mask == 0).ravel()[1:])[0, 1]
             assert abs(correlation) < 0.02
         assert 0.4 < (first != second).mean() < 0.44  # 2 * 0.3 * 0.7
-        again = dropout_mask(keras.layers.Dropout(0.3, seed=7), (50, 40, 51), "float32")
+        again = dropout_mask(keras.layers.Dropout(0.3, seed=7), (50, 40, 51), like)
         np.testing.assert_array_equal(ops.convert_to_numpy(again), first)
         found[optimized] = first
     assert found[None].shape == found[False].shape

@@ -1,0 +1,139 @@
+"""Processes that train one network together, each with its own part of every batch."""
+
+import contextlib
+import hashlib
+import importlib
+
+import keras
+import numpy as np
+from keras import ops
+
+_current = None
+
+
+class OtherProcessError(ConnectionError):
+    """Raised in a process of a run when another one failed or ended."""
+
+
+class Processes:
+    """This process among all processes of a run. Every process holds the whole network.
+
+    Attributes:
+        rank: int. Number of this process, from 0. Only process 0 writes files.
+        count: int. Number of processes.
+        devices: int. Number of devices of this process that share its part of a batch.
+        sums_metrics: bool. Whether each process has its own metrics, which must be added up.
+        rows: int or None. Number of images in the current batch of all processes.
+    """
+
+    sums_metrics = False
+    rows = None
+
+    def __init__(self, rank, count, devices=1):
+        self.rank, self.count, self.devices = rank, count, devices
+
+    def gather(self, values):
+        """Numbers of all processes, exact to float32. Every process must call it.
+
+        Args:
+            values: sequence of N numbers.
+
+        Returns:
+            float64 array of shape (count, N).
+        """
+        raise NotImplementedError
+
+    def mean(self, gradients):
+        """Averages of gradients over the processes, where the compiler does not compute them."""
+        return gradients
+
+    def wait(self):
+        """Wait until every process is here."""
+        self.gather([0])
+
+    def is_same(self, text):
+        """Check whether every process has the same text."""
+        words = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "uint16")  # exact in float32
+        found = self.gather(words)
+        return bool((found == found[0]).all())
+
+    def pause(self):
+        """Compute alone until `proceed`."""
+
+    def proceed(self):
+        """Compute with the other processes again."""
+
+    def close(self):
+        """End the connection. Afterwards, this process computes alone."""
+        global _current
+        _current = None
+
+
+def current():
+    """The `Processes` of this program, or None if it computes alone."""
+    return _current
+
+
+def start(launch):
+    """Connect to the other processes of a run.
+
+    Args:
+        launch: `training.launch.Launch`.
+
+    Returns:
+        `Processes`.
+
+    Raises:
+        ValueError: if the backend cannot train on several processes.
+    """
+    global _current
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        raise ValueError(
+            "TensorFlow cannot train on several processes: MultiWorkerMirroredStrategy does not work with "
+            "Keras 3 (keras-team/keras#20585). Use --backend torch or jax."
+        )
+    module = importlib.import_module(f"focalnets.ops.{backend}_processes")
+    _current = module.connect(launch)
+    return _current
+
+
+def mean_gradients(gradients):
+    """Averages of gradients over all processes, or the gradients of a program that computes alone."""
+    return gradients if _current is None else _current.mean(gradients)
+
+
+@contextlib.contextmanager
+def alone():
+    """Compute without the other processes during the block."""
+    among = _current
+    if among is not None:
+        among.pause()
+    try:
+        yield
+    finally:
+        if among is not None:
+            among.proceed()
+
+
+def rows_for_process(draw, rows):
+    """Random factors for the images of this process.
+
+    On torch, each process draws the factors of the whole batch and takes its own part, so that any number of
+    processes has the same factors. On JAX, the compiler does this.
+
+    Args:
+        draw: Function of the number of images. Returns a tensor with that many rows.
+        rows: int. Number of images of this process. The last ones may be padding, which gets factors of 1.
+
+    Returns:
+        Tensor with `rows` rows.
+    """
+    if _current is None or _current.rows is None or not _current.sums_metrics:
+        return draw(rows)
+    first = _current.rank * rows
+    own = draw(_current.rows)[first : first + rows]
+    missing = rows - own.shape[0]
+    return (
+        ops.pad(own, [(0, missing)] + [(0, 0)] * (len(own.shape) - 1), constant_values=1) if missing else own
+    )

@@ -1,0 +1,71 @@
+"""Processes of torch: `torch.distributed` with gloo between processors and NCCL between GPUs."""
+
+import contextlib
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from focalnets.ops.processes import OtherProcessError, Processes
+
+
+class TorchProcesses(Processes):
+    """Averages gradients in one all-reduce per step. `owner` is whether it made the process group."""
+
+    sums_metrics = True
+
+    def __init__(self, owner):
+        super().__init__(dist.get_rank(), dist.get_world_size())
+        self.owner = owner
+
+    def gather(self, values):
+        mine = torch.as_tensor(np.asarray(values, "float64"))  # on the host: gloo
+        found = [torch.empty_like(mine) for _ in range(self.count)]
+        with _reporting():
+            dist.all_gather(found, mine)
+        return torch.stack(found).numpy()
+
+    @torch.no_grad()
+    def mean(self, gradients):
+        given = [gradient for gradient in gradients if gradient is not None]
+        if not given:
+            return gradients
+        flat = torch.cat([gradient.reshape(-1) for gradient in given])
+        with _reporting():
+            dist.all_reduce(flat)
+        flat /= self.count
+        sizes = [gradient.numel() for gradient in given]
+        parts = iter(flat.split(sizes))
+        return [None if one is None else next(parts).view(one.shape) for one in gradients]
+
+    def close(self):
+        super().close()
+        if self.owner:
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _reporting():
+    """Raise `OtherProcessError` for the errors of a lost connection."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OtherProcessError(
+            f"Another process of the run ended ({str(error).splitlines()[0]})."
+        ) from error
+
+
+def connect(launch):
+    """Join the process group of a launcher. A group that the program made itself is used as it is."""
+    if not dist.is_available():
+        raise ValueError("This build of torch has no torch.distributed.")
+    if dist.is_initialized():
+        return TorchProcesses(owner=False)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(launch.local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend, init_method=f"tcp://{launch.address}", rank=launch.rank, world_size=launch.count
+    )
+    return TorchProcesses(owner=True)
