@@ -66,28 +66,33 @@ class AcrossProcesses(keras.callbacks.Callback):
 
     def _metrics(self, loader):
         """Metrics of all processes at the end of an epoch."""
-        with summed_metrics(self.model, self.processes):
-            found = {name: float(value) for name, value in self.model.get_metrics_result().items()}
-            # Keras divides the sum of the losses by the number of rows, with padding.
-            (tracker,) = (metric for metric in self.model.metrics if metric.name == "loss")
-            return {**found, "loss": float(tracker.total) / len(loader.split)}
+        with whole_metrics(self.model, self.processes, len(loader.split)):
+            return {name: float(value) for name, value in self.model.get_metrics_result().items()}
 
 
 @contextlib.contextmanager
-def summed_metrics(model, processes):
-    """During the block, the metrics have the sums of all processes, where each process has its own."""
-    if not processes.sums_metrics:
-        yield
-        return
-    own = [np.array(ops.convert_to_numpy(variable)) for variable in model.metrics_variables]
-    sizes = np.cumsum([array.size for array in own])[:-1]
-    sums = processes.gather(np.concatenate([array.ravel() for array in own])).sum(axis=0)
-    for variable, value in zip(model.metrics_variables, np.split(sums, sizes), strict=True):
-        variable.assign(value.reshape(variable.shape))
+def whole_metrics(model, processes, images):
+    """During the block, the metrics have the values of one process.
+
+    Args:
+        model: Compiled model.
+        processes: `Processes`. On torch, the metrics of all of them are added up.
+        images: int. Number of images so far. Keras divides the sum of the losses by all rows, with padding.
+    """
+    variables = model.metrics_variables
+    own = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+    if processes.sums_metrics:
+        sums = processes.gather(np.concatenate([array.ravel() for array in own])).sum(axis=0)
+        for variable, value in zip(
+            variables, np.split(sums, np.cumsum([a.size for a in own])[:-1]), strict=True
+        ):
+            variable.assign(value.reshape(variable.shape))
+    (loss,) = (metric for metric in model.metrics if metric.name == "loss")
+    loss.count.assign(images)
     try:
         yield
     finally:
-        for variable, value in zip(model.metrics_variables, own, strict=True):
+        for variable, value in zip(variables, own, strict=True):
             variable.assign(value)
 
 
@@ -193,7 +198,8 @@ class RunRecorder(keras.callbacks.Callback):
         done = self.first_batch + batch + 1
         if done < self.loader.batches:  # `on_epoch_end` writes the snapshot after the last batch
             self._snapshot(self.epoch, done)
-            self._stop(signaled, out_of_time)
+            if signaled or out_of_time:
+                self._stop(signaled, out_of_time)
 
     def on_test_begin(self, logs=None):
         self.trained = time.perf_counter()
@@ -232,7 +238,8 @@ class RunRecorder(keras.callbacks.Callback):
             self.model.jax_state_sync()
         whole = contextlib.nullcontext()
         if self.processes is not None:
-            whole = summed_metrics(self.model, self.processes)
+            images = min(batch * self.loader.batch_size, len(self.loader.split))
+            whole = whole_metrics(self.model, self.processes, images)
         with whole:
             if self.writes:
                 snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
