@@ -90,6 +90,7 @@ class GuardedModel(keras.Model):
         self._check_batch("fit", x, y)
         if isinstance(validation := keywords.get("validation_data"), list | tuple):
             self._check_batch("fit, in validation_data,", *validation[:2])
+        self._refuse_sharded_parameters()
         self._rebuild_optimizer()
         with self._guarded("fit", x):
             return super().fit(x, y, *arguments, **keywords)
@@ -120,10 +121,21 @@ class GuardedModel(keras.Model):
     def train_on_batch(self, x, y=None, *arguments, **keywords):
         on_host = isinstance(y, np.ndarray)  # reading labels on a GPU would wait for it
         self._check_batch("train_on_batch", x, y if on_host else None)
+        self._refuse_sharded_parameters()
         self._rebuild_optimizer()
         result = super().train_on_batch(x, y, *arguments, **keywords)
         self._record_size(batch_images(x))
         return result
+
+    def _refuse_sharded_parameters(self):
+        """Raise a RuntimeError after `fully_shard` of torch, which trains a Keras model wrongly."""
+        kinds = {type(parameter).__name__ for parameter in getattr(self, "parameters", tuple)()}
+        if "DTensor" in kinds:
+            raise RuntimeError(
+                "The parameters are DTensors, as after torch's fully_shard (FSDP2). The variables of a Keras "
+                "model remain the old parameters, so gradients would not be averaged and updates would be "
+                "lost. Train with focalnets.train under torchrun, or shard the model on JAX (docs/scale.md)."
+            )
 
     def _rebuild_optimizer(self):
         """Rebuild the optimizer of a model from an .h5 file, which Keras builds without variables."""

@@ -237,7 +237,7 @@ class RunRecorder(keras.callbacks.Callback):
         if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables are stale within an epoch
             self.model.jax_state_sync()
         whole = contextlib.nullcontext()
-        if self.processes is not None:
+        if self.processes is not None and batch:  # at the end of an epoch, they are no longer needed
             images = min(batch * self.loader.batch_size, len(self.loader.split))
             whole = whole_metrics(self.model, self.processes, images)
         with whole:

@@ -211,6 +211,28 @@ def test_a_process_that_fails_ends_the_others(few_digits, tiny_preset, tmp_path)
     assert "Process 0 of 2 failed" in outputs[1]
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tests torch")
+def test_fully_shard_is_refused(tiny_preset):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
+    try:
+        classifier = focalnets.FocalNetImageClassifier.from_preset(tiny_preset)
+        classifier.compile()
+        images, labels = np.zeros((2, 8, 8, 1), "uint8"), np.array([0, 1])
+        for layer in classifier._flatten_layers():
+            list(layer.parameters())  # Keras makes them on demand, and fully_shard accepts no new ones
+        fully_shard(classifier, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+        with pytest.raises(RuntimeError, match="after torch's fully_shard"):
+            classifier.fit(images, labels, verbose=0)
+        with pytest.raises(RuntimeError, match="gradients would not be averaged"):
+            classifier.train_on_batch(images, labels)
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.all_backends
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tests TensorFlow")
 def test_tensorflow_refuses_several_processes(few_digits, tiny_preset, tmp_path, monkeypatch):
