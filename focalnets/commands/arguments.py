@@ -137,6 +137,8 @@ class TrainArguments:
     """Use bfloat16 even where it is slower than float32."""
     distributed: Flag = False
     """Train on the processes of torchrun (also without this option) or srun, or on all devices of JAX."""
+    model_parallel: Annotated[int, COUNT] = 1
+    """Number of devices that share one copy of the network, for networks larger than a device (JAX)."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
     cache_images: CacheImages = "auto"

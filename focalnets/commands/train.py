@@ -68,6 +68,7 @@ def _train(arguments, verbose):
         tensorboard=arguments.tensorboard,
         force_bfloat16=arguments.force_bfloat16,
         distributed=arguments.distributed or None,
+        model_parallel=arguments.model_parallel,
         verbose=verbose,
     )
 
@@ -95,7 +96,7 @@ def recipe_from_arguments(arguments):
 def check_resume_options(arguments):
     """Raise ValueError if an option cannot be combined with --resume."""
     fields = {field.name: field.default for field in dataclasses.fields(arguments)}
-    for free in ("resume", "data", "max_minutes", "distributed", "backend", "debug"):
+    for free in ("resume", "data", "max_minutes", "distributed", "model_parallel", "backend", "debug"):
         del fields[free]
     given = [name for name, default in fields.items() if getattr(arguments, name) != default]
     if given:
@@ -119,4 +120,5 @@ def _resume(arguments, verbose):
         verbose=verbose,
         data=arguments.data,
         distributed=arguments.distributed or None,
+        model_parallel=arguments.model_parallel,
     )

@@ -21,7 +21,9 @@ class Processes:
     Attributes:
         rank: int. Number of this process, from 0. Only process 0 writes files.
         count: int. Number of processes.
-        devices: int. Number of devices of this process that share its part of a batch.
+        part, parts: int. Number of the part of each batch that this process computes, from 0, and number of
+            parts. Processes that share one network compute the same part.
+        devices: int. Number of copies of the network in this process, which share its part.
         sums_metrics: bool. Whether each process has its own metrics, which must be added up.
         rows: int or None. Number of images in the current batch of all processes.
     """
@@ -29,8 +31,9 @@ class Processes:
     sums_metrics = False
     rows = None
 
-    def __init__(self, rank, count, devices=1):
+    def __init__(self, rank, count, devices=1, part=None, parts=None):
         self.rank, self.count, self.devices = rank, count, devices
+        self.part, self.parts = (rank, count) if part is None else (part, parts)
 
     def gather(self, values):
         """Numbers of all processes, exact to float32. Every process must call it.
@@ -43,9 +46,17 @@ class Processes:
         """
         raise NotImplementedError
 
+    def fetch(self, variables):
+        """Values of variables as NumPy arrays. Every process must call it: they may hold parts of them."""
+        return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
     def mean(self, gradients):
         """Averages of gradients over the processes, where the compiler does not compute them."""
         return gradients
+
+    def lost(self, error):
+        """Whether an error of the backend says that another process ended."""
+        return False
 
     def wait(self):
         """Wait until every process is here."""
@@ -74,17 +85,18 @@ def current():
     return _current
 
 
-def start(launch):
+def start(launch, model_parallel=1):
     """Connect to the other processes of a run.
 
     Args:
         launch: `training.launch.Launch`.
+        model_parallel: int. Number of devices that share one copy of the network. Defaults to 1.
 
     Returns:
         `Processes`.
 
     Raises:
-        ValueError: if the backend cannot train on several processes.
+        ValueError: if the backend cannot train on several processes, or does not split networks.
     """
     global _current
     backend = keras.backend.backend()
@@ -94,8 +106,14 @@ def start(launch):
             "Keras 3 (keras-team/keras#20585). Use --backend torch or jax."
         )
     module = importlib.import_module(f"focalnets.ops.{backend}_processes")
-    _current = module.connect(launch)
+    _current = module.connect(launch, model_parallel)
     return _current
+
+
+def fetch(variables):
+    """Values of variables as NumPy arrays. Every process of a run must call it."""
+    among = Processes(0, 1) if _current is None else _current
+    return among.fetch(variables)
 
 
 def mean_gradients(gradients):

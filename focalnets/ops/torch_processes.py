@@ -55,8 +55,13 @@ def _reporting():
         ) from error
 
 
-def connect(launch):
+def connect(launch, model_parallel=1):
     """Join the process group of a launcher. A group that the program made itself is used as it is."""
+    if model_parallel > 1:
+        raise ValueError(
+            "model_parallel needs JAX. On torch, ModelParallel of Keras is not released "
+            "(keras-team/keras#23418), and fully_shard trains a Keras model wrongly."
+        )
     if not dist.is_available():
         raise ValueError("This build of torch has no torch.distributed.")
     if dist.is_initialized():

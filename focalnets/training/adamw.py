@@ -96,7 +96,8 @@ class AdamW(keras.optimizers.Adam):
             variables: list. Trainable variables of the model.
         """
         for variable, average in zip(variables, self.averages, strict=True):
-            weight, mean = (ops.convert_to_numpy(value).copy() for value in (variable, average))
+            # Copies stay where they are: on JAX, a part of a variable can be on another host.
+            weight, mean = (ops.copy(ops.convert_to_tensor(value)) for value in (variable, average))
             variable.assign(mean)
             average.assign(weight)
 

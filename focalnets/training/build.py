@@ -10,6 +10,7 @@ from focalnets.data.splits import split_validation
 from focalnets.models.classifier import FocalNetImageClassifier
 from focalnets.models.image_converter import FocalNetImageConverter
 from focalnets.names import listed
+from focalnets.ops.processes import fetch
 from focalnets.presets.architectures import find_architecture
 from focalnets.presets.labels import in_words
 from focalnets.presets.load import build_architecture
@@ -46,9 +47,9 @@ def make_classifier(recipe, start, converter, class_names):
     config.pop("dtype", None)
     config["seed"] = None  # drawn from the seed of the recipe
     classifier = FocalNetImageClassifier(type(start.backbone).from_config(config), **names)
-    classifier.backbone.set_weights(start.backbone.get_weights())
+    classifier.backbone.set_weights(fetch(start.backbone.weights))
     if start.class_names == class_names:
-        classifier.set_weights(start.get_weights())
+        classifier.set_weights(fetch(start.weights))
     else:
         _log.warning(
             "The head is new: %d classes in the data, %d in the preset.", len(class_names), start.num_classes

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-from keras import ops
 
 from focalnets.files import reason
 from focalnets.npz import read_npz
+from focalnets.ops.processes import fetch
 from focalnets.output.files import writing
 from focalnets.schema import checked, parse_json
 from focalnets.training.task import ImageClassification
@@ -55,9 +55,12 @@ def variables(model):
 
 
 def take_snapshot(model, epoch, batch, rows, minutes):
-    """Copy the state of a compiled and built model to a `Snapshot` in host memory."""
+    """Copy the state of a compiled and built model to a `Snapshot` in host memory.
+
+    Every process of a run must call it.
+    """
     found = variables(model)
-    arrays = [np.array(ops.convert_to_numpy(variable)) for variable in found]
+    arrays = fetch(found)
     return Snapshot(epoch, batch, list(rows), minutes, arrays, [variable.path for variable in found])
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
-from keras import ops
 
 from focalnets import __version__
 from focalnets.data.loader import Loader
 from focalnets.explanation.attribution import EvidenceModels
 from focalnets.explanation.epochs import epoch_arrays
 from focalnets.explanation.modulation import modulation_maps
-from focalnets.ops.processes import alone
+from focalnets.ops.processes import alone, fetch
 from focalnets.output.files import shared_directory
 from focalnets.prediction.evaluation import evaluate_logits, write_evaluation
 from focalnets.presets.store import write_preset_files
@@ -96,14 +95,14 @@ def finalize(trainer, directory, recorder):
     best = trainer.task.best_row(rows)
     kept = best if recipe.keep_weights == "best" else rows[-1]
     curves = directory / "curves.png"
+    chosen = None
+    if recipe.keep_weights == "last" and recipe.ema_decay:
+        chosen = fetch(trainer.classifier.optimizer.averages)
+    classifier = trainer.single()
     if not recorder.writes:
         return TrainResult(directory, curves, [], None, rows, kept, None, trainer.dataset.unreadable)
-    chosen = None
     if recipe.keep_weights == "best":
         chosen = read_weights(directory / "best.npz")
-    elif recipe.ema_decay:
-        chosen = [ops.convert_to_numpy(average) for average in trainer.classifier.optimizer.averages]
-    classifier = trainer.single()
     with alone():
         return _finalize(trainer, classifier, chosen, directory, recorder, kept)
 

@@ -5,8 +5,6 @@ import hashlib
 import logging
 
 import keras
-import numpy as np
-from keras import ops
 
 from focalnets.ops import processes as among
 from focalnets.ops.processes import OtherProcessError
@@ -16,7 +14,7 @@ _log = logging.getLogger("focalnets")
 
 
 @contextlib.contextmanager
-def joined_processes(distributed):
+def joined_processes(distributed, model_parallel=1):
     """Connect to the other processes of a run during the block, see `train`.
 
     Yields:
@@ -25,19 +23,27 @@ def joined_processes(distributed):
     Raises:
         ValueError: if there is no launcher, or the backend cannot train on several processes.
     """
+    if model_parallel < 1:
+        raise ValueError(f"model_parallel must be at least 1; got {model_parallel}.")
+    if model_parallel > 1 and distributed is None:
+        distributed = True
     launch = needed_launch(distributed, keras.backend.backend())
     if launch is None and not distributed:
         yield None
         return
     if among.current() is not None:
         raise RuntimeError("This process is training already. Train one network at a time.")
-    joined = among.start(launch)
+    joined = among.start(launch, model_parallel)
     level = _log.level
     if joined.rank > 0:
         _log.setLevel(logging.ERROR)  # process 0 reports
     try:
         yield joined
         joined.wait()  # until process 0 has written its files
+    except Exception as error:
+        if joined.lost(error):
+            raise OtherProcessError(f"Another process of the run ended ({error}).") from error
+        raise
     finally:
         _log.setLevel(level)
         joined.close()
@@ -68,8 +74,8 @@ def check_equal(joined, trainer, fingerprint):
             "The processes read different data. Give every process the same files, and the same settings."
         )
     digest = hashlib.sha256()
-    for variable in trainer.classifier.variables:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)).tobytes())
+    for array in joined.fetch(trainer.classifier.variables):
+        digest.update(array.tobytes())
     if not joined.is_same(digest.hexdigest()):
         raise ValueError(
             "The processes start from different weights. Use the same machine type and versions everywhere."

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from focalnets.ops.processes import fetch
 from focalnets.output.files import writing
 from focalnets.report.figures import draw_curves
 from focalnets.training.checkpoint import take_snapshot, write_snapshot, write_weights
@@ -216,8 +217,10 @@ class RunRecorder(keras.callbacks.Callback):
             "minutes": round(self.minutes, 3),
         }
         self.rows.append(row)
-        if self.writes and self.task.best_row(self.rows) is row:
-            write_weights(self.directory / "best.npz", self._weights())
+        if self.task.best_row(self.rows) is row:
+            weights = self._weights()
+            if self.writes:
+                write_weights(self.directory / "best.npz", weights)
         signaled, out_of_time, _ = self._agreed()
         self._snapshot(epoch + 1, 0)
         stop = signaled or out_of_time
@@ -231,7 +234,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _weights(self):
         chosen = self.model.optimizer.averages if self.averaged else self.model.trainable_variables
-        return [np.array(ops.convert_to_numpy(variable)) for variable in chosen]
+        return fetch(chosen)
 
     def _snapshot(self, epoch, batch):
         if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables are stale within an epoch
@@ -241,8 +244,7 @@ class RunRecorder(keras.callbacks.Callback):
             images = min(batch * self.loader.batch_size, len(self.loader.split))
             whole = whole_metrics(self.model, self.processes, images)
         with whole:
-            if self.writes:
-                snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
+            snapshot = take_snapshot(self.model, epoch, batch, self.rows, self.minutes)
         if self.writes:
             write_snapshot(self.directory / "last.npz", snapshot)
         self.last_snapshot = time.monotonic()

@@ -45,6 +45,7 @@ def train(
     tensorboard=False,
     force_bfloat16=False,
     distributed=None,
+    model_parallel=1,
     verbose="auto",
     **changes,
 ):
@@ -70,6 +71,8 @@ def train(
         distributed: bool or None. Train on several processes with one global batch, or, on JAX, on all
             devices of this process. Every process calls `train`, and process 0 writes. Defaults to `None`,
             which uses the processes of torchrun, if there are any (docs/scale.md).
+        model_parallel: int. Number of devices that share one copy of the network, for networks larger than a
+            device. Needs JAX. Defaults to 1.
         verbose: Verbosity of Keras' `fit`. Defaults to "auto".
         changes: Fields of the recipe to replace, such as `epochs=5`.
 
@@ -111,7 +114,7 @@ def train(
     data_inputs = data_paths(data)
     inputs = [*data_inputs, *paths_among([given, recipe.preset])]
     refuse_inside(out, searched_folders(data_inputs))
-    with joined_processes(distributed) as processes:
+    with joined_processes(distributed, model_parallel) as processes:
         with reporting_to_all(processes):
             if processes is None or processes.rank == 0:
                 check_output_directory(out, "run", force, inputs)
@@ -133,7 +136,7 @@ def train(
             return _run(trainer, directory, None, max_minutes, verbose)
 
 
-def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=None):
+def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=None, model_parallel=1):
     """Resume a run that was stopped or killed, from its last snapshot.
 
     On the same machine and backend, and with the same number of processes, the final weights are bit for bit
@@ -146,6 +149,7 @@ def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=N
         data: New path of the data set, if it was moved. Defaults to the path in `run.json`.
         distributed: bool or None. See `train`. The number of processes may differ from that of the start.
             Defaults to `None`.
+        model_parallel: int. See `train`. It may differ from that of the start. Defaults to 1.
 
     Returns:
         `TrainResult`.
@@ -165,7 +169,7 @@ def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=N
     directory, moved = expanded(directory), data is not None
     settings, recipe = read_run(directory), read_recipe(directory)
     check_run(settings, directory, keras.backend.backend(), moved)
-    with joined_processes(distributed) as processes:
+    with joined_processes(distributed, model_parallel) as processes:
         writes = processes is None or processes.rank == 0
         with resumed_directory(directory) if writes else contextlib.nullcontext():
             with reporting_to_all(processes):

@@ -11,7 +11,7 @@ from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
 from focalnets.data.shard import Shard
-from focalnets.ops.processes import alone
+from focalnets.ops.processes import alone, fetch
 from focalnets.report.figures import draw_curves
 from focalnets.training.build import class_weights, freeze, make_classifier, make_converter, training_splits
 from focalnets.training.callbacks import StopOnNaN, TensorBoard, TrainMonitor
@@ -42,7 +42,7 @@ class Trainer:
         self.recipe, self.settings, self.processes = recipe, settings, processes
         shard = None
         if processes is not None:
-            shard = Shard(processes.rank, processes.count, processes.devices)
+            shard = Shard(processes.part, processes.parts, processes.devices)
         keras.utils.set_random_seed(recipe.seed)
         start = open_classifier(recipe.preset) if recipe.preset else None
         self.converter = make_converter(recipe, start)
@@ -166,7 +166,7 @@ class Trainer:
         """The classifier for this process alone. On JAX, a copy, because the original is on all devices."""
         if self.processes is None or self.processes.sums_metrics:
             return self.classifier
-        weights = self.classifier.get_weights()
+        weights = fetch(self.classifier.weights)
         with alone():
             copy = type(self.classifier).from_config(self.classifier.get_config())
             copy.set_weights(weights)

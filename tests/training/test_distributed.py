@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,16 +124,29 @@ skip_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(scope="module")
+def stopped(few_digits, tiny_preset, tmp_path_factory):
+    """Directory of a run of two processes that its time limit stopped after the first batch."""
+    out = tmp_path_factory.mktemp("stopped") / "run"
+    outputs = run(2, few_digits, tiny_preset, out, '{"max_minutes": 1e-9}')
+    assert ["stopped\n" in text for text in outputs] == [True, True]
+    meta = json.loads(str(np.load(out / "last.npz")["meta"]))
+    assert (meta["epoch"], meta["batch"]) == (0, 1)
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.all_backends
 @skip_tensorflow
-def test_two_processes_train_as_one(few_digits, tiny_preset, alone, tmp_path):
-    """Also: the run is stopped by its time limit within the first epoch, and resumed."""
-    arguments = few_digits, tiny_preset, tmp_path / "run"
-    assert ["stopped\n" in text for text in run(2, *arguments, '{"max_minutes": 1e-9}')] == [True, True]
-    meta = json.loads(str(np.load(tmp_path / "run" / "last.npz")["meta"]))
-    assert (meta["epoch"], meta["batch"]) == (0, 1)
-    assert ["complete\n" in text for text in run(2, *arguments, '{"resume": true}')] == [True, True]
+@pytest.mark.parametrize("model_parallel", [1, 2])
+def test_two_processes_train_as_one(few_digits, tiny_preset, alone, stopped, tmp_path, model_parallel):
+    """Each has the whole network, or half of it."""
+    if model_parallel > 1 and keras.backend.backend() != "jax":
+        pytest.skip("only JAX splits networks")
+    shutil.copytree(stopped, tmp_path / "run")
+    settings = json.dumps({"resume": True, "model_parallel": model_parallel})
+    outputs = run(2, few_digits, tiny_preset, tmp_path / "run", settings)
+    assert ["complete\n" in text for text in outputs] == [True, True]
     assert_same_run(tmp_path / "run", alone)
     classifier = focalnets.FocalNetImageClassifier.from_preset(tmp_path / "run")
     reference = focalnets.FocalNetImageClassifier.from_preset(alone)
@@ -144,9 +158,9 @@ def test_two_processes_train_as_one(few_digits, tiny_preset, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="the same code on every backend")
-def test_resume_with_other_numbers_of_processes(few_digits, tiny_preset, alone, tmp_path):
+def test_resume_with_other_numbers_of_processes(few_digits, tiny_preset, alone, stopped, tmp_path):
     arguments = few_digits, tiny_preset, tmp_path / "run"
-    run(2, *arguments, '{"max_minutes": 1e-9}')
+    shutil.copytree(stopped, tmp_path / "run")
     run(3, *arguments, '{"resume": true, "max_minutes": 1e-9}')
     run(1, *arguments, '{"resume": true}')
     assert_same_run(tmp_path / "run", alone)
@@ -328,3 +342,14 @@ def test_shards_have_each_image_once(count, devices):
             np.testing.assert_array_equal(one[:rows], expected)
         assert not found[1][rows:].any()
         assert not found[2][rows:].any()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tests torch")
+def test_model_parallel_needs_jax(few_digits, tiny_preset, tmp_path, monkeypatch):
+    variables = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="model_parallel needs JAX"):
+        focalnets.train("finetune", few_digits, tmp_path / "run", preset=tiny_preset, model_parallel=2)
+    with pytest.raises(ValueError, match="model_parallel must be at least 1; got 0"):
+        focalnets.train("finetune", few_digits, tmp_path / "run", preset=tiny_preset, model_parallel=0)
