@@ -140,7 +140,7 @@ def stopped(few_digits, tiny_preset, tmp_path_factory):
 @skip_tensorflow
 @pytest.mark.parametrize("model_parallel", [1, 2])
 def test_two_processes_train_as_one(few_digits, tiny_preset, alone, stopped, tmp_path, model_parallel):
-    """Each has the whole network, or half of it."""
+    """Each has the whole network, or one half."""
     if model_parallel > 1 and keras.backend.backend() != "jax":
         pytest.skip("only JAX splits networks")
     shutil.copytree(stopped, tmp_path / "run")
