@@ -41,6 +41,11 @@ def _value(placeholder, read=str, expected="", fits=lambda value: True, choices=
     )
 
 
+def _is_part(text):
+    first, slash, second = text.partition("/")
+    return slash == "/" and first.isdecimal() and second.isdecimal() and int(first) < int(second)
+
+
 def _values(placeholder):
     """Specification of all words up to the next option, as a tuple of str."""
     return PrimitiveConstructorSpec(
@@ -68,6 +73,7 @@ INDEX = _value("INT", int, "a whole number of at least 0", lambda value: value >
 COUNT = _value("INT", int, "a whole number of at least 1", lambda value: value >= 1)
 SEED = _value("INT", int, "a whole number from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32)
 TIME = _value("FLOAT", float, "a number of at least 0", lambda value: 0 <= value < 1e6)
+PART = _value("I/N", str, "I/N with I from 0 to N - 1", lambda text: _is_part(text))
 POSITIVE = _value("FLOAT", float, "a number above 0", lambda value: 0 < value < math.inf)
 
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
@@ -251,6 +257,14 @@ class PredictArguments:
     """List unreadable images (the first 20) and stop, or leave them out."""
     engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
     """Library that computes the logits. auto: the fastest installed runtime on CPUs, Keras otherwise."""
+    manifest: Annotated[OptionalStr, FILE, _default("none")] = None
+    """Instead of images: text file with one shard per line (tar, Parquet, folder, address). Needs --out."""
+    out: Annotated[OptionalStr, DIR, _default("none")] = None
+    """With --manifest: folder for one Parquet file per shard. Complete shards are skipped."""
+    shard: Annotated[OptionalStr, PART, _default("all shards")] = None
+    """With --manifest: 3/64 does every 64th shard, starting with number 3, counted from 0."""
+    merge: Annotated[OptionalStr, FILE, _default("none")] = None
+    """With --manifest: Parquet file to write from the complete shards of --out, without predicting."""
     backend: Backend = None
     """Keras backend. Setting it implies --engine keras."""
     debug: Flag = False

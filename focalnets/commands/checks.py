@@ -16,6 +16,7 @@ from focalnets.data.find import find_images
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
+from focalnets.data.shards import read_manifest
 from focalnets.data.sources import read_source
 from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
 from focalnets.explanation.blocks import chosen_blocks
@@ -105,7 +106,29 @@ def _check_predict(arguments):
             f"--backend {arguments.backend} implies --engine keras; got --engine {arguments.engine}. Give "
             "only one of them."
         )
+    if arguments.manifest is not None:
+        _check_shards(arguments)
+        return
+    for name in ("out", "shard", "merge"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} needs --manifest, a list of shards. Without it, results are printed.")
     _check_preset_and_images(arguments, is_prediction=True)
+
+
+def _check_shards(arguments):
+    if arguments.images:
+        raise ValueError(f"--manifest lists the images; got also {arguments.images[0]}. Leave it out.")
+    if arguments.as_json or arguments.as_csv:
+        raise ValueError("--manifest writes Parquet files. Leave out --json and --csv.")
+    if arguments.out is None:
+        raise ValueError("--manifest needs --out, the folder of the results.")
+    if arguments.merge is not None and arguments.shard is not None:
+        raise ValueError("Give either --shard or --merge, not both.")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ModuleNotFoundError("--manifest needs pyarrow: pip install 'focalnets[bulk]'.", name="pyarrow")
+    shards = read_manifest(arguments.manifest)
+    if arguments.shard is not None and int(arguments.shard.split("/")[0]) >= len(shards):
+        raise ValueError(f"--shard {arguments.shard} has no shards: the manifest lists {len(shards)}.")
 
 
 def _check_explain(arguments):

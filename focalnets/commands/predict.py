@@ -5,12 +5,17 @@ import sys
 
 from focalnets.commands.words import preset_and_images
 from focalnets.data.find import describe_unreadable, find_images, report_skipped
-from focalnets.names import csv_cell, json_text, printable
+from focalnets.files import expanded
+from focalnets.names import csv_cell, json_text, printable, say
 from focalnets.prediction.predictor import Predictor
+from focalnets.presets.checkpoints import DEFAULT
 
 
 def run(arguments):
-    """Print the most probable classes of each image."""
+    """Print the most probable classes of each image, or write those of the shards of a manifest."""
+    if arguments.manifest is not None:
+        _run_shards(arguments)
+        return
     preset, images = preset_and_images(arguments.preset, arguments.images)
     predictor = Predictor(preset, engine=_engine(arguments))
     files = find_images(images)
@@ -19,6 +24,27 @@ def run(arguments):
     if unreadable and arguments.on_bad_image == "error":
         raise ValueError(describe_unreadable(unreadable))
     report_skipped(unreadable)
+
+
+def _run_shards(arguments):
+    from focalnets.prediction.bulk import merge_shards, predict_shards, summary_in_words
+
+    if arguments.merge is not None:
+        result = merge_shards(arguments.manifest, arguments.out, arguments.merge)
+        print(summary_in_words(result))
+        say(f"rows: {expanded(arguments.merge)}")
+        return
+    shard = None if arguments.shard is None else tuple(map(int, arguments.shard.split("/")))
+    result = predict_shards(
+        arguments.preset or DEFAULT,
+        arguments.manifest,
+        arguments.out,
+        shard,
+        top=arguments.top,
+        engine=_engine(arguments),
+    )
+    print(summary_in_words(result))
+    say(f"rows: {expanded(arguments.out)}")
 
 
 def _print(predictions, arguments):
