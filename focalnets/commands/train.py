@@ -18,7 +18,7 @@ from focalnets.training.suitability import recipe_for, report_choice
 def run(arguments):
     """Train or resume, and print the paths of the results."""
     verbose = 1 if sys.stdout.isatty() else 2
-    if is_other_process(arguments.distributed or None):
+    if is_other_process(arguments.distributed or arguments.model_parallel > 1 or None):
         _resume(arguments, 0) if arguments.resume else _train(arguments, 0)
         return  # process 0 reports
     directory, start = arguments.resume or arguments.out, time.time()

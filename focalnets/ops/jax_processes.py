@@ -1,5 +1,9 @@
 """Processes of JAX: `jax.distributed`, and a distribution of Keras over all devices."""
 
+import atexit
+import os
+import sys
+
 import jax
 import keras
 import numpy as np
@@ -61,9 +65,15 @@ class JaxProcesses(Processes):
             value = multihost_utils.process_allgather(value, tiled=True)
         return np.array(value)
 
+    def leave(self):
+        # At its end, a process of JAX waits for the others for five minutes, while they wait for it. This
+        # function is called before, and lets it end at once.
+        if self.count > 1:
+            atexit.register(_end)
+
     def lost(self, error):
-        words = ("Gloo", "NCCL", "UNAVAILABLE", "heartbeat", "Connection")
-        return isinstance(error, jax.errors.JaxRuntimeError) and any(word in str(error) for word in words)
+        # JAX raises its own errors, or ValueErrors, with the text of the library that lost the connection.
+        return any(word in str(error) for word in ("Gloo ", "NCCL ", "UNAVAILABLE: "))
 
     def pause(self):
         keras.distribution.set_distribution(None)
@@ -74,6 +84,12 @@ class JaxProcesses(Processes):
     def close(self):
         super().close()
         keras.distribution.set_distribution(None)
+
+
+def _end():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def layout_map(model_parallel):
@@ -91,10 +107,26 @@ def layout_map(model_parallel):
     return layouts
 
 
+def _local_devices(launch):
+    """Numbers of the devices of this process on its host, or None for all that it sees."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    restricted = seen and "," not in seen
+    return None if launch.local_count == 1 or restricted else [launch.local_rank]
+
+
+def is_connected():
+    return jax.distributed.is_initialized()
+
+
 def connect(launch, model_parallel=1):
     """Join the other processes, unless the program did so itself, and use all devices."""
     if launch is not None and launch.count > 1 and not jax.distributed.is_initialized():
         jax.distributed.initialize(
-            launch.address, launch.count, launch.rank, heartbeat_timeout_seconds=HEARTBEAT_SECONDS
+            launch.address,
+            launch.count,
+            launch.rank,
+            local_device_ids=_local_devices(launch),
+            cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     return JaxProcesses(model_parallel)

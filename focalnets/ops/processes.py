@@ -11,6 +11,9 @@ from keras import ops
 _current = None
 
 
+ENDED = "Another process of the run ended. See its message. Resume the run from its last snapshot."
+
+
 class OtherProcessError(ConnectionError):
     """Raised in a process of a run when another one failed or ended."""
 
@@ -58,6 +61,9 @@ class Processes:
         """Whether an error of the backend says that another process ended."""
         return False
 
+    def leave(self):
+        """Let the other processes notice that this one failed."""
+
     def wait(self):
         """Wait until every process is here."""
         self.gather([0])
@@ -83,6 +89,14 @@ class Processes:
 def current():
     """The `Processes` of this program, or None if it computes alone."""
     return _current
+
+
+def is_connected():
+    """Whether the program itself connected its processes, without a launcher's variables."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return False
+    return importlib.import_module(f"focalnets.ops.{backend}_processes").is_connected()
 
 
 def start(launch, model_parallel=1):

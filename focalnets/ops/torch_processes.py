@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from focalnets.ops.processes import OtherProcessError, Processes
+from focalnets.ops.processes import ENDED, OtherProcessError, Processes
 
 
 class TorchProcesses(Processes):
@@ -50,9 +50,11 @@ def _reporting():
     try:
         yield
     except RuntimeError as error:
-        raise OtherProcessError(
-            f"Another process of the run ended ({str(error).splitlines()[0]})."
-        ) from error
+        raise OtherProcessError(ENDED) from error
+
+
+def is_connected():
+    return dist.is_available() and dist.is_initialized()
 
 
 def connect(launch, model_parallel=1):
@@ -65,6 +67,13 @@ def connect(launch, model_parallel=1):
     if not dist.is_available():
         raise ValueError("This build of torch has no torch.distributed.")
     if dist.is_initialized():
+        try:
+            dist.all_reduce(torch.zeros(1))
+        except RuntimeError as error:
+            raise ValueError(
+                "The process group of this program does not take tensors of the host. Make it with "
+                "torch.distributed.init_process_group('cpu:gloo,cuda:nccl')."
+            ) from error
         return TorchProcesses(owner=False)
     backend = "gloo"
     if torch.cuda.is_available():

@@ -17,7 +17,8 @@ class Launch:
 
     Attributes:
         rank, count: int. Number of this process from 0, and number of processes.
-        local_rank, local_count: int. The same among the processes of this host.
+        local_rank, local_count: int. The same among the processes of this host. If the launcher does not say
+            it, `rank` and 1.
         address: str. Host and port of process 0.
     """
 
@@ -46,7 +47,7 @@ def read_launch(environment=None):
     >>> from focalnets.training.launch import read_launch
     >>> names = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
     >>> read_launch(names)
-    Launch(rank=1, count=2, local_rank=1, local_count=2, address='node1:29500')
+    Launch(rank=1, count=2, local_rank=1, local_count=1, address='node1:29500')
     """
     found = os.environ if environment is None else environment
     if "RANK" in found and "WORLD_SIZE" in found:
@@ -69,7 +70,7 @@ def read_launch(environment=None):
         raise ValueError(f"The launcher gave process {rank} of {count}; expected 0 to {count - 1}. {_HINT}")
     local_rank, local_count = (
         _number(found, name) if name in found else default
-        for name, default in zip(names, (rank, count), strict=True)
+        for name, default in zip(names, (rank, 1), strict=True)
     )
     return Launch(rank, count, local_rank, local_count, address)
 
@@ -87,11 +88,12 @@ def needed_launch(distributed, backend):
     """
     if distributed is False:
         return None
-    launch = read_launch()
     if distributed is None:
-        from_slurm = "RANK" not in os.environ and "KERAS_DISTRIBUTION_NUM_PROCESSES" not in os.environ
-        return None if launch is None or from_slurm or launch.count == 1 else launch
-    if launch is None and backend != "jax":
+        counts = ["WORLD_SIZE"] if "RANK" in os.environ else ["KERAS_DISTRIBUTION_NUM_PROCESSES"]
+        if all(os.environ.get(name, "1") == "1" for name in counts):
+            return None
+    launch = read_launch()
+    if launch is None and distributed and backend != "jax":
         raise ValueError(f"--distributed found no launcher: RANK and WORLD_SIZE are not set. {_HINT}")
     return launch
 

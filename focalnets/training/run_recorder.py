@@ -180,10 +180,10 @@ class RunRecorder(keras.callbacks.Callback):
     def _stop(self, signaled, out_of_time):
         if self.signals is not None:
             self.signals.deliver()  # raises KeyboardInterrupt, unless a handler of the user does not
-        if out_of_time:
-            raise OutOfTime
         if signaled and self.processes is not None:
             raise KeyboardInterrupt("Another process of the run received a signal.")
+        if out_of_time:
+            raise OutOfTime
 
     def on_train_batch_end(self, batch, logs=None):
         if batch % self.agree_every:

@@ -98,7 +98,6 @@ def train(
         recipe = load_recipe(recipe)
     recipe = replace_fields(recipe, changes)
     data = data_for(recipe, data)
-    recipe = _with_precision(recipe, force_bfloat16)
     data = _located(data)
     if recipe.preset not in CHECKPOINTS:
         recipe = dataclasses.replace(recipe, preset=_absolute(recipe.preset))
@@ -118,9 +117,10 @@ def train(
         with reporting_to_all(processes):
             if processes is None or processes.rank == 0:
                 check_output_directory(out, "run", force, inputs)
+            recipe = _with_precision(recipe, force_bfloat16)  # JAX finds its devices, so not earlier
             trainer = Trainer(recipe, settings, processes)
             fingerprint = trainer.fingerprint()
-        check_equal(processes, trainer, fingerprint)
+        check_equal(processes, trainer, fingerprint, None)
         for text in describe_misfits(recipe, trainer.converter, trainer.dataset.survey()):
             _log.warning(text)
         _report_drawn(trainer)
@@ -180,7 +180,7 @@ def resume(directory, max_minutes=None, verbose="auto", data=None, distributed=N
                 fingerprint = trainer.fingerprint()
                 if fingerprint != settings["fingerprint"]:
                     raise ValueError(_changed_data(trainer, settings))
-            check_equal(processes, trainer, fingerprint)
+            check_equal(processes, trainer, fingerprint, snapshot)
             if moved and writes:
                 write_json(
                     directory / "recipe.json", {**dataclasses.asdict(recipe), "data": settings["data"]}

@@ -196,7 +196,7 @@ def test_all_processes_stop_when_one_is_stopped(few_digits, tiny_preset, alone, 
     assert time.monotonic() - begin < 20
     assert all(started.codes()), outputs
     if number == signal.SIGKILL:
-        assert "Another process of the run ended" in outputs[1 - rank]
+        assert "Another process of the run ended. See its message" in outputs[1 - rank]
     else:
         assert "Another process of the run received a signal" in outputs[1 - rank]
     run(2, few_digits, tiny_preset, tmp_path / "run", '{"resume": true}')
@@ -224,6 +224,25 @@ def test_a_process_that_fails_ends_the_others(few_digits, tiny_preset, tmp_path)
     outputs = started.outputs()
     assert "is not empty" in outputs[0]
     assert "Process 0 of 2 failed" in outputs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the same code on every backend")
+def test_processes_with_different_settings_or_snapshots(few_digits, tiny_preset, stopped, tmp_path):
+    rank = "__import__('os').environ['KERAS_DISTRIBUTION_PROCESS_ID']"
+    other_rate = TRAIN.replace("layer_decay=0.8", f"layer_decay=0.8 + 0.1 * int({rank})")
+    other_run = TRAIN.replace("    settings = json", f"    out += {rank}\n    settings = json", 1)
+    shutil.copytree(stopped, tmp_path / "run0")
+    shutil.copytree(stopped, tmp_path / "run1")
+    (tmp_path / "run1" / "last.npz").unlink()
+    for program, settings, text in (
+        (other_rate, "{}", "The processes have different settings"),
+        (other_run, '{"resume": true}', "The processes have different snapshots (or only some resume)"),
+    ):
+        started = Started(2, program, few_digits, tiny_preset, tmp_path / "run", settings)
+        outputs = started.outputs()
+        assert all(started.codes())
+        assert all(text in output for output in outputs), outputs
 
 
 @pytest.mark.slow
@@ -271,7 +290,7 @@ def test_tensorflow_refuses_several_processes(few_digits, tiny_preset, tmp_path,
         (
             {"KERAS_DISTRIBUTION_PROCESS_ID": "1", "KERAS_DISTRIBUTION_NUM_PROCESSES": "2"}
             | {"KERAS_DISTRIBUTION_JOB_ADDRESSES": "10.0.0.1:1234,10.0.0.2:2345"},
-            Launch(1, 2, 1, 2, "10.0.0.1:1234"),
+            Launch(1, 2, 1, 1, "10.0.0.1:1234"),
         ),
         (
             {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_NTASKS_PER_NODE": "4(x2)"}
@@ -312,6 +331,11 @@ def test_launch_is_needed_or_found(monkeypatch):
     assert needed_launch(True, "jax") is None, "one process with all its devices"
     with pytest.raises(ValueError, match="--distributed found no launcher"):
         needed_launch(True, "torch")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert needed_launch(None, "torch") is None, "one process needs no address"
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
     slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "a", "SLURM_JOB_ID": "1"}
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)
