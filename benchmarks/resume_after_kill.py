@@ -8,7 +8,8 @@ bfloat16. SIGKILL is sent at random moments, twice before a session trains and o
 of the signals wait until a snapshot is being written, and count only if a partial snapshot remains.
 
 With several processes, the signal goes to one of them, or to all, at random; in a snapshot, to the process
-that writes. The others must end by themselves. The uninterrupted run has the same number of processes.
+that writes. The others must end by themselves, except before they connect. The uninterrupted run has as many
+processes.
 """
 
 import argparse
@@ -166,6 +167,9 @@ def kill(argv, count, run, kind, chance, most_seconds):
         if killed in ("all", rank):
             one.send_signal(signal.SIGKILL)
     sent = time.monotonic()
+    if kind == "start":  # the others may wait for a connection: launchers such as torchrun end them
+        for one in running:
+            one.terminate()
     for one in running:
         one.communicate(timeout=120)
     return killed, seconds, time.monotonic() - sent

@@ -57,12 +57,14 @@ class JaxProcesses(Processes):
         mine = np.asarray(values, "float32")  # JAX has no float64
         return np.asarray(multihost_utils.process_allgather(mine), "float64").reshape(self.count, -1)
 
-    def fetch(self, variables):
-        return [self._fetched(variable.value) for variable in variables]
+    def fetch(self, variables, everywhere=True):
+        return [self._fetched(variable.value, everywhere or self.rank == 0) for variable in variables]
 
-    def _fetched(self, value):
+    def _fetched(self, value, needed):
         if not value.is_fully_addressable and not value.is_fully_replicated:
             value = multihost_utils.process_allgather(value, tiled=True)
+            if not needed:  # one variable at a time fits into memory, all of them may not
+                return None
         return np.array(value)
 
     def leave(self):

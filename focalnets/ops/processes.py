@@ -49,8 +49,14 @@ class Processes:
         """
         raise NotImplementedError
 
-    def fetch(self, variables):
-        """Values of variables as NumPy arrays. Every process must call it: they may hold parts of them."""
+    def fetch(self, variables, everywhere=True):
+        """Values of variables as NumPy arrays. Every process must call it: they may hold parts of them.
+
+        Args:
+            variables: list of Keras variables.
+            everywhere: bool. Whether every process needs the values, or only process 0. The others then get
+                None for variables that are split. Defaults to `True`.
+        """
         return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
     def mean(self, gradients):
@@ -124,10 +130,10 @@ def start(launch, model_parallel=1):
     return _current
 
 
-def fetch(variables):
-    """Values of variables as NumPy arrays. Every process of a run must call it."""
+def fetch(variables, everywhere=True):
+    """Values of variables, see `Processes.fetch`, also in a program that computes alone."""
     among = Processes(0, 1) if _current is None else _current
-    return among.fetch(variables)
+    return among.fetch(variables, everywhere)
 
 
 def mean_gradients(gradients):

@@ -57,10 +57,10 @@ def variables(model):
 def take_snapshot(model, epoch, batch, rows, minutes):
     """Copy the state of a compiled and built model to a `Snapshot` in host memory.
 
-    Every process of a run must call it.
+    Every process of a run must call it. In process 0, the snapshot is complete.
     """
     found = variables(model)
-    arrays = fetch(found)
+    arrays = fetch(found, everywhere=False)
     return Snapshot(epoch, batch, list(rows), minutes, arrays, [variable.path for variable in found])
 
 

@@ -97,7 +97,7 @@ def finalize(trainer, directory, recorder):
     curves = directory / "curves.png"
     chosen = None
     if recipe.keep_weights == "last" and recipe.ema_decay:
-        chosen = fetch(trainer.classifier.optimizer.averages)
+        chosen = fetch(trainer.classifier.optimizer.averages, everywhere=False)
     classifier = trainer.single()
     if not recorder.writes:
         return TrainResult(directory, curves, [], None, rows, kept, None, trainer.dataset.unreadable)

@@ -92,11 +92,12 @@ def check_equal(joined, trainer, fingerprint, snapshot):
     recipe = dataclasses.replace(trainer.recipe, preset="", data="")  # paths may differ between hosts
     recipe = json.dumps(dataclasses.asdict(recipe), sort_keys=True)
     state = "new" if snapshot is None else _digest(snapshot.arrays, snapshot.epoch, snapshot.batch)
+    variables = trainer.classifier.variables  # one at a time: all of them may not fit into memory
     parts = {
         "data": fingerprint,
         "settings": f"{keras.backend.backend()} {keras.__version__} {recipe}",
         "snapshots (or only some resume)": state,
-        "initial weights": _digest(joined.fetch(trainer.classifier.variables)),
+        "initial weights": _digest(array for one in variables for array in joined.fetch([one])),
     }
     for name, text in parts.items():
         if not joined.is_same(text):

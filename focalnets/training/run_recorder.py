@@ -234,7 +234,7 @@ class RunRecorder(keras.callbacks.Callback):
 
     def _weights(self):
         chosen = self.model.optimizer.averages if self.averaged else self.model.trainable_variables
-        return fetch(chosen)
+        return fetch(chosen, everywhere=False)
 
     def _snapshot(self, epoch, batch):
         if hasattr(self.model, "jax_state_sync"):  # on JAX, the variables are stale within an epoch

@@ -163,10 +163,12 @@ class Trainer:
         return every
 
     def single(self):
-        """The classifier for this process alone. On JAX, a copy, because the original is on all devices."""
+        """The classifier for process 0 alone. On JAX, a copy, because the original is on all devices."""
         if self.processes is None or self.processes.sums_metrics:
             return self.classifier
-        weights = fetch(self.classifier.weights)
+        weights = fetch(self.classifier.weights, everywhere=False)
+        if self.processes.rank:
+            return None
         with alone():
             copy = type(self.classifier).from_config(self.classifier.get_config())
             copy.set_weights(weights)
