@@ -3,6 +3,7 @@
 A shard is read in order and in one pass. Only a few images are in memory at a time.
 """
 
+import collections
 import contextlib
 import pathlib
 import tarfile
@@ -69,10 +70,8 @@ def read_manifest(path):
             shards.append(text if "://" in text else str((path.parent / text).resolve()))
     if not shards:
         raise ValueError(f"{path} lists no shards. Expected one path or address per line.")
-    if twice := sorted({one for one in shards if shards.count(one) > 1})[:3] if len(shards) < 10_000 else []:
-        raise ValueError(f"{path} lists a shard twice: {', '.join(twice)}.")
-    if len(set(shards)) < len(shards):
-        raise ValueError(f"{path} lists {len(shards) - len(set(shards))} shards twice.")
+    if twice := [shard for shard, count in collections.Counter(shards).items() if count > 1]:
+        raise ValueError(f"{path} lists a shard twice: {', '.join(twice[:3])}.")
     return shards
 
 
@@ -123,7 +122,7 @@ def _opened(shard):
 def _images_of_tar(file):
     """Groups of consecutive members that share their name up to the first dot."""
     with tarfile.open(fileobj=file, mode="r|*") as archive:
-        key, image, label = None, None, None
+        key, image, label, problem = None, None, None, None
         for member in archive:
             if not member.isfile():
                 continue
@@ -131,18 +130,18 @@ def _images_of_tar(file):
             stem, _, suffix = name.partition(".")
             this = f"{folder}/{stem}" if folder else stem
             if this != key:
-                if image is not None:
-                    yield ShardImage(key, image, label)
-                key, image, label = this, None, None
+                if image is not None or problem is not None:
+                    yield ShardImage(key, image, label, problem)
+                key, image, label, problem = this, None, None, None
             if suffix.lower() in _LABELS:
                 label = archive.extractfile(member).read(1000).decode("utf-8", "replace").strip()
-            elif image is None and has_image_suffix(name):
-                large = member.size > _MOST_BYTES
-                image = None if large else archive.extractfile(member).read()
-                if large:
-                    yield ShardImage(key, None, label, f"the file has {member.size} bytes")
-        if image is not None:
-            yield ShardImage(key, image, label)
+            elif image is None and problem is None and has_image_suffix(name):
+                if member.size > _MOST_BYTES:
+                    problem = f"the file has {member.size} bytes; expected at most {_MOST_BYTES}"
+                else:
+                    image = archive.extractfile(member).read()
+        if image is not None or problem is not None:
+            yield ShardImage(key, image, label, problem)
 
 
 def _images_of_parquet(file):

@@ -10,7 +10,6 @@ from keras import ops
 
 _current = None
 
-
 ENDED = "Another process of the run ended. See its message. Resume the run from its last snapshot."
 
 
@@ -19,7 +18,7 @@ class OtherProcessError(ConnectionError):
 
 
 class Processes:
-    """This process among all processes of a run. Every process holds the whole network.
+    """This process among all processes of a run. Without a subclass for the backend, it computes alone.
 
     Attributes:
         rank: int. Number of this process, from 0. Only process 0 writes files.
@@ -47,7 +46,7 @@ class Processes:
         Returns:
             float64 array of shape (count, N).
         """
-        raise NotImplementedError
+        return np.asarray([values], "float64")
 
     def fetch(self, variables, everywhere=True):
         """Values of variables as NumPy arrays. Every process must call it: they may hold parts of them.

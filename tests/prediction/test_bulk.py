@@ -79,6 +79,14 @@ def test_shards_are_read_in_order(shards):
     assert {image.label for image in d} == {None}
 
 
+def test_large_files_are_one_row_with_their_label(shards, monkeypatch):
+    monkeypatch.setattr("focalnets.data.shards._MOST_BYTES", 10)
+    (a, *_) = read_manifest(shards)
+    found = list(read_shard(a))
+    assert [image.label for image in found] == [str(label) for label in DIGITS.labels[:25]]
+    assert all("expected at most 10" in image.problem and image.data is None for image in found)
+
+
 def test_shards_at_addresses(shards, tmp_path):
     import fsspec
 
