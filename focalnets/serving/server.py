@@ -1,12 +1,16 @@
 """The processes and sockets of `focalnets serve`."""
 
 import asyncio
+import contextlib
+import ctypes
 import datetime
 import logging
 import multiprocessing
 import os
 import signal
 import socket
+import struct
+import sys
 import tempfile
 import threading
 import time
@@ -25,6 +29,8 @@ from focalnets.threads import cores
 _log = logging.getLogger("focalnets.serve")
 _MOST_HEADER_BYTES = 65_536
 _EMPTY_BACKLOG_SECONDS = 0.2
+_FIRST_REQUEST_SECONDS = 2.0
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # of Linux; Python has no names for them
 _EARLY_SECONDS, _MOST_EARLY_ENDS = 10, 5
 _FACTS = ("method", "path", "status", "ms", "model", "version", "before", "address", "networks", "ended")
 _FACTS += ("error", "process")
@@ -179,6 +185,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets=None):
         await super().startup(sockets)
+        for one in sockets or ():
+            _accept_clients(one)
         _log.info("ready")
 
     async def on_tick(self, counter):
@@ -191,10 +199,38 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets=None):
         for one in sockets or ():
-            one.listen(0)  # further clients find the port closed, instead of an accepted connection
+            _ignore_new_clients(one)
         await asyncio.sleep(_EMPTY_BACKLOG_SECONDS)
+        for server in self.servers:
+            server.close()
+        end = time.monotonic() + _FIRST_REQUEST_SECONDS
+        while time.monotonic() < end and any(one.cycle is None for one in self.server_state.connections):
+            await asyncio.sleep(0.01)  # uvicorn would close a connection whose first request is on its way
         await super().shutdown(sockets)
         _log.info("stopped")
+
+
+def _ignore_new_clients(listening):
+    """Drop segments that open a connection: their clients repeat them a second later, to a closed port.
+
+    Closing the port alone would reset connections that clients have opened, but the server has not accepted.
+    """
+    if sys.platform != "linux":
+        listening.listen(0)
+        return
+    # Classic BPF on a TCP header: byte 13 has the flags, of which SYN (2) without ACK (16) returns length 0.
+    program = [(0x30, 0, 0, 13), (0x54, 0, 0, 18), (0x15, 0, 1, 2), (0x06, 0, 0, 0), (0x06, 0, 0, 2**32 - 1)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *row) for row in program))
+    listening.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program), ctypes.addressof(code))
+    )
+
+
+def _accept_clients(listening):
+    """Undo `_ignore_new_clients` of a process that was replaced, and shared the socket."""
+    if sys.platform == "linux":
+        with contextlib.suppress(FileNotFoundError):  # no filter
+            listening.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 class _Patient(HttpToolsProtocol):

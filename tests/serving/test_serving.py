@@ -390,6 +390,23 @@ def test_full_queue_refuses_and_answers_the_others(exported):
     assert not server.events("request")
 
 
+def test_a_connection_opened_before_the_end_is_answered(exported):
+    """Its request may arrive after the port is closed. Later clients find the port closed."""
+    server = Server(exported, "--lame-duck", "0.5")
+    server.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    connection = http.client.HTTPConnection(*server.address, timeout=30)
+    with contextlib.closing(connection):
+        connection.connect()
+        time.sleep(0.8)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(server.address, 10)
+        connection.request("POST", "/predict", CAT, JPEG)
+        assert connection.getresponse().status == 200
+    assert server.process.wait(60) == 0
+    server.stop()
+
+
 @pytest.mark.slow
 def test_sigterm_answers_every_request_that_was_sent(exported):
     """Clients that turn away when the server closes their connection lose no request."""
