@@ -29,7 +29,7 @@ ALLOWED = {
     "web": {"output", "report", "hub"},
     "deployment": {"output", "ops", "layers", "models", "presets", "conversion", "images", "data", "web"},
     "images": set(),
-    "data": {"output", "images"},
+    "data": {"output", "hub", "images"},
     "prediction": {"output", "report", "hub", "presets", "conversion", "deployment", "images", "data"},
     "serving": {"output", "report", "deployment", "images", "prediction"},
     "explanation": {

@@ -16,7 +16,7 @@ from focalnets.data.find import find_images
 from focalnets.data.inputs import data_paths, searched_folders
 from focalnets.data.names import NAMES, kind_of_data_file
 from focalnets.data.naming import ALL, SPLITS, distinct_class_names, split_for
-from focalnets.data.shards import read_manifest
+from focalnets.data.shards.manifest import read_manifest
 from focalnets.data.sources import read_source
 from focalnets.deployment.runtimes import NO_RUNTIME, usable_runtimes
 from focalnets.explanation.blocks import chosen_blocks

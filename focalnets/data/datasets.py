@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,12 +10,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from focalnets.data import arrays
-from focalnets.data.files import Listing, file_name
+from focalnets.data.file_images import FileImages
+from focalnets.data.files import file_name
 from focalnets.data.find import describe_unreadable
 from focalnets.data.left_out import LeftOut, report
 from focalnets.data.naming import SPLITS, checked_class_names, equal_but_for_case
+from focalnets.data.shards.images import ShardImages
+from focalnets.data.shards.listing import ShardListing
 from focalnets.data.sources import read_source
-from focalnets.data.splits import FileImages, Split, join, stratified_draw
+from focalnets.data.splits import Split, join, stratified_draw
 from focalnets.data.survey import SAMPLE, survey_array, survey_files
 from focalnets.images.decode import as_pixels
 from focalnets.names import listed, plural
@@ -82,6 +86,8 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", cache_ima
               Without labels, the paths are interpreted like those of a folder.
             - an `.npz` with x_train, y_train, x_test, y_test, and optionally x_val, y_val, class_names.
             - a directory of resized images that `focalnets cache` wrote.
+            - a folder of shards, as of WebDataset (`train-0000.tar`) or Parquet files, or a `.txt` that lists
+              shards, local or remote. See `shards.listing.list_shards`.
             - "hf://<name>" or "tfds:<name>": data sets of Hugging Face or TensorFlow Datasets.
             Classes are sorted by name if the source has no order of classes.
         channels: int. 3 for RGB, 1 for grayscale. Defaults to 3.
@@ -108,9 +114,11 @@ def open_dataset(spec, channels=3, prepare=None, on_bad_image="error", cache_ima
     (359, 8, 8, 1)
     """
     source = read_source(spec)
-    if isinstance(source, Listing):
-        return _from_listing(os.fspath(spec), source, channels, prepare, on_bad_image, cache_images, only)
-    return _from_arrays(source, channels, prepare, cache_images, only)
+    if isinstance(source, arrays.ArraySource):
+        return _from_arrays(source, channels, prepare, cache_images, only)
+    read = _list_shards if isinstance(source, ShardListing) else _list_files
+    found = read(os.fspath(spec), source, channels, only)
+    return _from_files(os.fspath(spec), found, prepare, on_bad_image, cache_images, only)
 
 
 def _from_arrays(source, channels, prepare, cache_images, only):
@@ -140,7 +148,29 @@ def _fits(split, cache_images):
     return cache_images == "memory" or split.batch([0]).nbytes * len(split) <= IN_MEMORY_BYTES
 
 
-def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images, only):
+@dataclass(frozen=True)
+class _Found:
+    """Labeled images of a source, with the splits that are wanted.
+
+    Attributes:
+        files: `FileImages`.
+        splits: int8 array (N,). Index into `SPLITS`, or -1 if the source has no splits.
+        labels: int32 array (N,). Index into `class_names`, or -1 for images without a label.
+        class_names: tuple of str.
+        left_out: tuple of `LeftOut`.
+        names: list of str, by which the test split is drawn. Without it, the order of the images counts.
+    """
+
+    files: FileImages
+    splits: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+    names: list[str] | None = None
+
+
+def _list_files(source, listing, channels, only):
+    """`_Found` of a `Listing`."""
     rows = listing.rows
     report(listing.left_out)
     if not rows:
@@ -151,40 +181,92 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
     _check_wanted(
         only, sorted({split for split, *_ in rows}, key=SPLITS.index) if named else ("train", "test")
     )
-    # A source without training images can be evaluated, so its classes come from all images.
     trained = {label for split, label, _ in rows if not named or split == "train"}
-    class_names = listing.class_names or sorted(trained or {label for _, label, _ in rows})
-    class_names = checked_class_names(class_names)
-    unknown = sorted({label for _, label, _ in rows} - set(class_names))
-    if unknown:
+    class_names = _checked_classes(source, listing.class_names, trained, {label for _, label, _ in rows})
+    if named and only is not None:
+        rows = [row for row in rows if row[0] in only]
+    codes = {name: label for label, name in enumerate(class_names)}
+    return _Found(
+        FileImages([name for *_, name in rows], listing.opener, channels),
+        np.array([SPLITS.index(split) if named else -1 for split, *_ in rows], "int8"),
+        np.array([codes[label] for _, label, _ in rows], "int32"),
+        class_names,
+        listing.left_out,
+        [file_name(name) for *_, name in rows],
+    )
+
+
+def _list_shards(source, listing, channels, only):
+    """`_Found` of a `ShardListing`. Shards of other splits are left out."""
+    report(listing.left_out)
+    if not len(listing.labels):
+        raise ValueError(f"{source} holds no images.")
+    named = bool(listing.splits[0] >= 0)
+    found = [SPLITS[index] for index in np.unique(listing.splits)] if named else ("train", "test")
+    _check_wanted(only, found)
+    used = listing.labels >= 0
+    trained = used & (listing.splits <= SPLITS.index("train"))
+    names = [{listing.names[code] for code in np.unique(listing.labels[rows])} for rows in (trained, used)]
+    class_names = _checked_classes(source, listing.class_names, *names)
+    codes = {name: label for label, name in enumerate(class_names)}
+    codes = np.array([codes.get(name, -1) for name in listing.names] + [-1], "int32")
+    ends = np.cumsum([0, *map(len, listing.rows)])
+    wanted = [
+        index
+        for index, (begin, end) in enumerate(itertools.pairwise(ends))
+        if begin < end and (only is None or not named or SPLITS[listing.splits[begin]] in only)
+    ]
+    kept = np.concatenate([np.arange(ends[index], ends[index + 1]) for index in wanted])
+    shards, rows = ([some[index] for index in wanted] for some in (listing.shards, listing.rows))
+    return _Found(
+        ShardImages(shards, rows, channels),
+        listing.splits[kept],
+        codes[listing.labels[kept]],
+        class_names,
+        listing.left_out,
+    )
+
+
+def _checked_classes(source, class_names, trained, used):
+    """Class names of a source. A source without training images can be evaluated, so all images count then.
+
+    Args:
+        source: str. Name of the source in errors.
+        class_names: tuple of str, or None to sort the names.
+        trained, used: sets of str. Names of the classes of the training images, and of all images.
+    """
+    class_names = checked_class_names(class_names or sorted(trained or used))
+    if unknown := sorted(used - set(class_names)):
         alike = [group for group in equal_but_for_case({*unknown, *class_names}) if set(group) & set(unknown)]
         hint = f" Give them the same name: {' and '.join(map(repr, alike[0]))}." if alike else ""
         raise ValueError(f"{source} has classes without training images: {listed(unknown)}.{hint}")
-    if named and only is not None:
-        rows = [row for row in rows if row[0] in only]
+    return class_names
 
-    files = FileImages([name for *_, name in rows], listing.opener, channels)
-    first = _first_readable(files)
-    large = first is not None and _prepared(first, prepare).nbytes * len(files) > IN_MEMORY_BYTES
+
+def _from_files(source, found, prepare, on_bad_image, cache_images, only):
+    files, rows = found.files, np.flatnonzero(found.labels >= 0)
+    first = _first_readable(files, rows)
+    large = first is not None and _prepared(first, prepare).nbytes * len(rows) > IN_MEMORY_BYTES
     if cache_images == "stream" or (cache_images == "auto" and large):
-        unreadable = files.problems if on_bad_image == "skip" else _quick_check(files)
-        good = np.array([index for index in range(len(rows)) if index not in unreadable], int)
-        everything = Split(files, _labels(rows, good, class_names), good, prepare)
+        unreadable = files.problems if on_bad_image == "skip" else files.quick_problems
+        good = rows[~np.isin(rows, list(unreadable))] if unreadable else rows
+        everything = Split(files, found.labels[good], good, prepare)
     else:
         threads = cores() if first is not None and first.width * first.height > _WORTH_THREADS else 0
-        images, good, unreadable = _read_into_memory(source, files, prepare, threads)
-        everything = Split(images, _labels(rows, good, class_names))
+        images, good, unreadable = _read_into_memory(source, files, rows, prepare, threads)
+        everything = Split(images, found.labels[good])
     if unreadable and on_bad_image == "error":
         raise ValueError(describe_unreadable(list(unreadable.values())))
     if len(good) == 0 and unreadable:
         first = next(iter(unreadable.values()))
         raise ValueError(f"All {len(unreadable)} images of {source} are unreadable: {first}.")
 
+    named = bool((found.splits >= 0).all())
     if named:
-        names = np.array([rows[index][0] for index in good])
-        chosen = {split: np.flatnonzero(names == split) for split in SPLITS}
+        parts = found.splits[good]
+        chosen = {split: np.flatnonzero(parts == index) for index, split in enumerate(SPLITS)}
     else:
-        names = [file_name(rows[index][-1]) for index in good]
+        names = None if found.names is None else [found.names[index] for index in good]
         test = stratified_draw(everything.labels, TEST_FRACTION, names=names)
         chosen = {"train": np.setdiff1d(np.arange(len(good)), test), "test": test}
     for split in only or ():
@@ -196,9 +278,10 @@ def _from_listing(source, listing, channels, prepare, on_bad_image, cache_images
         for split, indices in chosen.items()
         if len(indices) and (only is None or split in only)
     }
-    survey = functools.partial(survey_files, FileImages(files.names, listing.opener, channels=3))
+    survey = functools.partial(survey_files, files.with_channels(3))
     drawn_from = None if named else len(good)
-    return ImageDataset(splits, class_names, list(unreadable.values()), survey, listing.left_out, drawn_from)
+    problems = list(unreadable.values())
+    return ImageDataset(splits, found.class_names, problems, survey, found.left_out, drawn_from)
 
 
 def _check_wanted(only, available):
@@ -210,16 +293,11 @@ def _check_wanted(only, available):
             )
 
 
-def _labels(rows, good, class_names):
-    labels = {name: label for label, name in enumerate(class_names)}
-    return np.array([labels[rows[index][1]] for index in good], "int32")
-
-
-def _first_readable(files):
+def _first_readable(files, rows):
     """First readable image, or None."""
-    for index in range(len(files)):
+    for row in rows:
         with contextlib.suppress(ValueError):
-            return files.read(index)
+            return files.read(row)
     return None
 
 
@@ -227,20 +305,7 @@ def _prepared(image, prepare):
     return as_pixels(image) if prepare is None else prepare(image)
 
 
-def _quick_check(files):
-    """Dict index -> error of the images whose file is damaged at its start or end."""
-
-    def problem(index):
-        try:
-            files.check(index)
-        except ValueError as error:
-            return str(error)
-
-    found = progress(map(problem, range(len(files))), "checking images", len(files))
-    return {index: text for index, text in enumerate(found) if text is not None}
-
-
-def _read_into_memory(source, files, prepare, threads):
+def _read_into_memory(source, files, rows, prepare, threads):
     """Tuple (images, uint8 (N, H, W, C), indices of readable images, dict index -> error of the others)."""
 
     def read(index):
@@ -250,14 +315,14 @@ def _read_into_memory(source, files, prepare, threads):
             return str(error)
 
     images, good, unreadable, shapes = None, [], {}, set()
-    found = parallel_map(read, range(len(files)), threads)
-    for index, image in enumerate(progress(found, "reading images", len(files))):
+    found = progress(parallel_map(read, rows, threads), "reading images", len(rows))
+    for index, image in zip(rows, found, strict=True):
         if isinstance(image, str):
             unreadable[index] = image
             continue
         shapes.add(image.shape)
         if images is None:  # filled in place, because stacking a list would double the peak memory
-            images = np.empty((len(files), *image.shape), "uint8")
+            images = np.empty((len(rows), *image.shape), "uint8")
         if len(shapes) == 1:
             images[len(good)] = image
         good.append(index)

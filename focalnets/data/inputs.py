@@ -4,6 +4,8 @@ import os
 
 from focalnets.data.cache import is_cache
 from focalnets.data.names import NAMES, TABLE_SUFFIXES
+from focalnets.data.shards.manifest import read_manifest
+from focalnets.data.shards.stores import is_address
 from focalnets.data.tables import list_table
 from focalnets.files import expanded
 
@@ -15,8 +17,8 @@ def data_paths(spec):
         spec: str or path. See `open_dataset`.
 
     Returns:
-        List of paths: the file or folder, the folders of the images in a table, and linked folders inside a
-        folder. The list is empty for data sets of libraries.
+        List of paths: the file or folder, the folders of the images in a table or of listed shards, and
+        linked folders inside a folder. The list is empty for data sets of libraries.
 
     >>> from focalnets.data.inputs import data_paths
     >>> data_paths("digits")
@@ -27,6 +29,9 @@ def data_paths(spec):
     path = expanded(spec)
     if path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         return [path, *sorted({os.path.dirname(name) for *_, name in list_table(path).rows})]
+    if path.is_file() and path.suffix.lower() == ".txt":
+        shards = [shard for shard in read_manifest(path) if not is_address(shard)]
+        return [path, *sorted(set(map(os.path.dirname, shards)))]
     return [path, *_links(path, 2)] if path.is_dir() else [path]
 
 

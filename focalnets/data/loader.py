@@ -68,6 +68,7 @@ class Loader(keras.utils.PyDataset):
         self.first_batch = 0
         self.problem = None
         self._ahead = {}
+        self._reading = None
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "focalnets-loader") if threads else None
         self.epoch = 0
@@ -82,13 +83,16 @@ class Loader(keras.utils.PyDataset):
         generator = augment.generator_for(self.seed, epoch, "order")
         draws = _Draws(
             epoch,
-            order=generator.permutation(count) if self.shuffle else np.arange(count),
+            order=self.split.order(self.batch_size, generator if self.shuffle else None),
             offsets=augment.crop_offsets(self.seed, epoch, count, self.augmentation.pad_crop),
             flips=augment.flips(self.seed, epoch, count),
         )
         with self._lock:
             self._draws = draws
             self._forget(self._ahead)
+            if self._reading is not None:
+                self._reading.close()
+            self._reading = None
 
     @property
     def batches(self):
@@ -111,9 +115,11 @@ class Loader(keras.utils.PyDataset):
 
     def _get(self, index):
         if self._pool is None:
+            self._read_to(index, index)
             return self._batch(self._draws, index)
         with self._lock:
             window = range(index, min(index + self.threads + 1, self.batches))
+            self._read_to(index, window[-1])
             self._forget(set(self._ahead) - set(window))
             for later in window:
                 if later not in self._ahead:
@@ -121,12 +127,36 @@ class Loader(keras.utils.PyDataset):
             batch = self._ahead.pop(index)
         return batch.result()
 
+    def _read_to(self, index, last):
+        """Start to read the files of batches, if the split reads in advance."""
+        if self._reading is None and self.split.reads_ahead:  # not before, as a resumed epoch starts later
+            needed = [self._needed(later) for later in range(index, self.batches)]
+            batches = np.repeat(np.arange(index, self.batches), list(map(len, needed)))
+            self._reading = self.split.reading(np.concatenate(needed), batches)
+        if self._reading is not None:
+            self._reading.advance(index, last)
+
+    def _needed(self, index):
+        """Rows of the split that this process needs for a batch."""
+        rows = self._rows(self._draws, index)
+        if self.shard is None:
+            return rows
+        others = [self.shard.part(rows[::-1])] if self._mixes else []
+        return np.unique(np.concatenate([self.shard.part(rows), *others]))
+
+    @property
+    def _mixes(self):
+        return bool(self.augmentation.mixup or self.augmentation.cutmix)
+
+    def _rows(self, draws, index):
+        return draws.order[index * self.batch_size : (index + 1) * self.batch_size]
+
     def _forget(self, indices):
         for index in list(indices):
             self._ahead.pop(index).cancel()
 
     def _batch(self, draws, index):
-        rows = draws.order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = self._rows(draws, index)
         if self.shard is None:
             images, targets = self._prepared(draws, rows)
             images, targets = self._mixed(draws.epoch, index, images, targets, images[::-1], targets[::-1])
@@ -134,7 +164,7 @@ class Loader(keras.utils.PyDataset):
             return (images, targets) if weights is None else (images, targets, weights)
         own, others = (self.shard.part(one) for one in (rows, rows[::-1]))
         images, targets = self._prepared(draws, own)
-        if self.augmentation.mixup or self.augmentation.cutmix:
+        if self._mixes:
             pairs = self._prepared(draws, others)
             images, targets = self._mixed(draws.epoch, index, images, targets, *pairs)
         weights = self.task.sample_weights(targets)
@@ -155,7 +185,7 @@ class Loader(keras.utils.PyDataset):
     def _mixed(self, epoch, index, images, targets, others, other_targets):
         """Apply MixUp or CutMix to a batch and its reverse. Shuffled batches make these pairs random."""
         changes = self.augmentation
-        if not changes.mixup and not changes.cutmix:
+        if not self._mixes:
             return images, targets
         generator = augment.generator_for(self.seed, epoch, "mix", index)
         return augment.mix(images, targets, others, other_targets, changes.mixup, changes.cutmix, generator)

@@ -7,13 +7,16 @@ import zipfile
 
 from focalnets.data import arrays, cache, files, libraries, tars, zips
 from focalnets.data.names import NAMES, TABLE_SUFFIXES, TAR_SUFFIXES, kind_of_data_file
+from focalnets.data.shards.listing import list_shards
+from focalnets.data.shards.manifest import read_manifest, shards_in
 from focalnets.data.tables import list_table
 from focalnets.files import expanded
 from focalnets.names import did_you_mean, sibling_names
 
 _EXPECTED = (
     f"give {', '.join(NAMES)}, a folder, zip or tar of train/<class>/<image> and test/<class>/<image> (or "
-    "of <class>/<image>), a .csv of path,label, an .npz, a directory that `focalnets cache` wrote, "
+    "of <class>/<image>), a .csv of path,label, an .npz, a directory that `focalnets cache` wrote, a folder "
+    "of shards (train-0000.tar, train-0000.parquet), a .txt that lists shards, "
     "hf://<name> or tfds:<name>."
 )
 
@@ -25,7 +28,7 @@ def read_source(spec):
         spec: str or path. See `open_dataset`.
 
     Returns:
-        A `files.Listing` or an `arrays.ArraySource`.
+        A `files.Listing`, a `shards.listing.ShardListing` or an `arrays.ArraySource`.
 
     Raises:
         TypeError: if `spec` is not a str or path.
@@ -52,6 +55,8 @@ def read_source(spec):
     if (path / "run.json").is_file():
         raise ValueError(f"{path} is a run directory of `focalnets train`, not a data set.")
     if path.is_dir():
+        if not files.holds_images(path) and (shards := shards_in(path)):
+            return list_shards(os.fspath(spec), shards, path)
         return files.list_folder(path)
     if not path.is_file():
         raise ValueError(f"{os.fspath(spec)!r} is not a data set: {_missing(spec, path)}")
@@ -59,6 +64,8 @@ def read_source(spec):
         return arrays.npz(path)
     if suffix.endswith(TABLE_SUFFIXES):
         return list_table(path)
+    if suffix.endswith(".txt"):
+        return list_shards(os.fspath(spec), read_manifest(path), path.parent)
     if zipfile.is_zipfile(path) or suffix.endswith(".zip"):
         return zips.list_zip(path)
     if suffix.endswith(TAR_SUFFIXES) or tars.is_tar(path):

@@ -1,86 +1,16 @@
 """`Split`: images and labels in a fixed order, in memory, memory-mapped, or decoded on demand."""
 
-import contextlib
-import functools
 import hashlib
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from focalnets.data.find import describe_unreadable
-from focalnets.files import reason
-from focalnets.images.decode import as_image, as_pixels, check_image, open_image
+from focalnets.data.file_images import FileImages, spread
+from focalnets.data.shards.images import ShardImages
+from focalnets.images.decode import as_image, as_pixels
 from focalnets.names import plural
-from focalnets.progress import progress
-from focalnets.threads import cores, parallel_map
-
-
-class FileImages:
-    """Images in files or members of an archive, decoded on demand. Threads may use it concurrently.
-
-    Args:
-        names: list of str, one per image.
-        opener: Function that returns a binary stream for a name.
-        channels: int. 3 for RGB, 1 for grayscale.
-    """
-
-    def __init__(self, names, opener, channels):
-        self.names = names
-        self.opener = opener
-        self.channels = channels
-        self._lock = threading.Lock()
-
-    def __len__(self):
-        return len(self.names)
-
-    def read(self, index, smallest=None):
-        """Decode an image to a PIL image. Errors and `smallest` are those of `decode.open_image`."""
-        with self._stream(index) as stream:
-            return open_image(stream, self.channels, self.names[index], smallest)
-
-    def check(self, index):
-        """Check the start and end of a file. ValueError if it is damaged, see `decode.check_image`."""
-        with self._stream(index) as stream:
-            check_image(stream, self.names[index])
-
-    def beginning(self, index):
-        """First 64 KiB of a file, or no bytes if it is unreadable."""
-        try:
-            with self._stream(index) as stream:
-                return stream.read(65_536)
-        except (OSError, ValueError):
-            return b""
-
-    def _stream(self, index):
-        try:
-            return self.opener(self.names[index])
-        except (OSError, ValueError) as error:  # ValueError: the name contains a NUL
-            raise ValueError(f"{self.names[index]}: {reason(error)}") from error
-
-    @functools.cached_property
-    def problems(self):
-        """Dict index -> error of all unreadable images. Every image is decoded to find them."""
-
-        def problem(index):
-            try:
-                self.read(index)
-            except ValueError as error:
-                return str(error)
-
-        found = parallel_map(problem, range(len(self)), cores())
-        found = enumerate(progress(found, "looking for unreadable images", len(self)))
-        return {index: text for index, text in found if text is not None}
-
-    def read_or_list_unreadable(self, index, smallest=None):
-        """`read`, with an error that lists all unreadable images instead of only the first."""
-        try:
-            return self.read(index, smallest)
-        except ValueError as error:
-            with self._lock:
-                raise ValueError(describe_unreadable(list(self.problems.values()) or [str(error)])) from error
 
 
 class JoinedArrays:
@@ -106,7 +36,8 @@ class Split:
     """Images with labels.
 
     Attributes:
-        source: uint8 array (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, or `FileImages`.
+        source: uint8 array (M, H, W, C), in memory or memory-mapped, `JoinedArrays`, `FileImages` or
+            `ShardImages`.
         labels: int32 array (N,).
         rows: int array (N,) of indices into `source`. Defaults to `None`, all images in order.
         prepare: Function PIL image -> uint8 array (H, W, C), applied to each image. Defaults to `None`, which
@@ -155,22 +86,47 @@ class Split:
     def fingerprint(self):
         """Hexadecimal hash of the labels in order, and of the images.
 
-        Files contribute their names relative to their common folder, and the start of 32 files. Arrays
-        contribute the pixels of 256 images. The fingerprint does not change if the folder is moved.
+        Files contribute their names relative to their common folder, shards the sizes of their images, and
+        both the start of 32 files. Arrays contribute the pixels of 256 images. The fingerprint does not
+        change if the folder is moved.
         """
         found = hashlib.sha256(self.labels.tobytes() + str(len(self)).encode())
-        rows = np.arange(len(self)) if self.rows is None else self.rows
+        rows = self._rows()
         if isinstance(self.source, FileImages):
-            names, common = [self.source.names[row] for row in rows], ""
-            with contextlib.suppress(ValueError):  # different drives on Windows
-                common = os.path.commonpath(map(os.path.dirname, names))
-            found.update(os.fsencode("\n".join(name[len(common) :] for name in names)))
-            for row in _spread(rows, 32):
-                found.update(self.source.beginning(row))
+            for part in self.source.identity(rows):
+                found.update(part)
         else:
-            for row in _spread(rows, 256):
+            for row in spread(rows, 256):
                 found.update(self.source[row].tobytes())
         return found.hexdigest()
+
+    def order(self, batch_size, generator=None):
+        """Order of the images of an epoch, int array (N,).
+
+        Args:
+            batch_size: int. Images per batch of all processes.
+            generator: NumPy generator. Draws a random order. Defaults to `None`, the stored order, except
+                that the images of shards are in `shards.order.lane_order`.
+        """
+        if self.reads_ahead:
+            return self.source.order(self._rows(), batch_size, generator)
+        return np.arange(len(self)) if generator is None else generator.permutation(len(self))
+
+    @property
+    def reads_ahead(self):
+        """True if `reading` speeds up batches, because images are read in chunks."""
+        return isinstance(self.source, ShardImages)
+
+    def reading(self, indices, batches):
+        """`shards.images.Reading` of images.
+
+        Args:
+            indices, batches: int arrays (M,). Images in the order of use, and the batch of each.
+        """
+        return self.source.reading(self._rows()[indices], batches)
+
+    def _rows(self):
+        return np.arange(len(self)) if self.rows is None else self.rows
 
     def batch(self, indices):
         """Prepared images, uint8 (B, H, W, C).
@@ -220,11 +176,6 @@ def join(splits):
     starts = np.cumsum([0, *(len(split.source) for split in splits[:-1])])
     rows = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
     return Split(images, labels, rows, first.prepare)
-
-
-def _spread(rows, most):
-    """Up to `most` of the rows, evenly spaced."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))]
 
 
 def split_validation(split, fraction, seed):

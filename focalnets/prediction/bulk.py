@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from focalnets.data.find import NO_PREPROCESSING
-from focalnets.data.shards import read_manifest, read_shard
+from focalnets.data.shards.manifest import read_manifest
+from focalnets.data.shards.read import read_shard
 from focalnets.files import expanded, reason
 from focalnets.images.decode import open_image
 from focalnets.names import plural
@@ -52,7 +53,7 @@ def predict_shards(preset, manifest, out, shard=None, top=5, batch_size=64, engi
 
     Args:
         preset: See `predict`.
-        manifest: str or `pathlib.Path`. List of shards, see `data.shards.read_manifest`.
+        manifest: str or `pathlib.Path`. List of shards, see `data.shards.manifest.read_manifest`.
         out: str or `pathlib.Path`. Folder of the Parquet files `shard-000000.parquet`, ..., one per line of
             the manifest, with one row per image: `shard` and `row` (int), `key` (str), `classes` (list of
             str), `probabilities` (list of float), `label` (class name or null), and `problem` (str, or null

@@ -16,7 +16,8 @@ from PIL import Image
 
 import focalnets
 from focalnets.cli import main
-from focalnets.data.shards import read_manifest, read_shard
+from focalnets.data.shards.manifest import read_manifest
+from focalnets.data.shards.read import read_shard
 from focalnets.prediction import bulk
 from focalnets.prediction.bulk import merge_shards, predict_shards
 
@@ -80,7 +81,7 @@ def test_shards_are_read_in_order(shards):
 
 
 def test_large_files_are_one_row_with_their_label(shards, monkeypatch):
-    monkeypatch.setattr("focalnets.data.shards._MOST_BYTES", 10)
+    monkeypatch.setattr("focalnets.data.shards.tars._MOST_BYTES", 10)
     (a, *_) = read_manifest(shards)
     found = list(read_shard(a))
     assert [image.label for image in found] == [str(label) for label in DIGITS.labels[:25]]
