@@ -8,6 +8,9 @@
 - `equality`: at least 50 steps on the digits in float32, with 1, 2 and 4 processes. For each kind of state,
   the largest difference from one process, relative to the largest number of the array. On JAX also with a
   network that is split over 2 processes.
+- `resume`: a run of 2 processes that stops in its first seconds, resumed by 1, 2 and 4 processes, against the
+  same run without interruption.
+- `split`: logits and the state after one step of a network that is split over 2 processes, on JAX.
 - `speed`: images per second of training with 1, 2 and 4 processes of one thread, and of one process with a
   thread per core; and the time of the exchange of gradients, from a loop that does nothing else.
 - `memory`: peak memory of each of 2 processes in one step of a wide network and its snapshot, whole or split,
@@ -64,6 +67,36 @@ TRAIN = """
     result = focalnets.train(recipe, out=out, monitor_every=0, verbose=0, **options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print("@", json.dumps({"peak_mb": (peak - start) / 1024, "rows": result.history}))
+"""
+
+RESUME = """
+    import json, sys
+    import focalnets
+
+    focalnets.resume(sys.argv[1], verbose=0)
+    print("@", json.dumps({}))
+"""
+
+LOGITS = """
+    import json, sys, types
+    import keras, numpy as np
+    from focalnets import FocalNetBackbone, FocalNetImageClassifier, FocalNetImageConverter
+    from focalnets.ops import processes
+    from focalnets.training.launch import read_launch
+
+    parts = int(sys.argv[1])
+    joined = processes.start(read_launch(), parts) if parts > 1 else None
+    keras.utils.set_random_seed(0)
+    backbone = FocalNetBackbone(64, (1, 2), patch_size=2, seed=0, image_shape=(32, 32, 3))
+    classifier = FocalNetImageClassifier(backbone, 10, FocalNetImageConverter(32))
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3)).astype("uint8")
+    logits = types.SimpleNamespace(value=classifier(images, training=False))
+    [values] = processes.fetch([logits]) if joined else [np.asarray(logits.value)]
+    kernels = [variable.value for variable in classifier.weights]
+    print("@", json.dumps({"logits": np.asarray(values).tolist(), "split": sum(
+        not value.sharding.is_fully_replicated for value in kernels)}))
+    if joined:
+        joined.close()
 """
 
 EXCHANGE = """
@@ -154,6 +187,46 @@ def equality(pythons, folder, options):
                 write_rows(f"processes-equality_float32_{machine()}", rows)
 
 
+def resume(pythons, folder, options):
+    """Runs of 2 processes, resumed by another number of processes."""
+    given = json.dumps({**SETTINGS["everything"], "epochs": 3})
+    for backend, python in pythons.items():
+        rows, whole, stopped = [], folder / "whole", folder / "stopped"
+        run(python, backend, 2, TRAIN, whole, given, "{}")
+        run(python, backend, 2, TRAIN, stopped, given, json.dumps({"max_minutes": options.stop_minutes}))
+        meta = json.loads(str(np.load(stopped / "last.npz")["meta"]))
+        for count in (1, 2, 4):
+            out = folder / "run"
+            shutil.copytree(stopped, out)
+            run(python, backend, count, RESUME, out)
+            found = differences(whole, out)
+            row = {"backend": backend, "began_with": 2, "resumed_with": count}
+            row |= {name: meta[name] for name in ("epoch", "batch") if name in meta}
+            rows.append(row | {name: f"{found[name][0]:.1e}" for name in ("weights", "averages", "moments")})
+            shutil.rmtree(out)
+        for path in (whole, stopped):
+            shutil.rmtree(path)
+        write_rows(f"processes-resume_float32_{machine()}", rows)
+
+
+def split(pythons, folder, options):
+    """One network on one process, and split over 2: logits, and everything after one step."""
+    python, given = pythons["jax"], json.dumps({**SETTINGS["everything"], "accumulation": 1})
+    (one,) = run(python, "jax", 1, LOGITS, 1)
+    two = run(python, "jax", 2, LOGITS, 2)
+    expected = np.array(one[0]["logits"])
+    worst = max(np.abs(np.array(answer[0]["logits"]) - expected).max() for answer in two)
+    run(python, "jax", 1, TRAIN, folder / "one", given, json.dumps({"max_minutes": 1e-9}))
+    run(
+        python, "jax", 2, TRAIN, folder / "two", given, json.dumps({"max_minutes": 1e-9, "model_parallel": 2})
+    )
+    found = differences(folder / "one", folder / "two")
+    row = {"backend": "jax", "processes": 2, "split_variables": two[0][0]["split"]}
+    row |= {"logits": f"{worst / np.abs(expected).max():.1e}"}
+    row |= {f"{name}_after_a_step": f"{found[name][0]:.1e}" for name in ("weights", "averages", "moments")}
+    write_rows(f"processes-split_float32_{machine()}", [row])
+
+
 def speed(pythons, folder, options):
     changes = {"architecture": "focalnet_nano", "image_size": 32, "batch_size": 64, "epochs": 2}
     changes |= {"mean": (0.3,), "std": (0.37,)}
@@ -232,19 +305,25 @@ def memory(pythons, folder, options):
         write_rows(f"processes-memory_wide_float32_{machine()}", rows)
 
 
+PARTS = {"equality": equality, "resume": resume, "split": split, "speed": speed, "memory": memory}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["equality", "speed", "memory"])
+    parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--python", nargs="+", required=True, help="BACKEND=INTERPRETER ...")
     parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--counts", nargs="+", type=int, default=[2, 4], help="numbers of processes")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument(
+        "--stop-minutes", type=float, default=0.02, help="time before a run stops to be resumed"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--numbers", type=int, default=1_280_000, help="size of the exchanged gradients")
     options = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="bench-processes-"))
     pythons = dict(one.split("=", 1) for one in options.python)
-    {"equality": equality, "speed": speed, "memory": memory}[options.part](pythons, folder, options)
+    PARTS[options.part](pythons, folder, options)
     shutil.rmtree(folder)
 
 
