@@ -1,6 +1,7 @@
 """`FileImages`: images in files or members of an archive, decoded on demand."""
 
 import contextlib
+import copy
 import functools
 import os
 import threading
@@ -94,7 +95,9 @@ class FileImages:
 
     def with_channels(self, channels):
         """The same images with another number of channels."""
-        return FileImages(self.names, self.opener, channels)
+        other = copy.copy(self)
+        other.channels = channels
+        return other
 
     def read_or_list_unreadable(self, index, smallest=None):
         """`read`, with an error that lists all unreadable images instead of only the first."""

@@ -351,6 +351,15 @@ def test_rows_without_an_image_are_unreadable(tmp_path):
     assert len(opened(tmp_path, on_bad_image="skip").splits["train"]) == 39
 
 
+def test_large_row_groups_are_reported(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(shard_images, "SHUFFLE_BYTES", 1000)
+    write_parquet(tmp_path / "train-0.parquet", range(40), group=10)
+    write_parquet(tmp_path / "train-1.parquet", range(40, 80), group=40)
+    split = opened(tmp_path).splits["train"]
+    assert [line for line in caplog.messages if "train-1.parquet" in line and "read at once" in line]
+    assert sorted(numbers(batches(loader(split)))) == list(range(80))
+
+
 def test_images_without_a_label_are_left_out_and_reported(tmp_path, caplog):
     write_tar(tmp_path / "train.tar", range(20))
     with tarfile.open(tmp_path / "train.tar", "a") as archive:

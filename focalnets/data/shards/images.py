@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import functools
 import io
+import logging
 import threading
 
 import numpy as np
@@ -14,6 +15,8 @@ from focalnets.data.shards.parquet import images_of_group
 from focalnets.data.shards.stores import opened, read_range
 from focalnets.data.shards.tars import images_in
 from focalnets.files import reason
+
+_log = logging.getLogger("focalnets")
 
 # A chunk of a tar file: up to this many bytes, which a disk or an object store returns in one go, and about
 # this many images, so that small images are shuffled well. In a Parquet file, a chunk is a row group.
@@ -35,12 +38,12 @@ class ShardImages(FileImages):
 
     Args:
         shards: list of str. Paths and addresses.
-        rows: list of `ShardRows`, one per shard.
+        rows: list of `ShardRows`, one per shard. There must be an image.
         channels: int. 3 for RGB, 1 for grayscale.
     """
 
     def __init__(self, shards, rows, channels):
-        self._shards, self._all = shards, (shards, rows)
+        self._shards = shards
         self._is_parquet = np.array([shard.lower().endswith(".parquet") for shard in shards])
         self._ends = np.cumsum([len(one) for one in rows])
         self._starts = np.concatenate([one.starts for one in rows])
@@ -54,10 +57,14 @@ class ShardImages(FileImages):
         super().__init__(_Names(shards, self._ends), None, channels)
         self._chunks, self._recent = {}, collections.OrderedDict()
         self._chunk_lock = threading.Lock()
-
-    def with_channels(self, channels):
-        """The same images with another number of channels."""
-        return ShardImages(*self._all, channels)
+        self._chunk_sizes = np.add.reduceat(self._sizes, self._firsts)
+        largest = int(self._chunk_sizes.argmax())
+        if self._chunk_sizes[largest] > SHUFFLE_BYTES:
+            _log.warning(
+                "A row group of %s has %.0f MB, which are read at once. Write row groups of 100 images.",
+                shards[int(np.searchsorted(self._ends, self._firsts[largest], side="right"))],
+                self._chunk_sizes[largest] / 1e6,
+            )
 
     @property
     def quick_problems(self):
@@ -113,11 +120,6 @@ class ShardImages(FileImages):
     def chunks(self, rows):
         """Chunk of each image."""
         return np.searchsorted(self._firsts, rows, side="right") - 1
-
-    @functools.cached_property
-    def _chunk_sizes(self):
-        """Bytes of each chunk, int array."""
-        return np.add.reduceat(self._sizes, self._firsts) if len(self._firsts) else np.zeros(0, "int64")
 
     # === Chunks in memory ===
 
