@@ -36,8 +36,8 @@ def rows_of_tar(file):
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 (closing it would close nothing)
     except tarfile.ReadError as error:
         raise ValueError(
-            "it is not a tar file, or compressed. Training reads from the middle of a file: unpack it to a "
-            ".tar (images become hardly smaller by compression)."
+            "it is not a tar file, or compressed. Images are read from the middle of a shard: unpack it to a "
+            ".tar, which is hardly larger."
         ) from error
     for key, (start, size), label in _samples(archive, lambda member: (member.offset_data, member.size)):
         starts.append(start)
