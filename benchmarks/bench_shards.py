@@ -150,15 +150,15 @@ def counts(data, side, batch):
     """Rows that count images: each kind, hosts, images read, different images, most of a host, and twice."""
     from focalnets import FocalNetImageConverter, open_dataset
     from focalnets.data.loader import Loader
-    from focalnets.data.shard import Shard
+    from focalnets.data.batch_part import BatchPart
     from focalnets.training.task import ImageClassification
 
     prepare = FocalNetImageConverter((side, side)).prepare
 
-    def epoch(data, start=0, shard=None):
+    def epoch(data, start=0, part=None):
         dataset = open_dataset(data, prepare=prepare, cache_images="stream")
         task = ImageClassification(len(dataset.class_names))
-        loader = Loader(dataset.splits["train"], task, batch, shuffle=True, shard=shard)
+        loader = Loader(dataset.splits["train"], task, batch, shuffle=True, part=part)
         loader.epoch, loader.first_batch = 1, start
         found = []
         for index in range(len(loader)):
@@ -173,7 +173,9 @@ def counts(data, side, batch):
         whole = epoch(data[kind])
         resumed = epoch(data[kind], start=len(whole) // 2)
         for hosts in (1, 2, 4):
-            parts = [whole] if hosts == 1 else [epoch(data[kind], 0, Shard(i, hosts)) for i in range(hosts)]
+            parts = (
+                [whole] if hosts == 1 else [epoch(data[kind], 0, BatchPart(i, hosts)) for i in range(hosts)]
+            )
             seen = collections.Counter(one for part in parts for found in part for one in found)
             joined = [list(itertools.chain(*found)) for found in zip(*parts, strict=True)]
             rows.append(

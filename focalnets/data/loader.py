@@ -35,7 +35,7 @@ class Loader(keras.utils.PyDataset):
         seed: int. Seed of order and augmentation. Defaults to 0.
         threads: int. Threads that compute batches in advance, or 0 to compute batches on demand. Batches do
             not depend on it. Defaults to `None`, which selects a number.
-        shard: `Shard` or None. Return only the part of each batch that belongs to one process. Defaults to
+        part: `BatchPart` or None. Return only the part of each batch that belongs to one process. Defaults to
             `None`, the whole batch.
     """
 
@@ -49,7 +49,7 @@ class Loader(keras.utils.PyDataset):
         image_size=None,
         seed=0,
         threads=None,
-        shard=None,
+        part=None,
     ):
         super().__init__()
         self.split = split
@@ -64,7 +64,7 @@ class Loader(keras.utils.PyDataset):
         if threads is None:
             threads = 1 if split.in_memory and not self.augmentation.changes_images else cores()
         self.threads = threads
-        self.shard = shard
+        self.part = part
         self.first_batch = 0
         self.problem = None
         self._ahead = {}
@@ -139,10 +139,10 @@ class Loader(keras.utils.PyDataset):
     def _needed(self, index):
         """Rows of the split that this process needs for a batch."""
         rows = self._rows(self._draws, index)
-        if self.shard is None:
+        if self.part is None:
             return rows
-        others = [self.shard.part(rows[::-1])] if self._mixes else []
-        return np.unique(np.concatenate([self.shard.part(rows), *others]))
+        others = [self.part.of(rows[::-1])] if self._mixes else []
+        return np.unique(np.concatenate([self.part.of(rows), *others]))
 
     @property
     def _mixes(self):
@@ -157,18 +157,18 @@ class Loader(keras.utils.PyDataset):
 
     def _batch(self, draws, index):
         rows = self._rows(draws, index)
-        if self.shard is None:
+        if self.part is None:
             images, targets = self._prepared(draws, rows)
             images, targets = self._mixed(draws.epoch, index, images, targets, images[::-1], targets[::-1])
             weights = self.task.sample_weights(targets)
             return (images, targets) if weights is None else (images, targets, weights)
-        own, others = (self.shard.part(one) for one in (rows, rows[::-1]))
+        own, others = (self.part.of(one) for one in (rows, rows[::-1]))
         images, targets = self._prepared(draws, own)
         if self._mixes:
             pairs = self._prepared(draws, others)
             images, targets = self._mixed(draws.epoch, index, images, targets, *pairs)
         weights = self.task.sample_weights(targets)
-        return images, *self.shard.padded(targets, weights, len(rows))
+        return images, *self.part.padded(targets, weights, len(rows))
 
     def _prepared(self, draws, rows):
         """Augmented images and targets of rows of the split."""

@@ -44,7 +44,7 @@ class AcrossProcesses(keras.callbacks.Callback):
 
     Args:
         processes: `Processes`.
-        loader, validation: `Loader` of the training and of the validation images, with a shard.
+        loader, validation: `Loader` of the training and of the validation images, with a `BatchPart`.
     """
 
     def __init__(self, processes, loader, validation):

@@ -10,7 +10,7 @@ import keras
 from focalnets.conversion.open import open_classifier
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
-from focalnets.data.shard import Shard
+from focalnets.data.batch_part import BatchPart
 from focalnets.ops.processes import alone, fetch
 from focalnets.report.figures import draw_curves
 from focalnets.training.build import class_weights, freeze, make_classifier, make_converter, training_splits
@@ -40,9 +40,9 @@ class Trainer:
 
     def __init__(self, recipe, settings, processes=None):
         self.recipe, self.settings, self.processes = recipe, settings, processes
-        shard = None
+        part = None
         if processes is not None:
-            shard = Shard(processes.part, processes.parts, processes.devices)
+            part = BatchPart(processes.part, processes.parts, processes.devices)
         keras.utils.set_random_seed(recipe.seed)
         start = open_classifier(recipe.preset) if recipe.preset else None
         self.converter = make_converter(recipe, start)
@@ -69,7 +69,7 @@ class Trainer:
             augmentation=recipe.augmentation,
             image_size=self.converter.image_size,
             seed=recipe.seed,
-            shard=shard,
+            part=part,
         )
         self.total_steps = recipe.epochs * self.loader.batches
         if self.total_steps < recipe.accumulation:
@@ -82,7 +82,7 @@ class Trainer:
             optimizer=optimizer, loss=self.task.loss(processes), metrics=self.task.metrics(processes)
         )
         self.classifier.optimizer.build(self.classifier.trainable_variables)
-        self.validation_loader = Loader(self.validation, self.task, recipe.batch_size, shard=shard)
+        self.validation_loader = Loader(self.validation, self.task, recipe.batch_size, part=part)
 
     def fingerprint(self):
         """Hash of data and preprocessing. The preset to start from may change between sessions."""

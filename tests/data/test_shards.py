@@ -18,7 +18,7 @@ from PIL import Image
 
 import focalnets
 from focalnets.data.loader import Loader
-from focalnets.data.shard import Shard
+from focalnets.data.batch_part import BatchPart
 from focalnets.data.shards import images as shard_images
 from focalnets.data.shards import listing, rows
 from focalnets.data.shards.manifest import read_manifest, splits_of_shards
@@ -200,7 +200,7 @@ def test_hosts_share_the_batches_of_one_without_reading_an_image_twice(folder, h
     whole = batches(loader(opened(folder).splits["train"]))
     parts = []
     for host in range(hosts):
-        parts.append(batches(loader(opened(folder).splits["train"], shard=Shard(host, hosts))))
+        parts.append(batches(loader(opened(folder).splits["train"], part=BatchPart(host, hosts))))
     seen = [numbers(part) for part in parts]
     assert sorted(itertools.chain.from_iterable(seen)) == list(range(480))
     for index, (images, targets) in enumerate(whole):

@@ -16,7 +16,7 @@ import pytest
 
 import focalnets
 from focalnets.data.loader import Loader
-from focalnets.data.shard import Shard
+from focalnets.data.batch_part import BatchPart
 from focalnets.images.augment import Augmentation
 from focalnets.training.launch import Launch, first_host, needed_launch, read_launch
 from focalnets.training.task import ImageClassification
@@ -346,7 +346,7 @@ def test_launch_is_needed_or_found(monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_shards_have_each_image_once(count, devices):
+def test_parts_have_each_image_once(count, devices):
     """The parts of all processes are the batch of one process, with padding at the end."""
     digits = focalnets.open_dataset("digits", channels=1).splits["test"].take(range(23))
     task = ImageClassification(10, class_weights=np.arange(1.0, 11))
@@ -354,7 +354,7 @@ def test_shards_have_each_image_once(count, devices):
     arguments = {"shuffle": True, "augmentation": changes, "seed": 3, "threads": 0}
     whole = Loader(digits, task, 10, **arguments)
     parts = [
-        Loader(digits, task, 10, shard=Shard(rank, count, devices), **arguments) for rank in range(count)
+        Loader(digits, task, 10, part=BatchPart(rank, count, devices), **arguments) for rank in range(count)
     ]
     for index in range(3):
         images, targets, weights = whole[index]

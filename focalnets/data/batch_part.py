@@ -1,4 +1,4 @@
-"""`Shard`: the part of a batch that belongs to one process."""
+"""`BatchPart`: the part of a batch that belongs to one process."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Shard:
+class BatchPart:
     """Consecutive rows of a batch. Every process gets the same number of rows.
 
     If the rows of a batch are not divisible, padding fills up the last parts: copies of the first image, with
@@ -17,8 +17,8 @@ class Shard:
         devices: int. Number of devices of each process, which divides its number of rows. Defaults to 1.
 
     >>> import numpy as np
-    >>> from focalnets.data.shard import Shard
-    >>> [Shard(rank, 2).part(np.array([5, 6, 7])).tolist() for rank in range(2)]
+    >>> from focalnets.data.batch_part import BatchPart
+    >>> [BatchPart(rank, 2).of(np.array([5, 6, 7])).tolist() for rank in range(2)]
     [[5, 6], [7, 5]]
     """
 
@@ -30,7 +30,7 @@ class Shard:
         """Number of rows of each process, for a batch of this number of rows."""
         return -(-rows // (self.count * self.devices)) * self.devices
 
-    def part(self, rows):
+    def of(self, rows):
         """Rows of this process, of an array of the rows of a batch."""
         size = self.size(len(rows))
         own = rows[self.rank * size : (self.rank + 1) * size]
@@ -40,7 +40,7 @@ class Shard:
         """Targets and weights of this process, with zeros for padding.
 
         Args:
-            targets: array (size, ...) of the rows that `part` returned.
+            targets: array (size, ...) of the rows that `of` returned.
             weights: array (size,) of factors on their losses, or None.
             rows: int. Number of rows of the batch.
 
