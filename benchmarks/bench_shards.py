@@ -149,8 +149,8 @@ def read(data, side, batch):
 def counts(data, side, batch):
     """Rows that count images: each kind, hosts, images read, different images, most of a host, and twice."""
     from focalnets import FocalNetImageConverter, open_dataset
-    from focalnets.data.loader import Loader
     from focalnets.data.batch_part import BatchPart
+    from focalnets.data.loader import Loader
     from focalnets.training.task import ImageClassification
 
     prepare = FocalNetImageConverter((side, side)).prepare

@@ -8,9 +8,9 @@ import logging
 import keras
 
 from focalnets.conversion.open import open_classifier
+from focalnets.data.batch_part import BatchPart
 from focalnets.data.datasets import open_dataset
 from focalnets.data.loader import Loader
-from focalnets.data.batch_part import BatchPart
 from focalnets.ops.processes import alone, fetch
 from focalnets.report.figures import draw_curves
 from focalnets.training.build import class_weights, freeze, make_classifier, make_converter, training_splits

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 import focalnets
-from focalnets.data.loader import Loader
 from focalnets.data.batch_part import BatchPart
+from focalnets.data.loader import Loader
 from focalnets.data.shards import images as shard_images
 from focalnets.data.shards import listing, rows
 from focalnets.data.shards.manifest import read_manifest, splits_of_shards

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import focalnets
-from focalnets.data.loader import Loader
 from focalnets.data.batch_part import BatchPart
+from focalnets.data.loader import Loader
 from focalnets.images.augment import Augmentation
 from focalnets.training.launch import Launch, first_host, needed_launch, read_launch
 from focalnets.training.task import ImageClassification
