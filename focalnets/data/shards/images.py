@@ -26,8 +26,11 @@ _CHUNK_BYTES, _CHUNK_IMAGES = 2 * 2**20, 64
 SHUFFLE_BYTES = 512 * 2**20
 _MOST_LANES, _MOST_WINDOW = 64, 16_384
 
-# Bytes that are read before their batch is computed, and reads at a time, which hide the latency of a store.
-_AHEAD_BYTES, _READS = 64 * 2**20, 8
+# Bytes that are read before their batch is computed.
+_AHEAD_BYTES = 64 * 2**20
+# Reads at a time, which hide the latency of a store, and their bytes: decoding a row group takes its size four
+# times over.
+_MOST_READS, _READ_BYTES = 8, 32 * 2**20
 
 # Chunks that are kept after images were read without a `Reading`.
 _RECENT = 8
@@ -143,7 +146,8 @@ class ShardImages(FileImages):
 
     @functools.cached_property
     def _pool(self):
-        return concurrent.futures.ThreadPoolExecutor(_READS, "focalnets-shards")
+        reads = int(np.clip(_READ_BYTES // self._chunk_sizes.max(), 2, _MOST_READS))
+        return concurrent.futures.ThreadPoolExecutor(reads, "focalnets-shards")
 
     def _image(self, row):
         chunk = int(self.chunks(row))

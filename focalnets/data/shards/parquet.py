@@ -1,7 +1,10 @@
 """Images of Parquet files: a column of image files, as bytes or as of Hugging Face."""
 
 import contextlib
+import itertools
 import json
+
+import numpy as np
 
 from focalnets.data.shards.image import IMAGES, KEYS, LABELS, ShardImage
 from focalnets.data.shards.rows import ShardRows
@@ -42,11 +45,27 @@ def rows_of_parquet(file):
 
 
 def images_of_group(file, number):
-    """Image files of a row group, as a list of bytes, or None for rows without an image."""
+    """Image files of a row group, as a list of memoryviews, or None for rows without an image."""
+    import pyarrow
+
     table, columns = _open(file)
-    with _damage_explained():
-        group = table.read_row_group(number, [columns["image"]])
-    return [_data(value) for value in group.column(0).to_pylist()]
+    with _damage_explained():  # other threads compute meanwhile
+        group = table.read_row_group(number, [columns["image"]], use_threads=False)
+    images = []
+    for array in group.column(0).chunks:
+        missing = array.is_null().to_numpy(zero_copy_only=False)
+        if pyarrow.types.is_struct(array.type):
+            array = array.field("bytes")
+            missing = missing | array.is_null().to_numpy(zero_copy_only=False)
+        array = array.cast(pyarrow.large_binary())
+        _, ends, data = array.buffers()
+        ends = np.frombuffer(ends, "int64")[array.offset : array.offset + len(array) + 1].tolist()
+        view = memoryview(bytes(data or b""))  # a copy, because the buffer of Arrow is up to twice as large
+        images += [
+            None if gone else view[start:end]
+            for gone, (start, end) in zip(missing, itertools.pairwise(ends), strict=True)
+        ]
+    return images
 
 
 def _open(file):
