@@ -17,6 +17,7 @@ VERBS = {
     "recipes": "list, show and copy recipes",
     "evaluate": "measure accuracy on labeled images",
     "predict": "classify images",
+    "embed": "write the features of images",
     "explain": "draw gates and modulators over images",
     "convert": "convert weights from and to other libraries",
     "export": "write a network for runtimes without Keras",
@@ -96,7 +97,7 @@ def _run(argv):
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     process.prepare_streams(finish=verb not in _PRINTING)
-    if verb in ("train", "evaluate", "predict"):
+    if verb in ("train", "evaluate", "predict", "embed"):
         process.keep_freed_memory()
     try:
         if verb != "completion":  # shells run it at every start

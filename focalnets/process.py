@@ -91,8 +91,8 @@ def keep_freed_memory():
 
     A training step frees gigabytes, and the next step allocates them again. If they are returned to the
     system, each page must be mapped and cleared again, which took a third of each step of a small network on
-    JAX with two cores. `focalnets train`, `evaluate` and `predict` call this function. Your own program can
-    call it before the backend computes anything, if other processes do not need the memory.
+    JAX with two cores. `focalnets train`, `evaluate`, `predict` and `embed` call this function. Your own
+    program can call it before the backend computes anything, if other processes do not need the memory.
 
     Returns:
         bool. Whether it succeeded.

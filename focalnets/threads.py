@@ -38,9 +38,31 @@ def parallel_map(function, items, workers, ahead=None):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+_limit = None  # cores that a cluster lends to this process, see `limit_cores`
+
+
 def cores():
     """Number of cores that this process may use."""
+    if _limit is not None:
+        return _limit
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_cores(count):
+    """Set the number of cores that this process uses, for processes that share a machine.
+
+    Args:
+        count: int or None. Result of `cores` from now on. `None` removes the limit. Open engines keep their
+            threads.
+
+    >>> from focalnets.threads import cores, limit_cores
+    >>> limit_cores(1)
+    >>> cores()
+    1
+    >>> limit_cores(None)  # no limit
+    """
+    global _limit
+    _limit = count
 
 
 def machine():

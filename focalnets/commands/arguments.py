@@ -101,6 +101,16 @@ Backend = Annotated[
     _default("$KERAS_BACKEND, or the first installed one of torch, jax and tensorflow"),
 ]
 OnBadImage = Literal["error", "skip"]
+Engine = Literal["auto", "keras", "onnxruntime", "openvino"]
+Manifest = Annotated[OptionalStr, FILE, _default("none")]
+Part = Annotated[OptionalStr, PART, _default("all shards")]
+Ray = Annotated[OptionalStr, _value("ADDRESS"), _default("none; this process")]
+RayCpus = Annotated[OptionalInt, COUNT, _default("1; with GPUs, the cores per GPU")]
+RayGpus = Annotated[
+    OptionalFloat,
+    _value("FLOAT", float, "a number of at least 0", lambda value: 0 <= value < 1e6),
+    _default("1 if the cluster has GPUs, for Keras"),
+]
 CacheImages = Literal["auto", "memory", "stream"]
 
 
@@ -204,7 +214,7 @@ class EvaluateArguments:
 
     preset: Annotated[tyro.conf.Positional[str], PRESET]
     """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
-    data: Annotated[str, DATA]
+    data: Annotated[OptionalStr, DATA, _default("none; required without --manifest")] = None
     """Name of a data set such as digits, or a folder, .zip, .tar, .csv or .npz file."""
     split: Annotated[str, SPLIT] = "test"
     """Split of the data to evaluate: test, val or train, or all for the images of all splits."""
@@ -217,7 +227,7 @@ class EvaluateArguments:
     limit: Annotated[OptionalInt, COUNT, _default("all images")] = None
     """Evaluate only this many images, the same fraction of each class."""
     out: Annotated[OptionalStr, DIR, _default("none; nothing is written")] = None
-    """Directory for evaluation.json, confusion.png, reliability.png and corruptions.png."""
+    """Directory for evaluation.json, confusion.png, ... With --manifest, for one Parquet file per shard."""
     html: Flag = False
     """Also write evaluation.html to --out: all results on one page, with the most confident errors."""
     batch_size: Annotated[int, COUNT] = 64
@@ -228,8 +238,22 @@ class EvaluateArguments:
     """List unreadable images (the first 20) and stop, or leave them out."""
     cache_images: CacheImages = "auto"
     """Hold prepared images in memory (auto: up to 2 GiB), or decode them when they are needed (stream)."""
+    manifest: Manifest = None
+    """Instead of --data: text file with one shard per line (tar, Parquet, folder, address)."""
+    shard: Part = None
+    """With --manifest: 3/64 does every 64th shard, starting with number 3, counted from 0."""
+    merge: Annotated[OptionalStr, DIR, _default("none")] = None
+    """With --manifest: directory for evaluation.json, confusion.png, ... of the complete shards of --out."""
+    engine: Engine = "auto"
+    """With --manifest: library that computes the logits, as of `focalnets predict`."""
+    ray: Ray = None
+    """With --manifest: Ray cluster that does the shards: host:port, auto (a running one) or local."""
+    ray_cpus: RayCpus = None
+    """Cores per worker of --ray."""
+    ray_gpus: RayGpus = None
+    """GPUs per worker of --ray."""
     force: Flag = False
-    """Write to the --out directory even if it is not empty."""
+    """Write to the --out directory (with --manifest: --merge) even if it is not empty."""
     backend: Backend = None
     """Keras backend."""
     debug: Flag = False
@@ -255,16 +279,53 @@ class PredictArguments:
     """Print CSV. Names that a spreadsheet would run as a formula get an apostrophe in front."""
     on_bad_image: OnBadImage = "error"
     """List unreadable images (the first 20) and stop, or leave them out."""
-    engine: Literal["auto", "keras", "onnxruntime", "openvino"] = "auto"
+    engine: Engine = "auto"
     """Library that computes the logits. auto: the fastest installed runtime on CPUs, Keras otherwise."""
-    manifest: Annotated[OptionalStr, FILE, _default("none")] = None
+    manifest: Manifest = None
     """Instead of images: text file with one shard per line (tar, Parquet, folder, address). Needs --out."""
     out: Annotated[OptionalStr, DIR, _default("none")] = None
     """With --manifest: folder for one Parquet file per shard. Complete shards are skipped."""
-    shard: Annotated[OptionalStr, PART, _default("all shards")] = None
+    shard: Part = None
     """With --manifest: 3/64 does every 64th shard, starting with number 3, counted from 0."""
     merge: Annotated[OptionalStr, FILE, _default("none")] = None
     """With --manifest: Parquet file to write from the complete shards of --out, without predicting."""
+    ray: Ray = None
+    """With --manifest: Ray cluster that does the shards: host:port, auto (a running one) or local."""
+    ray_cpus: RayCpus = None
+    """Cores per worker of --ray."""
+    ray_gpus: RayGpus = None
+    """GPUs per worker of --ray."""
+    backend: Backend = None
+    """Keras backend. Setting it implies --engine keras."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclass
+class EmbedArguments:
+    """Write the features of the images in shards: the input of the classification head, one row per image.
+
+    Example: focalnets embed runs/digits --manifest photos.txt --out embedded
+    """
+
+    manifest: Annotated[str, FILE]
+    """Text file with one shard per line (tar, Parquet, folder, address)."""
+    out: Annotated[str, DIR]
+    """Folder for one Parquet file per shard. Complete shards are skipped."""
+    preset: OptionalPreset = None
+    """Preset or run directory, published name (`focalnets presets`), checkpoint, URL or hf://owner/name."""
+    shard: Part = None
+    """3/64 does every 64th shard, starting with number 3, counted from 0."""
+    merge: Annotated[OptionalStr, FILE, _default("none")] = None
+    """Parquet file to write from the complete shards of --out, without computing."""
+    engine: Engine = "auto"
+    """Library that computes the features. auto: the fastest installed runtime on CPUs, Keras otherwise."""
+    ray: Ray = None
+    """Ray cluster that does the shards: host:port, auto (a running one) or local."""
+    ray_cpus: RayCpus = None
+    """Cores per worker of --ray."""
+    ray_gpus: RayGpus = None
+    """GPUs per worker of --ray."""
     backend: Backend = None
     """Keras backend. Setting it implies --engine keras."""
     debug: Flag = False

@@ -85,6 +85,14 @@ def _check_train(arguments):
 
 
 def _check_evaluate(arguments):
+    if (arguments.data is None) == (arguments.manifest is None):
+        raise ValueError("Give either --data, a data set, or --manifest, a list of shards.")
+    if arguments.manifest is not None:
+        _check_evaluate_shards(arguments)
+        return
+    _refuse_without_manifest(arguments, ("shard", "merge", "ray", "ray_cpus", "ray_gpus"))
+    if arguments.engine not in ("auto", "keras"):
+        raise ValueError(f"--engine {arguments.engine} needs --manifest. With --data, Keras computes.")
     resolve_weights(arguments.preset)
     if split_for(arguments.split) is None and arguments.split != ALL:
         raise ValueError(unknown_name("split", arguments.split, (*SPLITS, ALL)))
@@ -101,34 +109,79 @@ def _check_evaluate(arguments):
 def _check_predict(arguments):
     if arguments.as_json and arguments.as_csv:
         raise ValueError("Give either --json or --csv, not both.")
+    _check_engine(arguments)
+    if arguments.manifest is not None:
+        if arguments.images:
+            raise ValueError(f"--manifest lists the images; got also {arguments.images[0]}. Leave it out.")
+        if arguments.as_json or arguments.as_csv:
+            raise ValueError("--manifest writes Parquet files. Leave out --json and --csv.")
+        _check_shards(arguments)
+        return
+    _refuse_without_manifest(arguments, ("out", "shard", "merge", "ray", "ray_cpus", "ray_gpus"))
+    _check_preset_and_images(arguments, is_prediction=True)
+
+
+def _check_engine(arguments):
     if arguments.backend is not None and arguments.engine not in ("auto", "keras"):
         raise ValueError(
             f"--backend {arguments.backend} implies --engine keras; got --engine {arguments.engine}. Give "
             "only one of them."
         )
-    if arguments.manifest is not None:
-        _check_shards(arguments)
-        return
-    for name in ("out", "shard", "merge"):
+
+
+def _check_embed(arguments):
+    _check_engine(arguments)
+    _check_shards(arguments)
+
+
+_NOT_OF_SHARDS = {  # options of `evaluate` for a data set, with their defaults
+    **{"split": "test", "restrict": False, "tta": "none", "corruptions": False, "limit": None},
+    **{"on_bad_image": "error", "cache_images": "auto"},
+}
+
+
+def _check_evaluate_shards(arguments):
+    for name, default in _NOT_OF_SHARDS.items():
+        if getattr(arguments, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')} needs --data. Leave it out with --manifest.")
+    if arguments.merge is None and (arguments.html or arguments.force):
+        option = "--html" if arguments.html else "--force"
+        raise ValueError(f"{option} needs --merge, the directory of the figures, if --manifest is given.")
+    _check_engine(arguments)
+    _check_shards(arguments)
+    if arguments.merge is not None:
+        inputs = paths_among([arguments.preset, arguments.out])
+        check_output_directory(arguments.merge, "evaluation", arguments.force, inputs)
+
+
+def _refuse_without_manifest(arguments, names):
+    for name in names:
         if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name} needs --manifest, a list of shards. Without it, results are printed.")
-    _check_preset_and_images(arguments, is_prediction=True)
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"--{option} needs --manifest, a list of shards. Add it, or leave out --{option}."
+            )
 
 
 def _check_shards(arguments):
-    if arguments.images:
-        raise ValueError(f"--manifest lists the images; got also {arguments.images[0]}. Leave it out.")
-    if arguments.as_json or arguments.as_csv:
-        raise ValueError("--manifest writes Parquet files. Leave out --json and --csv.")
     if arguments.out is None:
         raise ValueError("--manifest needs --out, the folder of the results.")
-    if arguments.merge is not None and arguments.shard is not None:
-        raise ValueError("Give either --shard or --merge, not both.")
+    for name in ("shard", "ray"):
+        if arguments.merge is not None and getattr(arguments, name) is not None:
+            raise ValueError(f"Give either --{name} or --merge, not both.")
+    for name in ("ray_cpus", "ray_gpus"):
+        if arguments.ray is None and getattr(arguments, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} needs --ray, the address of a cluster.")
     if importlib.util.find_spec("pyarrow") is None:
         raise ModuleNotFoundError("--manifest needs pyarrow: pip install 'focalnets[bulk]'.", name="pyarrow")
+    if arguments.ray is not None and importlib.util.find_spec("ray") is None:
+        raise ModuleNotFoundError("--ray needs Ray: pip install 'focalnets[ray]'.", name="ray")
     shards = read_manifest(arguments.manifest)
     if arguments.shard is not None and int(arguments.shard.split("/")[0]) >= len(shards):
         raise ValueError(f"--shard {arguments.shard} has no shards: the manifest lists {len(shards)}.")
+    preset = DEFAULT if arguments.preset is None else arguments.preset
+    if resolve(preset).kind != "export":
+        resolve_weights(preset)
 
 
 def _check_explain(arguments):
@@ -216,6 +269,7 @@ _CHECKS = {
     "train": _check_train,
     "evaluate": _check_evaluate,
     "predict": _check_predict,
+    "embed": _check_embed,
     "explain": _check_explain,
     "convert": _check_convert,
     "export": _check_export,

@@ -4,9 +4,10 @@ import contextlib
 
 import numpy as np
 
+from focalnets.commands.shards import print_result, shard_options
 from focalnets.data.find import report_skipped
 from focalnets.data.inputs import data_paths
-from focalnets.names import json_text, printable, say
+from focalnets.names import json_text, listed, printable, say
 from focalnets.output.directories import new_output_directory
 from focalnets.output.inputs import paths_among
 from focalnets.prediction.evaluate import evaluate
@@ -16,6 +17,9 @@ from focalnets.presets.checkpoints import CHECKPOINTS
 
 def run(arguments):
     """Evaluate a classifier, print the metrics and write the figures."""
+    if arguments.manifest is not None:
+        _run_shards(arguments)
+        return
     with contextlib.ExitStack() as stack:
         directory = None
         if arguments.out is not None:
@@ -40,12 +44,60 @@ def run(arguments):
         print(json_text(found.record()))
     else:
         _print(found, CHECKPOINTS.get(arguments.preset))
-        if directory is not None:
-            say(f"confusion matrix: {directory / 'confusion.png'}")
-            say(f"calibration: {directory / 'reliability.png'}")
-        if arguments.html:
-            say(f"page: {directory / 'evaluation.html'}")
+        _print_files(directory, arguments.html)
     report_skipped(found.unreadable)
+
+
+def _run_shards(arguments):
+    from focalnets.prediction.bulk import evaluate_shards, merge_evaluations
+
+    directory = None
+    if arguments.merge is None:
+        result = evaluate_shards(
+            arguments.preset, batch_size=arguments.batch_size, **shard_options(arguments)
+        )
+    else:
+        result = merge_evaluations(arguments.preset, arguments.manifest, arguments.out)
+        if result.evaluation is None:
+            raise ValueError(
+                f"No image has a label that is a class of {arguments.preset}. {_left_out(result)}"
+            )
+        inputs = paths_among([arguments.preset, arguments.out])
+        with new_output_directory(arguments.merge, "evaluation", arguments.force, inputs) as directory:
+            fill(directory, result.evaluation, arguments.html)
+    found = result.evaluation
+    if arguments.as_json:
+        counts = {"rows": result.images, "unreadable": result.unreadable, "unlabeled": result.unlabeled}
+        counts["unknown_labels"] = result.unknown
+        print(json_text({**({} if found is None else found.record()), **counts}))
+        return
+    if found is not None:
+        _print(found, CHECKPOINTS.get(arguments.preset))
+        _print_files(directory, arguments.html)
+    print_result(result, arguments.out)
+    if left_out := _left_out(result):
+        say(left_out)
+
+
+def _left_out(result):
+    """Sentence about the rows that are not evaluated, or ""."""
+    parts = []
+    if result.unreadable:
+        parts.append(f"{result.unreadable:,} unreadable")
+    if result.unlabeled:
+        parts.append(f"{result.unlabeled:,} without a label")
+    if count := sum(result.unknown.values()):
+        names = sorted(result.unknown, key=result.unknown.get, reverse=True)
+        parts.append(f"{count:,} with labels that the network does not know ({listed(names, 5)})")
+    return f"Not evaluated: {', '.join(parts)}." if parts else ""
+
+
+def _print_files(directory, has_page):
+    if directory is not None:
+        say(f"confusion matrix: {directory / 'confusion.png'}")
+        say(f"calibration: {directory / 'reliability.png'}")
+        if has_page:
+            say(f"page: {directory / 'evaluation.html'}")
 
 
 def _print(found, checkpoint):

@@ -3,10 +3,10 @@
 import csv
 import sys
 
+from focalnets.commands.shards import merge, print_result, shard_options
 from focalnets.commands.words import preset_and_images
 from focalnets.data.find import describe_unreadable, find_images, report_skipped
-from focalnets.files import expanded
-from focalnets.names import csv_cell, json_text, printable, say
+from focalnets.names import csv_cell, json_text, printable
 from focalnets.prediction.predictor import Predictor
 from focalnets.presets.checkpoints import DEFAULT
 
@@ -27,24 +27,13 @@ def run(arguments):
 
 
 def _run_shards(arguments):
-    from focalnets.prediction.bulk import merge_shards, predict_shards, summary_in_words
+    from focalnets.prediction.bulk import predict_shards
 
     if arguments.merge is not None:
-        result = merge_shards(arguments.manifest, arguments.out, arguments.merge)
-        print(summary_in_words(result))
-        say(f"rows: {expanded(arguments.merge)}")
+        merge(arguments)
         return
-    shard = None if arguments.shard is None else tuple(map(int, arguments.shard.split("/")))
-    result = predict_shards(
-        arguments.preset or DEFAULT,
-        arguments.manifest,
-        arguments.out,
-        shard,
-        top=arguments.top,
-        engine=_engine(arguments),
-    )
-    print(summary_in_words(result))
-    say(f"rows: {expanded(arguments.out)}")
+    result = predict_shards(arguments.preset or DEFAULT, top=arguments.top, **shard_options(arguments))
+    print_result(result, arguments.out)
 
 
 def _print(predictions, arguments):

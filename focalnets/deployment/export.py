@@ -90,7 +90,8 @@ def export(
     """Export a classifier for other programs and verify the export, as `focalnets export` does.
 
     The exported network takes uint8 images (N, height, width, channels) and returns "probabilities" and
-    "logits" (N, classes). It contains all preprocessing but the resizing.
+    "logits" (N, classes). It contains all preprocessing but the resizing. In the formats onnx and openvino,
+    it also returns "features" (N, C), the input of the classification head.
 
     Args:
         preset: Path of a preset or run directory, a name in `CHECKPOINTS`, any other source that

@@ -28,7 +28,7 @@ def onnx_model(classifier, height=None, width=None):
     Returns:
         `onnx.ModelProto`. Its input "images" is (B, height, width, channels) with any B, in uint8 if the
         classifier has a `FocalNetImageConverter`, else in float32. Its outputs "probabilities" and "logits"
-        are (B, classes) in float32.
+        (B, classes), and "features" (B, C), the input of the head, are in float32.
 
     Raises:
         ImportError: if the package `onnx` is not installed.
@@ -39,7 +39,7 @@ def onnx_model(classifier, height=None, width=None):
     >>> from focalnets.deployment.onnx_graph import onnx_model
     >>> model = onnx_model(FocalNetImageClassifier.from_preset("focalnet_pico", load_weights=False), 8, 8)
     >>> [output.name for output in model.graph.output]
-    ['probabilities', 'logits']
+    ['probabilities', 'logits', 'features']
     """
     graph = Graph()
     images = graph.images(classifier, height or "height", width or "width")
@@ -48,10 +48,11 @@ def onnx_model(classifier, height=None, width=None):
     if size is not None:
         features = graph.add("Reshape", features, graph.shape(-1, size[0] * size[1], graph.width(features)))
     axes = graph.shape(1, 2) if size is None else graph.shape(1)
-    pooled = graph.add("ReduceMean", features, axes, keepdims=0)
+    pooled = graph.add("ReduceMean", features, axes, keepdims=0, output="features")
     logits = graph.gemm(pooled, _numpy(classifier.head.kernel), _numpy(classifier.head.bias), output="logits")
     graph.add("Softmax", logits, axis=-1, output="probabilities")
-    return graph.model(dict.fromkeys(("probabilities", "logits"), ("batch", classifier.num_classes)))
+    outputs = dict.fromkeys(("probabilities", "logits"), ("batch", classifier.num_classes))
+    return graph.model({**outputs, "features": ("batch", classifier.head.kernel.shape[0])})
 
 
 def _backbone(graph, backbone, images, size):

@@ -1,42 +1,54 @@
-"""`predict_shards`: classifies the shards of a large set of images, one Parquet file per shard.
+"""`predict_shards`, `embed_shards` and `evaluate_shards`: work on the shards of a large set of images.
 
-A scheduler can run any part of the work anywhere and again: a file is written when it is complete, and shards
-whose file exists are skipped.
+Each shard becomes one Parquet file. A scheduler can run any part of the work anywhere and again: a file is
+written when it is complete, and shards whose file exists are skipped.
 """
 
-import collections
-import contextlib
-import hashlib
-import io
-import json
+import functools
 import logging
 import pathlib
 from dataclasses import dataclass
 
 import numpy as np
 
-from focalnets.data.find import NO_PREPROCESSING
 from focalnets.data.shards.manifest import read_manifest
-from focalnets.data.shards.read import read_shard
-from focalnets.files import expanded, reason
-from focalnets.images.decode import open_image
+from focalnets.files import expanded
 from focalnets.names import plural
-from focalnets.output.files import writing
-from focalnets.prediction.predictor import NOT_FINITE, Predictor, check_count, softmax
-from focalnets.threads import cores, parallel_map
+from focalnets.output.locks import settle_left
+from focalnets.prediction.engines import class_names_of
+from focalnets.prediction.evaluation import Evaluation, Totals
+from focalnets.prediction.predictor import check_count
+from focalnets.prediction.shard_files import (
+    batches_of,
+    check_complete,
+    check_origin,
+    counts_of,
+    merge_files,
+    origin_settings,
+    shard_file,
+)
+from focalnets.prediction.shard_jobs import (
+    ClassesJob,
+    FeaturesJob,
+    NotFiniteError,
+    ScoresJob,
+    ShardWorker,
+    places_of,
+    settings_of,
+)
+from focalnets.progress import progress
 
 _log = logging.getLogger("focalnets")
-_METADATA = b"focalnets"
 
 
 @dataclass(frozen=True)
-class BulkPredictions:
-    """Result of `predict_shards` and `merge_shards`.
+class BulkResult:
+    """Result of `predict_shards`, `embed_shards` and `merge_shards`.
 
     Attributes:
         files: list of `pathlib.Path`. Parquet files.
         images: int. Number of rows in them.
-        unreadable: int. Number of rows without a prediction.
+        unreadable: int. Number of images that could not be read.
         skipped: int. Number of shards that were complete already.
         accuracy: float or None. Fraction of labeled images whose first class is their label.
     """
@@ -45,10 +57,27 @@ class BulkPredictions:
     images: int
     unreadable: int
     skipped: int
-    accuracy: float | None
+    accuracy: float | None = None
 
 
-def predict_shards(preset, manifest, out, shard=None, top=5, batch_size=64, engine="auto"):
+@dataclass(frozen=True)
+class BulkEvaluation(BulkResult):
+    """Result of `evaluate_shards` and `merge_evaluations`.
+
+    Attributes:
+        files, images, unreadable, skipped, accuracy: See `BulkResult`.
+        unlabeled: int. Number of readable images without a label.
+        unknown: dict of str -> int. Number of readable images for each label that is not a class of the
+            network. Neither these nor unlabeled images are evaluated.
+        evaluation: `Evaluation` of the other readable images, or None if there are none.
+    """
+
+    unlabeled: int = 0
+    unknown: dict[str, int] | None = None
+    evaluation: Evaluation | None = None
+
+
+def predict_shards(preset, manifest, out, shard=None, top=5, batch_size=64, engine="auto", ray=None):
     """Classify the shards of a manifest. Complete shards are skipped.
 
     Args:
@@ -57,214 +86,244 @@ def predict_shards(preset, manifest, out, shard=None, top=5, batch_size=64, engi
         out: str or `pathlib.Path`. Folder of the Parquet files `shard-000000.parquet`, ..., one per line of
             the manifest, with one row per image: `shard` and `row` (int), `key` (str), `classes` (list of
             str), `probabilities` (list of float), `label` (class name or null), and `problem` (str, or null
-            if the image was classified). Several processes may write it.
+            if the image was read). Several processes may write it.
         shard: tuple (int, int) or None. `(3, 64)` does every 64th shard, starting with number 3, counted from
             0. Defaults to `None`, all shards.
         top: int. Number of classes per image. Defaults to 5.
         batch_size: int. Number of images per batch. Defaults to 64.
         engine: str. See `predict`. Defaults to "auto".
+        ray: str, `RayPool` or None. Address of a Ray cluster whose workers share the shards, or "local".
+            Defaults to `None`, this process.
 
     Returns:
-        `BulkPredictions` of these shards.
+        `BulkResult` of these shards.
 
     Raises:
         ValueError: if a shard cannot be read (the others are done before), if `out` has results of another
             preset or other settings, or if a logit is not finite.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from focalnets.prediction.bulk import predict_shards
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "photos").mkdir()
+    >>> Image.new("RGB", (32, 32)).save(folder / "photos" / "1.png")
+    >>> _ = (folder / "shards.txt").write_text("photos")
+    >>> result = predict_shards(
+    ...     "focalnet_nano_cifar10", folder / "shards.txt", folder / "out", engine="keras"
+    ... )
+    >>> result.images, result.unreadable, result.files[0].name
+    (1, 0, 'shard-000000.parquet')
     """
     check_count("top", top)
-    shards = read_manifest(manifest)
-    number, of = (0, 1) if shard is None else shard
-    if not 0 <= number < of:
-        raise ValueError(f"shard must be (i, n) with i from 0 to n - 1; got ({number}, {of}).")
-    out = expanded(out)
-    out.mkdir(parents=True, exist_ok=True)
-    predictor = Predictor(preset, batch_size, engine)
-    if not predictor.engine.takes_images:
-        raise ValueError(NO_PREPROCESSING)
-    settings = {"preset": _digest(preset), "top": top}
-    files, skipped, problems = [], 0, []
-    for index in range(number, len(shards), of):
-        path = out / f"shard-{index:06}.parquet"
-        stated = json.dumps({"shard": shards[index], **settings}, sort_keys=True)
-        if path.exists():
-            _check_same(path, stated)
-            skipped += 1
-            files.append(path)
-            continue
-        try:
-            _write_shard(predictor, index, shards[index], path, top, stated)
-        except ValueError as error:  # the next shards may be readable
-            problems.append(str(error))
-            _log.warning("%s", error)
-            continue
-        files.append(path)
-    if problems:
-        raise ValueError(
-            f"{len(problems)} of {len(range(number, len(shards), of))} shards failed:\n"
-            + "\n".join(problems[:20])
-            + "\nRepair them and start again: complete shards are skipped."
-        )
-    return _summary(files, skipped)
+    return _counted(*_run(ClassesJob(top), preset, manifest, out, shard, batch_size, engine, ray))
+
+
+def embed_shards(preset, manifest, out, shard=None, batch_size=64, engine="auto", ray=None):
+    """Compute the features of the images in the shards of a manifest. Complete shards are skipped.
+
+    The features are the input of the classification head: the feature map after the final normalization,
+    averaged over its positions.
+
+    Args:
+        preset, manifest, shard, batch_size, engine, ray: See `predict_shards`.
+        out: str or `pathlib.Path`. Folder of the Parquet files, see `predict_shards`. A row has `shard`,
+            `row`, `key`, `embedding` (list of C float32, or null if the image could not be read), `label` and
+            `problem`.
+
+    Returns:
+        `BulkResult` of these shards.
+
+    Raises:
+        ValueError: as of `predict_shards`, or if the network is an export without features.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from pyarrow import parquet
+    >>> from focalnets.prediction.bulk import embed_shards
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "photos").mkdir()
+    >>> Image.new("RGB", (32, 32)).save(folder / "photos" / "1.png")
+    >>> _ = (folder / "shards.txt").write_text("photos")
+    >>> result = embed_shards("focalnet_nano_cifar10", folder / "shards.txt", folder / "out", engine="keras")
+    >>> parquet.read_schema(result.files[0]).field("embedding").type.list_size
+    320
+    """
+    return _counted(*_run(FeaturesJob(), preset, manifest, out, shard, batch_size, engine, ray))
+
+
+def evaluate_shards(preset, manifest, out, shard=None, batch_size=64, engine="auto", ray=None):
+    """Measure a classifier on the labeled images in the shards of a manifest. Complete shards are skipped.
+
+    The metrics are those of `evaluate` on the same images.
+
+    Args:
+        preset, manifest, shard, batch_size, engine, ray: See `predict_shards`.
+        out: str or `pathlib.Path`. Folder of the Parquet files, see `predict_shards`. A row has `shard`,
+            `row`, `key`, `predicted` (class name), `confidence` (probability of that class), `probability`
+            and `rank` of the label (1 for the most probable class; null without a known label), `label` and
+            `problem`.
+
+    Returns:
+        `BulkEvaluation` of these shards.
+
+    Raises:
+        ValueError: as of `predict_shards`.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> from focalnets.prediction.bulk import evaluate_shards
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "photos").mkdir()
+    >>> Image.new("RGB", (32, 32)).save(folder / "photos" / "1.png")  # folders have no labels
+    >>> _ = (folder / "shards.txt").write_text("photos")
+    >>> result = evaluate_shards(
+    ...     "focalnet_nano_cifar10", folder / "shards.txt", folder / "out", engine="keras"
+    ... )
+    >>> result.images, result.unlabeled, result.evaluation
+    (1, 1, None)
+    """
+    files, skipped = _run(ScoresJob(), preset, manifest, out, shard, batch_size, engine, ray)
+    return _evaluated(files, skipped, preset, manifest)
 
 
 def merge_shards(manifest, out, path):
     """Write the rows of all shards of a manifest to one Parquet file, in the order of the manifest.
 
     Args:
-        manifest, out: See `predict_shards`.
+        manifest, out: See `predict_shards`. The results can be those of any job.
         path: str or `pathlib.Path`. File to write. Only one shard is in memory at a time.
 
     Returns:
-        `BulkPredictions` of all shards.
+        `BulkResult` of all shards.
 
     Raises:
-        ValueError: if a shard is missing, or belongs to another manifest.
+        ValueError: if a shard is missing, or belongs to another manifest, network or job.
         FileExistsError: if the file exists.
     """
-    from pyarrow import parquet
-
     shards, out = read_manifest(manifest), expanded(out)
-    files = [out / f"shard-{index:06}.parquet" for index in range(len(shards))]
-    if missing := [path.name for path in files if not path.exists()]:
-        listed = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
-        raise ValueError(f"{len(missing)} of {len(files)} shards are not done: {listed}. Predict them first.")
-    for file, shard in zip(files, shards, strict=True):
-        if (found := _stated(file).get("shard")) != shard:
-            raise ValueError(f"{file} has the rows of {found}; expected those of {shard}.")
-    with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(writing(expanded(path), own=False, replace=False))
-        schema = parquet.read_schema(files[0]).remove_metadata()
-        writer = stack.enter_context(contextlib.closing(parquet.ParquetWriter(partial, schema)))
-        for file in files:
-            writer.write_table(parquet.read_table(file).replace_schema_metadata())
-    return _summary(files, len(files))
+    first = shard_file(out, 0)
+    files = check_complete(shards, out, origin_settings(first) if first.exists() else {})
+    merge_files(files, expanded(path))
+    settle_left(out)  # of processes that were killed
+    return _counted(files, len(files))
 
 
-def _write_shard(predictor, index, shard, path, top, stated):
-    import pyarrow
-    from pyarrow import parquet
+def merge_evaluations(preset, manifest, out):
+    """Compute the metrics of all shards of a manifest from the results of `evaluate_shards`.
 
-    schema = pyarrow.schema(
-        [
-            ("shard", pyarrow.int32()),
-            ("row", pyarrow.int64()),
-            ("key", pyarrow.string()),
-            ("classes", pyarrow.list_(pyarrow.string())),
-            ("probabilities", pyarrow.list_(pyarrow.float32())),
-            ("label", pyarrow.string()),
-            ("problem", pyarrow.string()),
-        ],
-        metadata={_METADATA: stated.encode()},
-    )
-    with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(writing(path, own=False))
-        writer = stack.enter_context(contextlib.closing(parquet.ParquetWriter(partial, schema)))
-        for rows in _batches(_predicted(predictor, read_shard(shard), top), 4096):
-            table = [{"shard": index, **row} for row in rows]
-            writer.write_table(pyarrow.Table.from_pylist(table, schema))
+    Args:
+        preset, manifest, out: See `evaluate_shards`.
+
+    Returns:
+        `BulkEvaluation` of all shards.
+
+    Raises:
+        ValueError: if a shard is missing, or belongs to another manifest, network or job.
+    """
+    shards, out = read_manifest(manifest), expanded(out)
+    files = check_complete(shards, out, settings_of(preset, ScoresJob()))
+    settle_left(out)  # of processes that were killed
+    return _evaluated(files, len(files), preset, manifest)
 
 
-def _predicted(predictor, images, top):
-    """Yield one row per image, in order. Threads decode a few images in advance."""
-
-    def prepared(numbered):
-        row, image = numbered
-        if image.problem is not None:
-            return row, image, None, image.problem
-        try:
-            pixels = predictor.prepare(open_image(io.BytesIO(image.data), predictor.channels, image.key))
-        except ValueError as error:
-            return row, image, None, str(error)
-        return row, image, pixels, None
-
-    for batch in _batches(parallel_map(prepared, enumerate(images), cores()), predictor.batch_size):
-        groups = collections.defaultdict(list)  # networks for images of any size
-        for place, (_, _, pixels, _) in enumerate(batch):
-            if pixels is not None:
-                groups[pixels.shape].append(place)
-        found = {}
-        for places in groups.values():
-            logits = predictor.engine.run(np.stack([batch[place][2] for place in places]))
-            if not np.isfinite(logits).all():
-                raise RuntimeError(NOT_FINITE)
-            found |= dict(zip(places, softmax(logits), strict=True))
-        for place, (row, image, _, problem) in enumerate(batch):
-            best = np.argsort(-found[place], kind="stable")[:top] if place in found else []
-            yield {
-                "row": row,
-                "key": image.key,
-                "classes": [predictor.class_names[one] for one in best],
-                "probabilities": [float(found[place][one]) for one in best],
-                "label": _class_name(image.label, predictor.class_names),
-                "problem": problem,
-            }
-
-
-def _class_name(label, names):
-    """Class of a label, which is a name or an index. Other labels are returned unchanged."""
-    if label is None or label in names or not label.isdecimal() or int(label) >= len(names):
-        return label
-    return names[int(label)]
-
-
-def _batches(items, size):
-    batch = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _stated(path):
-    """Origin that a file of results states, as a dict."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        metadata = parquet.read_schema(path).metadata or {}
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} is damaged: {reason(error)}. Remove it.") from error
-    return json.loads(metadata.get(_METADATA, b"{}"))
-
-
-def _check_same(path, stated):
-    found, expected = _stated(path), json.loads(stated)
-    for name, value in expected.items():
-        if found.get(name) != value:
+def _run(job, preset, manifest, out, shard, batch_size, engine, ray):
+    """Do the missing shards. Returns the files of all shards of this part, and how many existed."""
+    shards = read_manifest(manifest)
+    number, of = (0, 1) if shard is None else shard
+    if not 0 <= number < of:
+        raise ValueError(f"shard must be (i, n) with i from 0 to n - 1; got ({number}, {of}).")
+    out = expanded(out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(preset, job)
+    part = range(number, len(shards), of)
+    files = {index: shard_file(out, index) for index in part}
+    tasks = [(index, shards[index]) for index in part if not files[index].exists()]
+    missing = {index for index, _ in tasks}
+    for index in part:
+        if index not in missing:
+            check_origin(files[index], {"shard": shards[index], **settings})
+    if tasks:
+        arguments = {"preset": preset, "batch_size": batch_size, "engine": engine, "job": job}
+        do = functools.partial(_in_this_process if ray is None else _on_ray(ray), arguments)
+        found = progress(do(out, settings, tasks), f"{job.name}: shards", len(tasks))
+        problems = [problem for problem in found if problem is not None]
+        if problems:
             raise ValueError(
-                f"{path} has results for {name} {found.get(name)!r}; expected {value!r}. Choose another "
-                "folder, or remove them."
+                f"{len(problems)} of {len(part)} shards failed:\n"
+                + "\n".join(problems[:20])
+                + "\nRepair them and start again: complete shards are skipped."
             )
+    return list(files.values()), len(part) - len(tasks)
 
 
-def _summary(files, skipped):
-    from pyarrow import parquet
-
-    images = unreadable = labeled = right = 0
-    for path in files:
-        columns = parquet.read_table(path, columns=["classes", "label", "problem"]).to_pylist()
-        images += len(columns)
-        unreadable += sum(row["problem"] is not None for row in columns)
-        known = [row for row in columns if row["label"] is not None and row["problem"] is None]
-        labeled += len(known)
-        right += sum(row["classes"][0] == row["label"] for row in known)
-    return BulkPredictions(files, images, unreadable, skipped, right / labeled if labeled else None)
-
-
-def _digest(preset):
-    """Hash of the weights of a preset directory, or the name of any other preset."""
-    path = expanded(str(preset)) / "model.weights.h5"
-    if not path.is_file():
-        return str(preset)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _in_this_process(arguments, out, settings, tasks):
+    """Do shards. Yield the reason for each one that failed, and None for the others."""
+    worker = ShardWorker(**arguments, out=out, settings=settings)
+    for index, shard in tasks:
+        try:
+            worker.write(index, shard)
+        except NotFiniteError:
+            raise
+        except ValueError as error:  # the next shards may be readable
+            _log.warning("%s", error)
+            yield str(error)
+        else:
+            yield None
 
 
-def summary_in_words(result):
-    """One line about a `BulkPredictions`."""
+def _on_ray(ray):
+    from focalnets.prediction.ray_pool import as_pool
+
+    return as_pool(ray).run
+
+
+def _counted(files, skipped):
+    counts = counts_of(files)
+    labeled = counts["labeled"]
+    accuracy = counts["right"] / labeled if labeled else None
+    return BulkResult(files, counts["images"], counts["unreadable"], skipped, accuracy)
+
+
+def _evaluated(files, skipped, preset, manifest):
+    """`BulkEvaluation` of files. A few thousand rows are in memory at a time."""
+    counts, names = counts_of(files), tuple(class_names_of(preset))
+    totals, places = Totals(names), places_of(names)
+    unlabeled, unknown = 0, {}
+    columns = ["predicted", "confidence", "probability", "rank", "label", "problem"]
+    for batch in batches_of(files, columns):
+        batch = batch.filter(batch["problem"].is_null())
+        known = batch.filter(batch["rank"].is_valid())
+        found = {name: known[name].to_numpy() for name in ("confidence", "probability", "rank")}
+        labels, predicted = (_indices(known[name], places) for name in ("label", "predicted"))
+        totals.add(labels, predicted, **found)
+        for row in batch.filter(batch["rank"].is_null())["label"].value_counts().to_pylist():
+            if row["values"] is None:
+                unlabeled += row["counts"]
+            else:
+                unknown[row["values"]] = unknown.get(row["values"], 0) + row["counts"]
+    evaluation = totals.evaluation(data=str(manifest), split="all") if totals.images else None
+    return BulkEvaluation(
+        files=files,
+        images=counts["images"],
+        unreadable=counts["unreadable"],
+        skipped=skipped,
+        accuracy=None if evaluation is None else evaluation.top1,
+        unlabeled=unlabeled,
+        unknown=unknown,
+        evaluation=evaluation,
+    )
+
+
+def _indices(column, places):
+    """Class indices (N,) of a column of class names."""
+    column = column.dictionary_encode()
+    of_name = np.array([places[name] for name in column.dictionary.to_pylist()], "int64")
+    return of_name[column.indices.to_numpy()]
+
+
+def in_words(result):
+    """One line about a `BulkResult`."""
     text = f"{result.images:,} {plural(result.images, 'image')} in {len(result.files)} shards"
     if result.skipped:
         text += f", {result.skipped} done before"

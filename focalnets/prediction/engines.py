@@ -4,6 +4,7 @@ A runtime needs neither Keras nor a backend, whose imports take most of the time
 export is made once and cached.
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -36,8 +37,9 @@ def open_engine(preset, engine="auto"):
 
     Returns:
         Object with the attributes `channels`, `num_classes`, `class_names` (or None) and `takes_images`
-        (whether it has preprocessing), and the methods `prepare(image, crop)` and `run(images)`, which maps
-        images (N, H, W, channels) to logits (N, classes).
+        (whether it has preprocessing), and the methods `prepare(image, crop)`, `run(images)`, which maps
+        images (N, H, W, channels) to logits (N, classes), and `features(images)`, which maps them to the
+        input of the classification head (N, C), in float32.
 
     Raises:
         TypeError: if `preset` has another type.
@@ -67,6 +69,35 @@ def open_engine(preset, engine="auto"):
     if missing:
         raise ImportError(f"The engine {engine} needs {missing}: pip install 'focalnets[{engine}]'.")
     return ExportEngine(_exported(source, engine), engine, cached=True)
+
+
+def class_names_of(preset):
+    """Class names of a preset, or "class 0", "class 1", ... if it has none. Opens no engine.
+
+    Args:
+        preset: See `open_engine`.
+
+    Returns:
+        tuple of str.
+
+    >>> from focalnets.prediction.engines import class_names_of
+    >>> class_names_of("focalnet_nano_cifar10")[:2]
+    ('airplane', 'automobile')
+    """
+    if not isinstance(preset, str | os.PathLike):
+        count, names = preset.num_classes, preset.class_names
+    elif (source := resolve(preset)).kind == "export":
+        record = read_export(source.place)
+        count, names = record.num_classes, record.class_names
+    else:
+        config, _, names = read_preset_files(_local_preset(resolve_weights(preset)))
+        count = config["num_classes"]
+    return named_classes(names, count)
+
+
+def named_classes(names, count):
+    """Tuple of class names, or "class 0", "class 1", ... if `names` is None."""
+    return tuple(names or (f"class {index}" for index in range(count)))
 
 
 def _open_export(directory, engine):
@@ -136,11 +167,7 @@ class KerasEngine:
     def load(cls, source):
         from focalnets.presets.load import load_preset  # imports Keras
 
-        if source.kind == "preset":
-            return cls(load_preset(source.place))
-        from focalnets.conversion.open import local_preset
-
-        return cls(load_preset(local_preset(source)))
+        return cls(load_preset(_local_preset(source)))
 
     def prepare(self, image, crop=True):
         converter = self.classifier.image_converter
@@ -148,6 +175,19 @@ class KerasEngine:
 
     def run(self, images):
         return self.classifier.predict_on_batch(images)
+
+    def features(self, images):
+        return np.float32(self._features.predict_on_batch(images))
+
+    @functools.cached_property
+    def _features(self):
+        import keras
+
+        net = self.classifier
+        inputs = keras.Input(net.backbone.image_shape, name="images")
+        x = inputs if net.image_converter is None else net.image_converter(inputs)
+        outputs = keras.layers.Identity(dtype="float32")(net.pooling(net.backbone(x)))
+        return keras.Model(inputs, outputs)
 
 
 class ExportEngine:
@@ -159,13 +199,25 @@ class ExportEngine:
         self.num_classes, self.class_names = record.num_classes, record.class_names
         self._preprocessing = msgspec.to_builtins(record.preprocessing)
         self.takes_images = self._preprocessing is not None
-        graph = RUNTIMES[runtime](directory / GRAPHS[record.model], cached)
-        self.run = lambda images: graph({"images": images})["logits"]
+        self._directory = directory
+        self._graph = RUNTIMES[runtime](directory / GRAPHS[record.model], cached)
 
     def prepare(self, image, crop=True):
         if self._preprocessing is None:
             return _unprocessed(image)
         return resize_and_crop(image, **self._preprocessing, crop=crop)
+
+    def run(self, images):
+        return self._graph({"images": images})["logits"]
+
+    def features(self, images):
+        found = self._graph({"images": images})
+        if "features" not in found:
+            raise ValueError(
+                f"{self._directory} has no output 'features', because an earlier version of focalnets wrote "
+                "it. Export the network again."
+            )
+        return found["features"]
 
 
 def _has_image_size(source):
@@ -179,14 +231,18 @@ def _has_image_size(source):
     return size is not None or None not in config["backbone"].get("image_shape", [None])
 
 
+def _local_preset(source):
+    """Preset directory of a `Source`, converted if necessary."""
+    if source.kind == "preset":
+        return source.place
+    from focalnets.conversion.open import local_preset  # imports Keras
+
+    return local_preset(source)
+
+
 def _exported(source, runtime):
     """Export directory of a preset, from the cache or newly exported and verified."""
-    preset = source.place
-    if source.kind != "preset":
-        from focalnets.conversion.open import local_preset  # imports Keras
-
-        preset = local_preset(source)
-    preset = preset.absolute()
+    preset = _local_preset(source).absolute()
     return cached_export(preset, runtime, lambda *where: _export(preset, runtime, *where))
 
 

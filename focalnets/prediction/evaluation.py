@@ -156,50 +156,103 @@ def evaluate_logits(logits, labels, class_names, **facts):
     >>> evaluate_logits(np.array([[2.0, 0.0], [1.0, 0.0]]), np.array([0, 1]), ("a", "b")).top1
     0.5
     """
-    classes = len(class_names)
-    if len(set(class_names)) < classes:
-        raise ValueError(
-            f"The {classes} classes have only {len(set(class_names))} different names. Expected one name per "
-            "class, because results are listed by name."
-        )
+    totals, classes = Totals(class_names), len(class_names)
     if len(labels) == 0:
         raise ValueError("No images to evaluate.")
     if logits.shape != (len(labels), classes) or labels.max() >= classes:
         raise ValueError(
             f"Logits of shape {logits.shape} do not fit {len(labels)} labels of {classes} classes."
         )
+    totals.add(labels, **scores(logits, labels))
+    return totals.evaluation(**facts)
+
+
+def scores(logits, labels):
+    """Scores of images, from which `Totals` computes metrics.
+
+    Args:
+        logits: float array (N, classes).
+        labels: int array (N,).
+
+    Returns:
+        dict of arrays (N,): `predicted` (int, index of the class), `confidence` (float, probability of that
+        class), `probability` (float, that of the label) and `rank` (int, position of the label among the
+        classes, 1 for the most probable one).
+
+    Raises:
+        ValueError: if a logit is not finite.
+    """
     if not np.isfinite(logits).all():
         raise ValueError(NOT_FINITE)
     rows = np.arange(len(labels))
-    predicted = logits.argmax(axis=-1)
-    rank = np.sum(logits > logits[rows, labels][:, None], axis=-1)
-    confusion = np.zeros((classes, classes), "int32")
-    np.add.at(confusion, (labels, predicted), 1)
-    totals = confusion.sum(axis=1)
     probabilities = softmax(logits)
-    bins = _reliability(probabilities.max(axis=-1), predicted == labels)
-    return Evaluation(
-        images=len(labels),
-        top1=float(np.mean(predicted == labels)),
-        top5=float(np.mean(rank < 5)) if classes > 5 else None,
-        loss=float(-np.mean(np.log(probabilities[rows, labels].clip(1e-300)))),
-        ece=float(np.sum(np.abs(bins[:, 0] - bins[:, 1]) * bins[:, 2]) / len(labels)),
-        bins=bins,
-        per_class={
-            name: float(confusion[index, index] / totals[index]) if totals[index] else None
-            for index, name in enumerate(class_names)
-        },
-        confusion=confusion,
-        **facts,
-    )
+    return {
+        "predicted": logits.argmax(axis=-1),
+        "confidence": probabilities.max(axis=-1),
+        "probability": probabilities[rows, labels],
+        "rank": 1 + np.sum(logits > logits[rows, labels][:, None], axis=-1),
+    }
 
 
-def _reliability(confidence, right):
-    """Array (BINS, 3): mean confidence, accuracy and number of images in each bin."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    sums = [np.bincount(bins, values, minlength=BINS) for values in (confidence, right)]
-    return np.stack([*(total / counts.clip(1) for total in sums), counts], axis=1)
+class Totals:
+    """Sums over images, from which an `Evaluation` is computed. Their size does not depend on the images.
+
+    Args:
+        class_names: sequence of str. One per class.
+
+    Raises:
+        ValueError: if class names repeat.
+
+    >>> import numpy as np
+    >>> from focalnets.prediction.evaluation import Totals, scores
+    >>> totals = Totals(("a", "b"))
+    >>> for logits, label in ([2.0, 0.0], 0), ([1.0, 0.0], 1):
+    ...     totals.add(np.array([label]), **scores(np.array([logits]), np.array([label])))
+    >>> totals.evaluation().top1
+    0.5
+    """
+
+    def __init__(self, class_names):
+        self.class_names, classes = tuple(class_names), len(class_names)
+        if len(set(class_names)) < classes:
+            raise ValueError(
+                f"The {classes} classes have only {len(set(class_names))} different names. Expected one name "
+                "per class, because results are listed by name."
+            )
+        self.images = self._in_top5 = 0
+        self._loss = 0.0
+        self._confusion = np.zeros((classes, classes), "int32")
+        self._bins = np.zeros((3, BINS))  # sums of confidence and of correct images, number of images
+
+    def add(self, labels, predicted, confidence, probability, rank):
+        """Add images: their labels (N,), and their `scores`."""
+        self.images += len(labels)
+        self._in_top5 += int(np.sum(rank <= 5))
+        self._loss -= float(np.sum(np.log(probability.clip(1e-300))))
+        np.add.at(self._confusion, (labels, predicted), 1)
+        bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        for row, values in enumerate((confidence, predicted == labels, np.ones(len(labels)))):
+            self._bins[row] += np.bincount(bins, values, minlength=BINS)
+
+    def evaluation(self, **facts):
+        """`Evaluation` of all images. `facts` are further attributes. There must be an image."""
+        confidence, right, counts = self._bins
+        bins = np.stack([confidence / counts.clip(1), right / counts.clip(1), counts], axis=1)
+        of_class = self._confusion.sum(axis=1)
+        return Evaluation(
+            images=self.images,
+            top1=float(np.trace(self._confusion) / self.images),
+            top5=self._in_top5 / self.images if len(self.class_names) > 5 else None,
+            loss=self._loss / self.images,
+            ece=float(np.sum(np.abs(bins[:, 0] - bins[:, 1]) * counts) / self.images),
+            bins=bins,
+            per_class={
+                name: float(self._confusion[index, index] / of_class[index]) if of_class[index] else None
+                for index, name in enumerate(self.class_names)
+            },
+            confusion=self._confusion,
+            **facts,
+        )
 
 
 def write_evaluation(directory, evaluation):

@@ -41,6 +41,7 @@ def cached_export(preset, runtime, export):
         "runtime": runtime,
         "files": {name: file_sha256(preset / name) for name in present},
         "focalnets_version": __version__,
+        "outputs": ["probabilities", "logits", "features"],  # exports without features are made again
     }
     key = hashlib.sha256(os.fsencode(f"{preset}\n{runtime}")).hexdigest()[:12]
     directory = private_directory("exports") / f"{preset.name}-{key}"

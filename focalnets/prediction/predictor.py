@@ -8,7 +8,7 @@ import numpy as np
 
 from focalnets.data.find import NO_PREPROCESSING, read_images
 from focalnets.names import printable
-from focalnets.prediction.engines import open_engine
+from focalnets.prediction.engines import named_classes, open_engine
 from focalnets.prediction.tta import VIEWS
 from focalnets.progress import progress
 from focalnets.threads import cores, parallel_map
@@ -72,8 +72,7 @@ class Predictor:
     @property
     def class_names(self):
         """Class names of the preset, or "class 0", "class 1", ... if it has none."""
-        names = self.engine.class_names
-        return tuple(names or (f"class {index}" for index in range(self.engine.num_classes)))
+        return named_classes(self.engine.class_names, self.engine.num_classes)
 
     def prepare(self, pixels, crop=True):
         """Preprocess one uint8 image (H, W, channels), see `FocalNetImageConverter.prepare`."""

@@ -1,6 +1,7 @@
 """Shards of images: every image is one row, also when the work is divided or repeated."""
 
 import io
+import json
 import os
 import pathlib
 import signal
@@ -18,8 +19,14 @@ import focalnets
 from focalnets.cli import main
 from focalnets.data.shards.manifest import read_manifest
 from focalnets.data.shards.read import read_shard
-from focalnets.prediction import bulk
-from focalnets.prediction.bulk import merge_shards, predict_shards
+from focalnets.prediction.bulk import (
+    embed_shards,
+    evaluate_shards,
+    merge_evaluations,
+    merge_shards,
+    predict_shards,
+)
+from focalnets.prediction.predictor import softmax
 
 pytest.importorskip("pyarrow")
 import pyarrow
@@ -120,7 +127,7 @@ def test_every_image_is_one_row(shards, tiny_preset, tmp_path, caplog):
     predictor = focalnets.Predictor(tiny_preset)
     good = [index for index in range(75) if index % 10 != 7]
     logits = predictor.logits([DIGITS.images[index] for index in good])
-    for index, one in zip(good, bulk.softmax(logits), strict=True):
+    for index, one in zip(good, softmax(logits), strict=True):
         best = np.argsort(-one, kind="stable")[:3]
         assert rows[index]["classes"] == [predictor.class_names[place] for place in best]
         np.testing.assert_allclose(rows[index]["probabilities"], one[best], rtol=1e-4)
@@ -153,12 +160,13 @@ def test_killed_process_leaves_only_complete_files(shards, tiny_preset, tmp_path
     code = f"""
 import time
 from focalnets.prediction import bulk
-original = bulk._predicted
+from focalnets.prediction.shard_jobs import ShardWorker
+original = ShardWorker._rows
 def slowly(*arguments):
     for row in original(*arguments):
         time.sleep(0.02)
         yield row
-bulk._predicted = slowly
+ShardWorker._rows = slowly
 bulk.predict_shards({str(tiny_preset)!r}, {str(shards)!r}, {str(tmp_path / "out")!r}, engine="keras")
 """
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": "torch"})
@@ -169,6 +177,156 @@ bulk.predict_shards({str(tiny_preset)!r}, {str(shards)!r}, {str(tmp_path / "out"
     process.wait()
     result = predict_shards(tiny_preset, shards, tmp_path / "out", engine="keras")
     assert (result.images, result.skipped) == (100, 2)
+
+
+@pytest.fixture(scope="module")
+def other_preset(tiny_preset, tmp_path_factory):
+    """The network of `tiny_preset` with other weights."""
+    network = focalnets.FocalNetImageClassifier.from_preset(tiny_preset)
+    network.head.kernel.assign(network.head.kernel * 50)
+    directory = tmp_path_factory.mktemp("other") / "preset"
+    network.save_to_preset(directory)
+    return str(directory)
+
+
+@pytest.mark.slow
+def test_merge_refuses_results_of_two_networks(shards, tiny_preset, other_preset, tmp_path):
+    predict_shards(tiny_preset, shards, tmp_path / "out", shard=(0, 2), engine="keras")
+    predict_shards(other_preset, shards, tmp_path / "out", shard=(1, 2), engine="keras")
+    with pytest.raises(ValueError, match=r"shard-000001\.parquet has results for preset"):
+        merge_shards(shards, tmp_path / "out", tmp_path / "all.parquet")
+    assert not (tmp_path / "all.parquet").exists()
+
+
+@pytest.mark.slow
+def test_jobs_refuse_results_of_other_jobs(shards, tiny_preset, tmp_path):
+    predict_shards(tiny_preset, shards, tmp_path / "out", shard=(0, 4), engine="keras")
+    with pytest.raises(ValueError, match="has results for job 'predict'; expected 'embed'"):
+        embed_shards(tiny_preset, shards, tmp_path / "out", engine="keras")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["keras", "onnxruntime", "openvino"])
+def test_embeddings_are_the_input_of_the_head(shards, other_preset, tmp_path, engine):
+    for package in () if engine == "keras" else ("onnx", engine):
+        pytest.importorskip(package)
+    for part in range(2):
+        embed_shards(other_preset, shards, tmp_path / "out", shard=(part, 2), engine=engine)
+    merged = merge_shards(shards, tmp_path / "out", tmp_path / "all.parquet")
+    assert (merged.images, merged.unreadable, merged.accuracy) == (100, 10, None)
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert table.column_names == ["shard", "row", "key", "embedding", "label", "problem"]
+    assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.float32(), 32)
+    rows = table.to_pylist()
+    assert [row["embedding"] is None for row in rows] == [row["problem"] is not None for row in rows]
+    good = [index for index in range(75) if index % 10 != 7]
+    network = focalnets.FocalNetImageClassifier.from_preset(other_preset)
+    kernel, bias = network.head.get_weights()
+    found = np.array([rows[index]["embedding"] for index in good]) @ kernel + bias
+    expected = focalnets.Predictor(network).logits([DIGITS.images[index] for index in good])
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.ptp(found[:, 0]) > 0.01 * np.abs(expected).max(), "images must differ"
+
+
+@pytest.mark.slow
+def test_embed_refuses_exports_without_features(shards, tiny_preset, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    focalnets.export(tiny_preset, tmp_path / "export")
+    embed_shards(tmp_path / "export", shards, tmp_path / "out", engine="onnxruntime")
+    graph = onnx.load(tmp_path / "export" / "model.onnx")  # as earlier versions wrote it
+    del graph.graph.output[2]
+    onnx.save(graph, tmp_path / "export" / "model.onnx")
+    with pytest.raises(ValueError, match=r"has no output 'features'.* Export the network again"):
+        embed_shards(tmp_path / "export", shards, tmp_path / "other", engine="onnxruntime")
+
+
+@pytest.mark.slow
+def test_metrics_of_shards_are_those_of_evaluate(shards, other_preset, tmp_path):
+    more = tmp_path / "more.parquet"
+    images = [{"bytes": png(index), "path": f"{index}.png"} for index in range(100, 130)]
+    labels = [("zebra", "-1", str(DIGITS.labels[index]))[index % 3] for index in range(100, 130)]
+    parquet.write_table(pyarrow.table({"image": images, "label": labels}), more)
+    manifest = tmp_path / "shards.txt"
+    manifest.write_text("\n".join([*read_manifest(shards), str(more)]))
+    good = [index for index in range(75) if index % 10 != 7] + [i for i in range(100, 130) if i % 3 == 2]
+    for index in good:
+        path = tmp_path / "folder" / str(DIGITS.labels[index]) / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(index))
+    expected = focalnets.evaluate(other_preset, str(tmp_path / "folder"), split="all")
+    out = tmp_path / "out"
+    parts = [evaluate_shards(other_preset, manifest, out, shard=(n, 2), engine="keras") for n in range(2)]
+    assert sum(part.evaluation.images for part in parts) == len(good)
+    merged = merge_evaluations(other_preset, manifest, out)
+    assert (merged.images, merged.unreadable, merged.unlabeled) == (130, 10, 22)
+    assert merged.unknown == {"zebra": 10, "-1": 10}
+    found = merged.evaluation
+    assert found.images == expected.images == len(good)
+    assert 0 < found.top1 < 1
+    assert found.top5 < 1
+    for name in ("top1", "top5", "loss", "ece"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-5), name
+    assert found.per_class == expected.per_class
+    np.testing.assert_array_equal(found.confusion, expected.confusion)
+    np.testing.assert_allclose(found.bins, expected.bins, rtol=1e-5)
+    assert merged.accuracy == found.top1
+    with pytest.raises(ValueError, match="has results for preset"):
+        merge_evaluations("focalnet_nano_cifar10", manifest, out)
+
+
+@pytest.mark.slow
+def test_labels_are_names_identifiers_or_indices(tiny_preset, tmp_path):
+    network = focalnets.FocalNetImageClassifier.from_preset(tiny_preset)
+    network.class_names = ["tench", "3", *(f"class {index}" for index in range(8))]
+    network.save_to_preset(tmp_path / "preset")
+    labels = ["tench", "n01440764", "0", "3", "1", "009", "10", "n99999999", None]
+    images = [{"bytes": png(0), "path": str(index)} for index in range(len(labels))]
+    parquet.write_table(pyarrow.table({"image": images, "label": labels}), tmp_path / "a.parquet")
+    (tmp_path / "shards.txt").write_text("a.parquet")
+    result = evaluate_shards(tmp_path / "preset", tmp_path / "shards.txt", tmp_path / "out", engine="keras")
+    expected = ["tench", "tench", "tench", "3", "3", "class 7", "10", "n99999999", None]
+    rows = rows_of(result.files[0])
+    assert [row["label"] for row in rows] == expected
+    assert [row["rank"] is None for row in rows] == [False] * 6 + [True] * 3
+    assert (result.unlabeled, result.unknown) == (1, {"10": 1, "n99999999": 1})
+
+
+@pytest.mark.slow
+def test_not_finite_logits_stop_the_job(shards, tiny_preset, tmp_path):
+    network = focalnets.FocalNetImageClassifier.from_preset(tiny_preset)
+    network.head.bias.assign(network.head.bias * np.nan)
+    network.save_to_preset(tmp_path / "preset")
+    with pytest.raises(ValueError, match=r"^Some logits are NaN or infinite"):
+        predict_shards(tmp_path / "preset", shards, tmp_path / "out", engine="keras")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_command_line_of_evaluate_and_embed(shards, other_preset, tmp_path, capsys):
+    options = ["--manifest", str(shards), "--engine", "keras", "--out"]
+    evaluate = ["evaluate", other_preset, *options, str(tmp_path / "scores")]
+    for part in ("0/2", "1/2"):
+        assert main([*evaluate, "--shard", part]) == 0
+    assert "Not evaluated: 6 unreadable, 22 without a label." in capsys.readouterr().out
+    assert main([*evaluate, "--merge", str(tmp_path / "merged"), "--html"]) == 0
+    output = capsys.readouterr().out
+    assert "images: 68" in output
+    assert "100 images in 4 shards, 4 done before; 10 unreadable; accuracy 0." in output
+    assert "Not evaluated: 10 unreadable, 22 without a label." in output
+    written = json.loads((tmp_path / "merged" / "evaluation.json").read_text())
+    assert written["images"] == 68
+    assert (tmp_path / "merged" / "evaluation.html").is_file()
+    assert main([*evaluate, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["top1"] == written["top1"]
+    assert (found["rows"], found["unlabeled"], found["unknown_labels"]) == (100, 22, {})
+    embed = ["embed", other_preset, *options, str(tmp_path / "features")]
+    assert main(embed) == 0
+    assert main([*embed, "--merge", str(tmp_path / "features.parquet")]) == 0
+    assert "100 images in 4 shards, 4 done before; 10 unreadable\n" in capsys.readouterr().out
+    assert len(rows_of(tmp_path / "features.parquet")) == 100
 
 
 @pytest.mark.slow
@@ -182,6 +340,34 @@ def test_command_line(shards, tiny_preset, tmp_path, capsys):
     assert "50 images in 2 shards; 5 unreadable; accuracy 0." in output
     assert "100 images in 4 shards, 4 done before; 10 unreadable" in output
     assert len(rows_of(tmp_path / "all.parquet")) == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--out", "o"], "Give either --data, a data set, or --manifest"),
+        (["evaluate", "--data", "digits", "--manifest", "x.txt"], "Give either --data, a data set, or"),
+        (["evaluate", "--manifest", "x.txt", "--out", "o", "--tta", "flip"], "--tta needs --data"),
+        (["evaluate", "--manifest", "x.txt", "--out", "o", "--html"], "--html needs --merge"),
+        (["evaluate", "--manifest", "x.txt", "--out", "o"], "Manifest not found"),
+        (["evaluate", "--data", "digits", "--shard", "0/2"], "--shard needs --manifest"),
+        (["evaluate", "--data", "digits", "--engine", "openvino"], "--engine openvino needs --manifest"),
+        (["embed", "--out", "o"], "--manifest"),
+        (["embed", "--manifest", "x.txt", "--out", "o"], "Manifest not found"),
+        (["embed", "--manifest", "x.txt", "--out", "o", "--shard", "5/4"], "I/N with I from 0 to N - 1"),
+        (
+            ["embed", "--manifest", "x.txt", "--out", "o", "--ray", "auto", "--merge", "m"],
+            "either --ray or --merge",
+        ),
+        (["embed", "--manifest", "x.txt", "--out", "o", "--ray-cpus", "2"], "--ray-cpus needs --ray"),
+        (["embed", "--manifest", "x.txt", "--out", "o", "--ray", "a", "--ray-gpus", "-1"], "at least 0"),
+    ],
+)
+def test_contradicting_options_of_evaluate_and_embed(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    verb, *options = arguments
+    assert main([verb, "focalnet_nano_cifar10", *options]) != 0
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
