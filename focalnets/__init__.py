@@ -139,5 +139,6 @@ def __dir__():
 
 
 _choose_backend()
-if not _is_command_line() and _has_backend():  # `focalnets.serving` needs none
+# Workers of `prediction.ray_pool` load what they need, like the command line. `focalnets.serving` needs none.
+if not _is_command_line() and "FOCALNETS_WORKER" not in os.environ and _has_backend():
     _register_with_keras()

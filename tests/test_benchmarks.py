@@ -289,3 +289,15 @@ def test_processes_are_compared_with_one(run):
     assert 0 < float(row["weights"]) < 1e-4
     assert "momentum" in row["worst_of_moments"] or "velocity" in row["worst_of_moments"]
     assert float(row["val_accuracy"]) < 0.01
+
+
+@pytest.mark.slow
+def test_bulk_jobs_are_compared(run):
+    pytest.importorskip("ray")
+    options = ("--images", 120, "--per-shard", 10, "--rounds", 1, "--engine", "keras", "--size", 32)
+    printed, tables = run("bench_bulk.py", "speed", *options)
+    rows = tables["bulk-speed"]
+    assert [row["what"].split()[0] for row in rows] == ["one", "one", "Ray,"]
+    assert all(float(row["images_per_s"]) > 0 and float(row["middle_images_per_s"]) > 0 for row in rows)
+    assert max(float(row["ratio"]) for row in rows[:2]) == 1
+    assert printed.count("images per second") == 3

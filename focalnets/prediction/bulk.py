@@ -147,7 +147,7 @@ def embed_shards(preset, manifest, out, shard=None, batch_size=64, engine="auto"
     >>> _ = (folder / "shards.txt").write_text("photos")
     >>> result = embed_shards("focalnet_nano_cifar10", folder / "shards.txt", folder / "out", engine="keras")
     >>> parquet.read_schema(result.files[0]).field("embedding").type.list_size
-    320
+    256
     """
     return _counted(*_run(FeaturesJob(), preset, manifest, out, shard, batch_size, engine, ray))
 

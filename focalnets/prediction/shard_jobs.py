@@ -61,10 +61,11 @@ class ClassesJob:
         ]
 
     def rows(self, predictor, images, labels):
+        names = predictor.class_names
         for one in softmax(_finite(predictor.engine.run(images))):
             best = np.argsort(-one, kind="stable")[: self.top]
-            classes = [predictor.class_names[index] for index in best]
-            yield {"classes": classes, "probabilities": [float(one[index]) for index in best]}
+            probabilities = [float(one[index]) for index in best]
+            yield {"classes": [names[index] for index in best], "probabilities": probabilities}
 
     def unreadable(self):
         return {"classes": [], "probabilities": []}
@@ -206,8 +207,9 @@ class ShardWorker:
             except ValueError as error:
                 return image, None, str(error)
 
-        row = 0
-        for batch in _batches(parallel_map(prepared, images, cores()), predictor.batch_size):
+        # With one core, a thread that decodes in advance only makes both wait for the interpreter's lock.
+        threads, row = cores() if cores() > 1 else 0, 0
+        for batch in _batches(parallel_map(prepared, images, threads), predictor.batch_size):
             labels = [self._class_of(image.label) for image, _, _ in batch]
             groups = collections.defaultdict(list)  # networks for images of any size
             for place, (_, pixels, _) in enumerate(batch):
