@@ -293,7 +293,7 @@ def test_processes_are_compared_with_one(run):
 
 @pytest.mark.slow
 def test_bulk_jobs_are_compared(run):
-    pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
     options = ("--images", 120, "--per-shard", 10, "--rounds", 1, "--engine", "keras", "--size", 32)
     printed, tables = run("bench_bulk.py", "speed", *options)
     rows = tables["bulk-speed"]

@@ -24,8 +24,8 @@ import focalnets
 from focalnets.cli import main
 from focalnets.prediction.bulk import evaluate_shards, predict_shards
 
-if importlib.util.find_spec("ray") is None:
-    pytest.skip("no Ray", allow_module_level=True)
+if any(importlib.util.find_spec(name) is None for name in ("ray", "pandas")):  # pandas: of Ray Data
+    pytest.skip("no Ray Data", allow_module_level=True)
 if keras.backend.backend() != "torch":
     pytest.skip("the pool does not depend on the backend", allow_module_level=True)
 pytest.importorskip("pyarrow")

@@ -28,8 +28,8 @@ _MOST_LANES, _MOST_WINDOW = 64, 16_384
 
 # Bytes that are read before their batch is computed.
 _AHEAD_BYTES = 64 * 2**20
-# Reads at a time, which hide the latency of a store, and their bytes. Decoding a row group takes four times its
-# size.
+# Reads at a time, which hide the latency of a store, and their bytes. Decoding a row group takes four times
+# its size.
 _MOST_READS, _READ_BYTES = 8, 32 * 2**20
 
 # Chunks that are kept after images were read without a `Reading`.
