@@ -70,28 +70,23 @@ class FileImages:
     def problems(self):
         """Dict index -> error of all unreadable images. Every image is decoded to find them."""
 
-        def problem(index):
-            try:
-                self.read(index)
-            except ValueError as error:
-                return str(error)
-
-        found = parallel_map(problem, range(len(self)), cores())
-        found = enumerate(progress(found, "looking for unreadable images", len(self)))
-        return {index: text for index, text in found if text is not None}
+        return self._problems_of(self.read, cores(), "looking for unreadable images")
 
     @functools.cached_property
     def quick_problems(self):
         """Dict index -> error of the images whose file is damaged at its start or end."""
 
+        return self._problems_of(self.check, 0, "checking images")
+
+    def _problems_of(self, check, threads, text):
         def problem(index):
             try:
-                self.check(index)
+                check(index)
             except ValueError as error:
                 return str(error)
 
-        found = progress(map(problem, range(len(self))), "checking images", len(self))
-        return {index: text for index, text in enumerate(found) if text is not None}
+        found = progress(parallel_map(problem, range(len(self)), threads), text, len(self))
+        return {index: problem for index, problem in enumerate(found) if problem is not None}
 
     def with_channels(self, channels):
         """The same images with another number of channels."""
