@@ -24,7 +24,7 @@ TESTS_torch := tests -n 2 --dist loadfile --no-loadscope-reorder
 TESTS_jax := tests -m all_backends -n 2 --dist loadfile
 TESTS_tensorflow := tests -m all_backends
 
-.PHONY: help setup setup-all demo test test-fast test-triton test-nncf test-all test-jax test-tensorflow lint bench docs clean
+.PHONY: help setup setup-all demo test test-fast test-triton test-nncf test-ray test-all test-jax test-tensorflow lint bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ test-triton: setup ## the Triton kernels, which are not in the wheel, in Triton'
 test-nncf: setup ## 8 bits for OpenVINO; NNCF brings scikit-learn, which slows each later start of Keras by a second
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[nncf]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/deployment/test_quantize.py
+
+test-ray: setup ## jobs on shards on a Ray cluster that the tests start on this machine (five minutes)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/prediction/test_ray_pool.py
 
 test-all: ## the tests marked all_backends on JAX and TensorFlow, side by side: they mostly compile
 	$(MAKE) --jobs=2 --output-sync=target test-jax test-tensorflow
