@@ -307,6 +307,7 @@ def test_manifests_have_braces_and_patterns(folder, tmp_path):
         (["s3://b/imagenet1k-train-{0}.tar", "s3://b/imagenet1k-validation-0.tar"], [None, None]),
         (["s3://b/imagenet1k-train-0001.tar", "s3://b/imagenet1k-validation-0.tar"], ["train", "val"]),
         (["photos/0000.tar", "photos/0001.tar"], [None, None]),
+        (["/home/test/0000.tar", "/home/test/0001.tar"], [None, None]),
     ],
 )
 def test_splits_are_read_from_the_names_of_shards(names, expected):

@@ -98,6 +98,8 @@ def shards_in(folder, depth=2):
 def splits_of_shards(shards):
     """Split of each shard by its name, or by the nearest folder whose name denotes a split.
 
+    Folders that contain all shards do not count: they may be anywhere, such as in `/home/me/test`.
+
     Args:
         shards: list of str. Paths or addresses.
 
@@ -111,8 +113,10 @@ def splits_of_shards(shards):
     parts = [re.split(r"[/\\]", shard) for shard in shards]
     stems = [_NUMBER.sub("", part[-1].split(".")[0]) for part in parts]
     known = split_folders(set(stems))
+    levels = zip(*(part[:-1] for part in parts), strict=False)
+    above = len(list(itertools.takewhile(lambda names: len(set(names)) == 1, levels)))
 
     def split(stem, folders):
         return known.get(stem) or next(filter(None, map(split_for, reversed(folders))), None)
 
-    return [split(stem, part[:-1]) for stem, part in zip(stems, parts, strict=True)]
+    return [split(stem, part[above:-1]) for stem, part in zip(stems, parts, strict=True)]
