@@ -19,6 +19,7 @@ from focalnets.deployment.runtimes import missing_packages
 from focalnets.deployment.verify import compare
 from focalnets.prediction import engines
 from focalnets.prediction.predictor import Predictor, softmax
+from focalnets.threads import cores
 
 pytest.importorskip("onnx", reason="exports need onnx")
 RUNTIMES = [name for name in ("onnxruntime", "openvino") if not missing_packages(name)]
@@ -258,6 +259,28 @@ def test_open_engine_ignores_exports_of_other_users(tmp_path, cache, monkeypatch
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     assert isinstance(engines.open_engine(tmp_path / "preset"), engines.KerasEngine)
     assert "belongs to another user. Set FOCALNETS_CACHE" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or cores() == 1, reason="needs cores of Linux")
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_threads_are_not_bound_to_cores(runtime, tiny_preset):
+    """Otherwise, processes of one thread each would share the first core."""
+    script = """if True:
+        import os, sys
+        import numpy as np
+        from focalnets.prediction.engines import open_engine
+        from focalnets.threads import limit_cores
+
+        limit_cores(1)
+        engine = open_engine(sys.argv[1], sys.argv[2])
+        engine.run(engine.prepare(np.zeros((9, 9, engine.channels), "uint8"))[None])
+        print("@", min(len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")))
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_preset), runtime], capture_output=True, text=True, check=True
+    )
+    assert int(ran.stdout.split("@")[1]) == cores()
 
 
 @pytest.mark.slow
