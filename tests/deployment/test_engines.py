@@ -267,7 +267,7 @@ def test_open_engine_ignores_exports_of_other_users(tmp_path, cache, monkeypatch
 def test_threads_are_not_bound_to_cores(runtime, tiny_preset):
     """Otherwise, processes of one thread each would share the first core."""
     script = """if True:
-        import os, sys, threading
+        import contextlib, os, sys, threading
         import numpy as np
         from focalnets.prediction.engines import open_engine
         from focalnets.threads import limit_cores
@@ -280,7 +280,8 @@ def test_threads_are_not_bound_to_cores(runtime, tiny_preset):
         def watch():
             while not end.is_set():
                 threads = map(int, os.listdir("/proc/self/task"))
-                found.append(min(map(len, map(os.sched_getaffinity, threads))))
+                with contextlib.suppress(ProcessLookupError):  # a thread has ended
+                    found.append(min(map(len, map(os.sched_getaffinity, threads))))
 
         watching = threading.Thread(target=watch)
         watching.start()
