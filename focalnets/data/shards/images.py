@@ -65,7 +65,7 @@ class ShardImages(FileImages):
         if self._chunk_sizes[largest] > SHUFFLE_BYTES:
             _log.warning(
                 "A row group of %s has %.0f MB, which are read at once. Write row groups of 100 images.",
-                shards[int(np.searchsorted(self._ends, self._firsts[largest], side="right"))],
+                shards[_shard_of(self._firsts[largest], self._ends)],
                 self._chunk_sizes[largest] / 1e6,
             )
 
@@ -174,9 +174,8 @@ class ShardImages(FileImages):
     def _read_chunk(self, chunk):
         """Image files of a chunk, as a list of bytes or memoryviews, or None for missing ones."""
         first = int(self._firsts[chunk])
-        shard = int(np.searchsorted(self._ends, first, side="right"))
+        shard = _shard_of(first, self._ends)
         end = int(self._firsts[chunk + 1]) if chunk + 1 < len(self._firsts) else len(self._sizes)
-        end = min(end, int(self._ends[shard]))
         if self._is_parquet[shard]:
             with opened(self._shards[shard]) as file:
                 images = images_of_group(file, int(self._starts[first]))
@@ -237,9 +236,14 @@ class _Names:
         return int(self._ends[-1])
 
     def __getitem__(self, row):
-        shard = int(np.searchsorted(self._ends, row, side="right"))
+        shard = _shard_of(row, self._ends)
         begin = int(self._ends[shard - 1]) if shard else 0
         return f"{self._shards[shard]}, image {int(row) - begin}"
+
+
+def _shard_of(row, ends):
+    """Index of the shard of an image, from the ends of the shards."""
+    return int(np.searchsorted(ends, row, side="right"))
 
 
 def _first_rows(rows, parquet):

@@ -71,7 +71,8 @@ def list_shards(source, shards, folder):
     names = _class_names(source, pathlib.Path(folder), rows)
     texts = sorted({text for one in rows for text in one.labels.tolist()})
     chosen = {text: _name(source, text, names) for text in texts}
-    known = sorted(set(chosen.values()), key=int if all(map(str.isdecimal, chosen.values())) else None)
+    are_numbers = all(map(str.isdecimal, chosen.values()))
+    known = tuple(sorted(set(chosen.values()), key=int if are_numbers else None))
     codes, left_out = {name: code for code, name in enumerate(known)}, LeftOutCounter()
     labels = []
     for shard, one in zip(shards, rows, strict=True):
@@ -91,8 +92,8 @@ def list_shards(source, shards, folder):
         rows,
         np.repeat(np.array(index, "int8"), list(map(len, rows))),
         labels,
-        tuple(known),
-        names or _numbered(known),
+        known,
+        names or (known if are_numbers else None),
         left_out.result(),
     )
 
@@ -132,8 +133,3 @@ def _name(source, text, names):
     if text.isdecimal() and int(text) < len(names):
         return names[int(text)]
     raise ValueError(f"{source} has the label {text!r}, which is not one of the {len(names)} class names.")
-
-
-def _numbered(names):
-    """Class names in the order of their numbers if all are numbers, or None."""
-    return tuple(names) if names and all(map(str.isdecimal, names)) else None
